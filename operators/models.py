@@ -1,0 +1,114 @@
+"""Loading a tokenizer and a causal LM safely: safetensors only, no remote code unless asked, clear words when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelProblem(ValueError):
+    """A model or tokenizer that cannot be used, in words for the person who named it."""
+
+
+def looks_local(name: str) -> bool:
+    """Whether a model name means a folder: it exists, or it is written as a path and so is never asked of a hub."""
+    return Path(name).exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1
+
+
+def check_model_name(name: str, key: str) -> None:
+    """Raise ModelProblem where `name` is written as a path and no folder is there, or the folder has only pickled weights."""
+    if not looks_local(name):
+        return
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ModelProblem(f"{key}: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)")
+    if not (folder / "config.json").is_file():
+        raise ModelProblem(f"{key}: {name!r}: the folder has no config.json; accepted: a folder in transformers format")
+    if not any(folder.rglob("*.safetensors")):
+        raise ModelProblem(f"{key}: {name!r}: the folder has no .safetensors weights; pickled weights are not loaded, convert them first")
+
+
+def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "trust_remote_code" in str(error):
+        hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
+    elif looks_local(name):
+        hint = "is the folder complete?"
+    else:
+        hint = f"the hub could not give it; is the name right and the hub reachable? Offline, set {key} to a local folder"
+    return ModelProblem(f"{key}: {name!r}: {what} could not be loaded ({first}); {hint}")
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of `name`; raises ModelProblem."""
+    check_model_name(name, "scorer.model")
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _fail("scorer.model", name, "the tokenizer", error) from error
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The model's configuration; raises ModelProblem."""
+    check_model_name(name, "scorer.model")
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _fail("scorer.model", name, "the configuration", error) from error
+
+
+def window(config: Any) -> int | None:
+    """How many positions the model was built for, or None where its configuration does not say."""
+    text = config.get_text_config()
+    return next((n for key in ("max_position_embeddings", "n_positions", "max_seq_len") if isinstance(n := getattr(text, key, None), int)), None)
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    if dtype != "auto":
+        return DTYPES[dtype]
+    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def load_model(name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False) -> torch.nn.Module:
+    """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem."""
+    check_model_name(name, "scorer.model")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=resolve_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _fail("scorer.model", name, "the weights", error) from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def fingerprint(name: str, config: Any, tokenizer: Any, *, dtype: str, template_hash: str, append_eos: bool) -> str:
+    """128-bit hex digest of all that decides a likelihood: model and revision, dtype, template, tokenizer, EOS policy."""
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(name)
+    if folder.is_dir():
+        revision = _weights_digest(folder)
+    else:
+        revision = f"{name}@{getattr(config, '_commit_hash', None)}"
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
+    for part in (revision, dtype, template_hash, vocabulary, special, str(append_eos)):
+        digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _weights_digest(folder: Path) -> str:
+    """Content of configuration and weights, not the folder's name: the same model elsewhere is the same scorer."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""One raw record of any recognised layout becomes an Example, or a Rejection with a reason.
+
+Layouts (SPEC 7) are recognised row by row: Alpaca, Dolly, Natural Instructions, chat `messages`, ShareGPT `conversations`,
+`prompt`/`completion`; or the user's own `columns`. Text is kept verbatim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FIELDS = ("instruction", "input", "output")
+# Field name by raw column, per layout, in the order in which they are tried; a leading "?" marks a column that may be absent.
+FLAT_LAYOUTS: dict[str, dict[str, str]] = {
+    "alpaca": {"instruction": "instruction", "input": "?input", "output": "output"},
+    "dolly": {"instruction": "instruction", "input": "?context", "output": "response"},
+    "natural instructions": {"instruction": "definition", "input": "?input", "output": "output"},
+    "natural instructions, targets": {"instruction": "definition", "input": "?input", "output": "targets"},
+    "prompt/completion": {"instruction": "prompt", "input": "?", "output": "completion"},
+}
+TURN_LAYOUTS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+USER_ROLES, ASSISTANT_ROLES = {"user", "human"}, {"assistant", "gpt", "model", "chatgpt", "bot"}
+ACCEPTED = "instruction+output, instruction+response, definition+output, definition+targets, messages, conversations, prompt+completion"
+
+
+class Rejection(Exception):
+    """Why a row cannot be used: `reason` is a fixed word, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Example:
+    """A valid row; `task` is None where the corpus names none, `extra` is one JSON object of all other columns."""
+
+    instruction: str
+    input: str
+    output: str
+    task: str | None
+    extra: str
+
+
+def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
+    """Map one raw record to an Example.
+
+    `columns` maps instruction, input and output to raw column names; without it the layout is recognised.
+    Raises Rejection with reason not_an_object, missing_field, wrong_type, empty_instruction, empty_output,
+    no_user_turn, no_assistant_turn or invalid_unicode.
+    """
+    if not isinstance(record, Mapping):
+        raise Rejection("not_an_object", f"found {_kind(record)}, expected an object with named columns")
+    fields, rest = _from_columns(record, columns) if columns else _from_layout(record)
+    if not fields["instruction"].strip():
+        raise Rejection("empty_instruction", "the instruction is empty or white space alone")
+    if not fields["output"].strip():
+        raise Rejection("empty_output", "the output is empty or white space alone")
+    extra = json.dumps(rest, ensure_ascii=False, default=str)
+    for name, text in (*fields.items(), ("another column", extra)):
+        _require_unicode(name, text)
+    task = record.get("task")
+    return Example(**fields, task=task if isinstance(task, str) and task else None, extra=extra)
+
+
+def _from_columns(record: Mapping, columns: Mapping[str, str]) -> tuple[dict[str, str], dict]:
+    wanted = {field: columns.get(field, "?") if field == "input" else columns[field] for field in FIELDS}
+    return _flat(record, wanted)
+
+
+def _from_layout(record: Mapping) -> tuple[dict[str, str], dict]:
+    for layout in FLAT_LAYOUTS.values():
+        if all(column in record for column in layout.values() if not column.startswith("?")):
+            return _flat(record, layout)
+    for column, (role, content) in TURN_LAYOUTS.items():
+        if column in record:
+            return _turns(record, column, role, content)
+    found = ", ".join(str(key) for key in list(record)[:12]) or "none"
+    raise Rejection("missing_field", f"columns found: {found}; accepted: {ACCEPTED}")
+
+
+def _flat(record: Mapping, layout: Mapping[str, str]) -> tuple[dict[str, str], dict]:
+    rest = dict(record)
+    fields = {}
+    for field, column in layout.items():
+        name = column.lstrip("?")
+        value = rest.pop(name, None) if name else None
+        if isinstance(value, list) and field != "input":
+            # Several references: the first counts, the others stay with the row.
+            if len(value) > 1:
+                rest[name] = value[1:]
+            value = value[0] if value else ""
+        if value is None and column.startswith("?"):
+            value = ""
+        if value is None:
+            raise Rejection("missing_field", f"column {name!r} ({field}) is absent or null")
+        fields[field] = _require_text(name, value)
+    return fields, rest
+
+
+def _turns(record: Mapping, column: str, role_key: str, content_key: str) -> tuple[dict[str, str], dict]:
+    turns = record[column]
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise Rejection("wrong_type", f"column {column!r} must be a list of turns, found {_kind(turns)}")
+    spoken = [(str(turn.get(role_key)), _content(column, turn.get(content_key))) for turn in turns]
+    users = [i for i, (role, _) in enumerate(spoken) if role in USER_ROLES]
+    if not users:
+        raise Rejection("no_user_turn", f"column {column!r} has no turn of {sorted(USER_ROLES)}")
+    asked = users[-1]
+    replies = [i for i, (role, _) in enumerate(spoken) if role in ASSISTANT_ROLES and i > asked]
+    if not replies:
+        raise Rejection("no_assistant_turn", f"column {column!r} has no assistant turn after its last user turn")
+    rest = {key: value for key, value in record.items() if key != column}
+    unused = [turn for i, turn in enumerate(turns) if i > asked and i != replies[-1]]
+    if unused:
+        rest[column] = unused  # tool calls and the like between question and answer stay with the row
+    before = "\n".join(f"{role}: {content}" for role, content in spoken[:asked])
+    return {"instruction": spoken[asked][1], "input": before, "output": spoken[replies[-1]][1]}, rest
+
+
+def _content(column: str, value: Any) -> str:
+    """Text of a turn: a string, null (a turn that only calls a tool), or a list of text parts."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in value):
+        return "".join(part["text"] for part in value)
+    return _require_text(column, value)
+
+
+def _require_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Rejection("wrong_type", f"column {name!r} must be text, found {_kind(value)}")
+    return value
+
+
+def _require_unicode(name: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Rejection("invalid_unicode", f"{name} holds a lone surrogate at character {error.start}") from error
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,95 @@
+"""Templates: how an instruction and an input become prompt text (SPEC 1 and 7).
+
+`alpaca` and `plain` are Jinja sources kept here, a path names a Jinja file of the user, and `chat` is the tokenizer's own
+chat template. All run in Jinja's immutable sandbox with default white-space settings and the trailing newline kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+ALPACA = (
+    "Below is an instruction that describes a task"
+    "{% if input %}, paired with an input that provides further context{% endif %}. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{{ instruction }}\n\n"
+    "{% if input %}### Input:\n{{ input }}\n\n{% endif %}"
+    "### Response:\n"
+)
+PLAIN = "{{ instruction }}\n\n{% if input %}{{ input }}\n\n{% endif %}"
+BUILT_IN = {"alpaca": ALPACA, "plain": PLAIN}
+
+
+class TemplateProblem(ValueError):
+    """A template that cannot be loaded or that fails on a row."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt template: its name, its Jinja source, and `render(instruction, input)`."""
+
+    name: str
+    text: str
+    render: Callable[[str, str], str]
+
+    @property
+    def hash(self) -> str:
+        """128-bit digest of the source, in hex."""
+        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
+
+
+def load_template(name: str, tokenizer=None) -> Template:
+    """Load `alpaca`, `plain`, `chat` (needs `tokenizer`) or the Jinja file at path `name`.
+
+    Raises `TemplateProblem` for a file that cannot be read or parsed, an unknown variable, or a tokenizer that
+    has no chat template.
+    """
+    if name == "chat":
+        return _chat(tokenizer)
+    text = BUILT_IN.get(name)
+    if text is None:
+        try:
+            text = Path(name).read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TemplateProblem(f"template {name!r}: {error}; accepted: alpaca, plain, chat or the path of a Jinja file") from error
+    return from_text(name, text)
+
+
+def from_text(name: str, text: str) -> Template:
+    """A template over `instruction` and `input` from Jinja source; raises `TemplateProblem` where it does not work."""
+    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False)
+    try:
+        compiled = environment.from_string(text)
+    except TemplateError as error:
+        raise TemplateProblem(f"template {name!r} is not valid Jinja: {error}") from error
+
+    def render(instruction: str, input: str) -> str:
+        try:
+            return compiled.render(instruction=instruction, input=input)
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise TemplateProblem(f"template {name!r} failed: {error}; it may use only instruction and input") from error
+
+    return Template(name, text, render)
+
+
+def _chat(tokenizer) -> Template:
+    source = getattr(tokenizer, "chat_template", None)
+    if isinstance(source, dict):
+        source = source.get("default")
+    if not source:
+        raise TemplateProblem("template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file")
+
+    def render(instruction: str, input: str) -> str:
+        content = f"{instruction}\n\n{input}" if input else instruction
+        try:
+            return tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise TemplateProblem(f"template 'chat' failed: {error}") from error
+
+    return Template("chat", source, render)

@@ -1,0 +1,140 @@
+"""Filters and scores over the columns of a scored table: "ppl < 200 and ifd < 1", {tss_pp: 1, ifd: 0.5}.
+
+An expression is parsed with Python's own grammar and only what is listed here is accepted; nothing is ever evaluated by
+Python, so an expression from a config file can compare columns and do nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.schema import SCORED
+
+SCORE_CHOICES = tuple(
+    field.name for field in SCORED if pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
+_COMPARE: dict[type, Callable] = {
+    ast.Lt: pc.less, ast.LtE: pc.less_equal, ast.Gt: pc.greater, ast.GtE: pc.greater_equal, ast.Eq: pc.equal, ast.NotEq: pc.not_equal}
+_ARITHMETIC: dict[type, Callable] = {ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide}
+_ACCEPTED = "column names, numbers, quoted text, < <= > >= == !=, in [..], + - * /, and, or, not, parentheses"
+
+
+class WhereProblem(ValueError):
+    """An expression that cannot be understood, or that does not fit the columns."""
+
+
+def parse(expression: str) -> ast.expr:
+    """The expression's tree; raises WhereProblem that names what is not accepted."""
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise WhereProblem(f"{expression!r} is not an expression ({error}); accepted: {_ACCEPTED}") from error
+    _check(tree, expression)
+    return tree
+
+
+def _check(node: ast.AST, expression: str) -> None:
+    allowed = (ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Compare, ast.Name, ast.Load, ast.Constant,
+               ast.List, ast.Tuple, ast.In, ast.NotIn, *_COMPARE, *_ARITHMETIC)
+    for part in ast.walk(node):
+        if not isinstance(part, allowed) or (isinstance(part, ast.Constant) and not isinstance(part.value, (int, float, str, bool))):
+            found = ast.unparse(part) if isinstance(part, ast.expr) else type(part).__name__
+            raise WhereProblem(f"{found!r} in {expression!r} is not accepted; accepted: {_ACCEPTED}")
+    if isinstance(node, (ast.Name, ast.Constant, ast.BinOp)):
+        raise WhereProblem(f"{expression!r} compares nothing; accepted: {_ACCEPTED}")
+
+
+def column_names(node: ast.expr) -> set[str]:
+    """The columns that an expression uses."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def needed_columns(names: set[str]) -> list[str]:
+    """The stored columns to read for these names: columns of their own, and `extra` for all that are user columns."""
+    own = [name for name in SCORED.names if name in names]
+    return own if own and len(own) == len(names) else [*own, *(["extra"] if "extra" not in own else [])] if names else own
+
+
+def column(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
+    """A column of the scored table, or the user column of that name from `extra` (null where a row has none)."""
+    if name in SCORED.names:
+        return table[name]
+    values = [json.loads(text).get(name) for text in table["extra"].to_pylist()]
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([None if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                     for value in values], pa.string())
+
+
+def evaluate(expression: ast.expr, table: pa.Table) -> np.ndarray:
+    """Bool [N]: where the expression is true. A comparison with null is not true. Raises WhereProblem."""
+    try:
+        result = _evaluate(expression, table)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise WhereProblem(f"{ast.unparse(expression)!r} does not fit its columns: {str(error).splitlines()[0]}") from error
+    mask = pc.fill_null(result, False)
+    return np.asarray(mask.to_numpy(zero_copy_only=False) if isinstance(mask, pa.Array) else mask.to_numpy(), dtype=bool)
+
+
+def _evaluate(node: ast.expr, table: pa.Table) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return pa.scalar(value)
+        case ast.Name(id=name):
+            return column(table, name)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return pc.invert(_evaluate(operand, table))
+        case ast.UnaryOp(operand=operand):
+            return pc.negate(_evaluate(operand, table))
+        case ast.BinOp(left=left, op=op, right=right):
+            return _ARITHMETIC[type(op)](pc.cast(_evaluate(left, table), pa.float64()), pc.cast(_evaluate(right, table), pa.float64()))
+        case ast.BoolOp(op=op, values=values):
+            combine = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
+            result = _evaluate(values[0], table)
+            for value in values[1:]:
+                result = combine(result, _evaluate(value, table))
+            return result
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            return _compare(left, ops, comparators, table)
+    raise WhereProblem(f"{ast.unparse(node)!r} is not accepted here; accepted: {_ACCEPTED}")
+
+
+def _compare(left: ast.expr, ops: list[ast.cmpop], comparators: list[ast.expr], table: pa.Table) -> Any:
+    result = None
+    for op, right in zip(ops, comparators, strict=True):
+        if isinstance(op, (ast.In, ast.NotIn)):
+            if not isinstance(right, (ast.List, ast.Tuple)) or not all(isinstance(item, ast.Constant) for item in right.elts):
+                raise WhereProblem(f"'in' needs a list of values, found {ast.unparse(right)!r}")
+            one = pc.is_in(_evaluate(left, table), value_set=pa.array([item.value for item in right.elts]))
+            one = pc.invert(one) if isinstance(op, ast.NotIn) else one
+        else:
+            one = _COMPARE[type(op)](_evaluate(left, table), _evaluate(right, table))
+        result = one if result is None else pc.and_kleene(result, one)
+        left = right
+    return result
+
+
+def numeric(table: pa.Table, name: str) -> np.ndarray:
+    """Float64 [N] of a numeric column; NaN where it is null or not finite."""
+    values = table[name].cast(pa.float64()).to_numpy().astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def score_of(table: pa.Table, score: str | Mapping[str, float], moments: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """Float64 [N]: a column, or the weighted sum of columns standardised by `moments` (mean, standard deviation); NaN is null."""
+    if isinstance(score, str):
+        return numeric(table, score)
+    total = np.zeros(len(table))
+    for name, weight in score.items():
+        mean, deviation = moments[name]
+        values = numeric(table, name)
+        # A column that does not vary says nothing; it still keeps its null rows out.
+        total += weight * (values - mean) / deviation if deviation > 0 else values * 0.0
+    return total

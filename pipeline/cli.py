@@ -1,0 +1,104 @@
+"""The command line: verbs, exit statuses, and errors as words. 0 done, 2 the request is wrong, 1 the run failed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BadRequest, RunFailed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    _quiet_libraries()
+    try:
+        summary = arguments.verb(arguments)
+    except BadRequest as problem:
+        print(f"tss: {problem}", file=sys.stderr)
+        return 2
+    except RunFailed as failure:
+        print(f"tss: the run failed in {failure}\ntss: nothing was published; an earlier run stays current. Run the same command again "
+              "once the cause is gone.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("tss: interrupted; nothing was published", file=sys.stderr)
+        return 130
+    print(summary.text)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tss", description="Score instruction-tuning examples by task specificity and select the best under a budget.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    run = verbs.add_parser("run", help="read, score, select and publish: the main job")
+    run.add_argument("config", type=Path, help="YAML configuration")
+    run.set_defaults(verb=_run)
+
+    select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
+    select.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
+    select.set_defaults(verb=_select)
+
+    demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
+    demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
+    demo.set_defaults(verb=_demo)
+
+    for verb in (run, select, demo):
+        verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                          help="override a key of the configuration, for example select.budget.tokens=100000")
+        verb.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _quiet_libraries() -> None:
+    """Libraries' own progress and advice would drown the run's; what matters of them comes back as an error."""
+    for name, value in {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+                        "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+        os.environ.setdefault(name, value)
+
+
+def _run(arguments: argparse.Namespace) -> Any:
+    from pipeline import config, flow
+    from pipeline.progress import Reporter
+
+    return flow.run(config.load(arguments.config, arguments.overrides), Reporter(quiet=arguments.quiet))
+
+
+def _select(arguments: argparse.Namespace) -> Any:
+    from pipeline import config, flow, publish
+    from pipeline.progress import Reporter
+
+    fixed = [text for text in arguments.overrides if text.split("=")[0].split(".")[0].strip() not in {"score", "select", "ray", "output"}]
+    if fixed:
+        raise BadRequest(f"--set {fixed[0]!r}: this would need the model; accepted by `tss select`: keys under score, select and ray, and output")
+    output, run = publish.find_run(arguments.run)
+    known = publish.read_manifest(run)
+    data = config.override({**known["config"], "output": str(output)}, arguments.overrides)
+    return flow.select(config.validate(data, str(run / publish.MANIFEST)), run, Reporter(quiet=arguments.quiet))
+
+
+def _demo(arguments: argparse.Namespace) -> Any:
+    from pipeline import config, demo, flow
+    from pipeline.progress import Reporter
+
+    folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
+    try:
+        settings = demo.settings(folder, arguments.rows, arguments.output)
+        return flow.run(config.validate(config.override(settings, arguments.overrides), "the demo's configuration"), Reporter(quiet=arguments.quiet))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

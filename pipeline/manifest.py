@@ -1,0 +1,76 @@
+"""The account of a run: counts per source and in all, pairs, budget, versions. It adds up or it is not written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import RunFailed
+from pipeline.parts import Record
+
+_PACKAGES = ("task-specificity", "ray", "torch", "transformers", "pyarrow", "numpy", "sentence-transformers", "scikit-learn", "datasets")
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that can move a number."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def admitted_counts(records: list[Record]) -> dict[str, dict[str, Any]]:
+    """Per source: rows read and rejected by reason, from the records of the read stage."""
+    counts: dict[str, dict[str, Any]] = {}
+    for record in records:
+        one = counts.setdefault(record["source"], {"read": 0, "rejected": {}})
+        one["read"] += record["read"]
+        for reason, number in record["reasons"].items():
+            one["rejected"][reason] = one["rejected"].get(reason, 0) + number
+    return counts
+
+
+def add_scored(counts: dict[str, dict[str, Any]], records: list[Record]) -> dict[str, dict[str, Any]]:
+    """The same counts with duplicates, scored and unscored rows; raises RunFailed where a row has been lost."""
+    result = {source: {**one, "duplicates": 0, "scored": 0, "unscored": 0} for source, one in counts.items()}
+    for record in records:
+        for source, found in record["sources"].items():
+            for name, number in found.items():
+                result[source][name] += number
+    for source, one in result.items():
+        accounted = sum(one["rejected"].values()) + one["duplicates"] + one["scored"]
+        if one["read"] != accounted:
+            raise RunFailed("accounts", f"source {source!r}: {one['read']} rows read, {accounted} accounted for; nothing is published")
+    return result
+
+
+def in_all(counts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Sums over sources, with the sources under `sources`."""
+    total: dict[str, Any] = {"read": 0, "rejected": {}, "duplicates": 0, "scored": 0, "unscored": 0, "selected": 0}
+    for one in counts.values():
+        for name, value in one.items():
+            if isinstance(value, dict):
+                for reason, number in value.items():
+                    total["rejected"][reason] = total["rejected"].get(reason, 0) + number
+            else:
+                total[name] += value
+    return {**total, "sources": counts}
+
+
+def pairs_of(records: list[Record]) -> dict[str, int]:
+    """Pairs that went through the model, and pairs that were answered by an equal one."""
+    computed = sum(record["work"]["computed"] for record in records)
+    return {"computed": computed, "reused": sum(record["work"]["pairs"] for record in records) - computed}
+
+
+def build(config: Config, *, run_id: str, scorer: dict[str, Any], counts: dict[str, Any], pairs: dict[str, int], budget: dict[str, Any],
+          timings: dict[str, float], files: dict[str, list[dict[str, Any]]], extra: dict[str, Any]) -> dict[str, Any]:
+    """The manifest (SPEC 5), as JSON-ready data."""
+    return {"run": run_id, "config": config.model_dump(), "versions": versions(), "scorer": scorer, "counts": counts, "pairs": pairs,
+            "budget": budget, "seed": config.seed, "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+            "files": files, **extra}

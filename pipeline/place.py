@@ -1,0 +1,100 @@
+"""Where each row is scored: duplicates are found, and rows with shared work are brought together in blocks.
+
+Rows go first by hash of (input, output): there duplicates meet, and so do rows that share pairs. Such a group then takes
+the place of its first row's instruction, so that rows of one instruction, which share alternatives and prompt heads, stand
+side by side; blocks are cut by cost. A row's block and the rows beside it follow from the corpus alone, never from the
+order of rows, the read blocks or the number of actors: that is why these cannot move a score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from operators.alternatives import has_input
+from operators.schema import PLACED, conform
+from pipeline.parts import read_part, record_table, write_part
+
+BLOCK_TOKENS = 1 << 18  # about this many tokens, over all sequences of its rows, are scored between two commits
+_TEXTS = ("instruction", "input", "output", "extra")
+
+
+def read_parts(batch: pa.Table) -> Iterable[pa.Table]:
+    """The ADMITTED tables of recorded parts."""
+    for text in batch["item"].to_pylist():
+        yield read_part(json.loads(text))
+
+
+def block_count(tokens: int, k: int) -> int:
+    """How many blocks a run has: `tokens` is the sum of prompt and target tokens over its rows."""
+    return max(1, -(-tokens * (k + 1) // BLOCK_TOKENS))
+
+
+@lru_cache(maxsize=1)
+def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, bool, str | None], int]]:
+    instructions = pq.read_table(f"{index}/instructions.parquet", columns=["key", "tokens"])
+    queries = pq.read_table(f"{index}/neighbours.parquet", columns=["instruction_row", "has_input", "task"]).to_pydict()
+    rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
+    starts = np.concatenate([[0], np.cumsum(instructions["tokens"].to_numpy())])
+    by_query = {key: row for row, key in enumerate(zip(queries["instruction_row"], queries["has_input"], queries["task"], strict=True))}
+    return rows, starts, by_query
+
+
+def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
+    """ADMITTED rows, all with one hash of (input, output) together, become PLACED rows with a column `block` beside."""
+    if not len(table):
+        return conform_placed(pa.table({name: pa.array([], PLACED.field(name).type) for name in PLACED.names}), [])
+    ids = np.array(table["id"].to_pylist())
+    position = [table[name].to_numpy() for name in ("line", "file_index", "input_index")]
+    by_id = np.lexsort((*position, ids))
+    first = np.r_[True, ids[by_id][1:] != ids[by_id][:-1]]
+    duplicate = np.zeros(len(ids), dtype=bool)
+    duplicate[by_id[~first]] = True
+
+    rows, starts, by_query = _lookups(index)
+    instruction_rows = np.array([rows[key] for key in table["instruction_key"].to_pylist()])
+    pair_keys = np.array([int.from_bytes(key[:8], "big") for key in table["pair_key"].to_pylist()], dtype=np.uint64)
+    place = _places(pair_keys, ids, instruction_rows, starts)
+    queries = zip(instruction_rows.tolist(), map(has_input, table["input"].to_pylist()), table["task"].to_pylist(), strict=True)
+    placed = table.append_column("duplicate", pa.array(duplicate)).append_column("place", pa.array(place))
+    placed = placed.append_column("query_row", pa.array([by_query[query] for query in queries], pa.int64()))
+    for name in _TEXTS:
+        column = pa.array([None if gone else text for gone, text in zip(duplicate, placed[name].to_pylist(), strict=True)], pa.string())
+        placed = placed.set_column(placed.column_names.index(name), name, column)
+    width = max(1, -(-int(starts[-1]) // blocks))
+    return conform_placed(placed, np.minimum(place // width, blocks - 1).tolist())
+
+
+def conform_placed(table: pa.Table, block: list[int]) -> pa.Table:
+    """PLACED with its block number, by which rows are then shuffled."""
+    return conform(table, PLACED).append_column("block", pa.array(block, pa.int64()))
+
+
+def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Int64 [N]: each group of equal (input, output) stands in its first row's instruction's stretch of the cost axis."""
+    order = np.lexsort((ids, pair_keys))
+    heads = np.flatnonzero(np.r_[True, pair_keys[order][1:] != pair_keys[order][:-1]])
+    head_of = np.empty(len(order), dtype=np.int64)
+    head_of[order] = order[np.repeat(heads, np.diff(np.r_[heads, len(order)]))]
+    stretch = instruction_rows[head_of]
+    share = pair_keys / 2.0**64
+    return (starts[stretch] + share * (starts[stretch + 1] - starts[stretch])).astype(np.int64)
+
+
+def write_block(batch: pa.Table, *, work: str) -> pa.Table:
+    """Write one block of PLACED rows in their one order; the record holds its number."""
+    if not len(batch):
+        return record_table([])
+    number = batch["block"][0].as_py()
+    return record_table([{**write_part(f"{work}/placed", in_order(batch.drop_columns(["block"])), PLACED), "block": number}])
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """A block's rows in their one order."""
+    return table.sort_by([("place", "ascending"), ("pair_key", "ascending"), ("id", "ascending"), ("duplicate", "ascending"),
+                          ("input_index", "ascending"), ("file_index", "ascending"), ("line", "ascending")])

@@ -1,0 +1,88 @@
+"""Everything about a request that can be known to be wrong before any work starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found: settings for the workers' encoder, and what identifies the scorer once its dtype is known."""
+
+    encoder: dict[str, Any]
+    model_config: Any
+    tokenizer: Any
+    template_hash: str
+
+    def model(self, dtype: str) -> dict[str, Any]:
+        """Settings for `load_model` on a worker."""
+        return {"name": self.encoder["model"], "dtype": dtype, "trust_remote_code": self.encoder["trust_remote_code"]}
+
+    def scorer(self, dtype: str) -> dict[str, Any]:
+        """The scorer as the manifest names it."""
+        from operators.models import fingerprint
+
+        identity = fingerprint(self.encoder["model"], self.model_config, self.tokenizer, dtype=dtype,
+                               template_hash=self.template_hash, append_eos=self.encoder["append_eos"])
+        return {"model": self.encoder["model"], "fingerprint": identity, "dtype": dtype,
+                "template_text": self.encoder["template_text"], "template_hash": self.template_hash}
+
+
+def check_output(output: str) -> Path:
+    """The output folder as a path; raises BadRequest where nothing can be written there. Creates nothing."""
+    if "://" in output:
+        raise BadRequest(f"output: {output!r}: found a URL; accepted: a folder on a disk, local or shared by all machines")
+    path = Path(output).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise BadRequest(f"output: {output!r}: {existing} is not writable")
+    return path
+
+
+def check_models(config: Config) -> Checked:
+    """Load tokenizer, configuration and template, and ask for the embedder; raises BadRequest."""
+    from operators.embedder import EmbedderProblem, check_embedder
+    from operators.encode import Encoder, empty_context
+    from operators.models import ModelProblem, load_config, load_tokenizer, window
+    from operators.template import TemplateProblem, load_template
+
+    wanted = config.scorer
+    try:
+        check_embedder(config.embedder.model)
+        tokenizer = load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        model = load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        template = load_template(wanted.template, tokenizer)
+        (trial,) = Encoder(tokenizer, template, wanted.append_eos, wanted.max_length).prompts([("Say it again.", "It.")])
+        if isinstance(trial, TemplateProblem):
+            raise trial
+        empty_context(tokenizer)
+    except (EmbedderProblem, ModelProblem) as problem:
+        raise BadRequest(str(problem)) from problem
+    except TemplateProblem as problem:
+        raise BadRequest(f"scorer.template: {problem}") from problem
+    except ValueError as problem:
+        raise BadRequest(f"scorer.model: {problem}") from problem
+    if wanted.append_eos and tokenizer.eos_token_id is None:
+        raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
+    positions = window(model)
+    if positions is not None and wanted.max_length > positions:
+        raise BadRequest(f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; set it to at most {positions}")
+    return Checked(
+        encoder={"model": wanted.model, "trust_remote_code": wanted.trust_remote_code, "template": wanted.template,
+                 "template_text": template.text, "append_eos": wanted.append_eos, "max_length": wanted.max_length},
+        model_config=model, tokenizer=tokenizer, template_hash=template.hash)
+
+
+def check_quota(config: Config, sources: set[str]) -> None:
+    """Raise BadRequest where a quota names a source that the run does not have."""
+    for source in config.select.quota:
+        if source not in sources:
+            raise BadRequest(f"select.quota.{source}: no such source; accepted: {', '.join(sorted(sources))}")

@@ -1,0 +1,72 @@
+"""Live progress per stage: a bar in a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Shows stages on standard error and keeps the seconds that each took."""
+
+    def __init__(self, *, quiet: bool = False):
+        self.timings: dict[str, float] = {}
+        self._quiet = quiet
+        self._console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line for the person who waits."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "parts") -> Iterator[Stage]:
+        """Time a stage and show how far it is; `total` counts units."""
+        began = time.monotonic()
+        bar = self._bar() if sys.stderr.isatty() and not self._quiet else None
+        stage = Stage(self, name, total, unit, bar)
+        try:
+            if bar:
+                with bar:
+                    yield stage
+            else:
+                yield stage
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - began
+        self.say(f"{name:<12} {stage.summary()} in {time.monotonic() - began:.1f} s")
+
+    def _bar(self) -> Progress:
+        return Progress(SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(),
+                        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+                        console=self._console, transient=True)
+
+
+class Stage:
+    """A stage under way; `advance` moves it."""
+
+    def __init__(self, reporter: Reporter, name: str, total: int | None, unit: str, bar: Progress | None):
+        self._reporter, self._name, self._total, self._unit, self._bar = reporter, name, total, unit, bar
+        self._done, self._note, self._last_line = 0, "", time.monotonic()
+        self._task = bar.add_task(name, total=total, note="") if bar else None
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count finished units; `note` says more, such as rows so far."""
+        self._done += units
+        self._note = note or self._note
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._done, note=self._note)
+        elif self._done != self._total and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._reporter.say(f"{self._name:<12} {self.summary()} so far")
+
+    def summary(self) -> str:
+        """What is done, in words."""
+        of = f" of {self._total}" if self._total is not None else ""
+        return f"{self._done}{of} {self._unit}" + (f", {self._note}" if self._note else "")

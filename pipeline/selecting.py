@@ -1,0 +1,218 @@
+"""Stage 6: the longest prefix of the ranking that fits the budget, found with histograms and written best first.
+
+Every pass reads a few columns of the scored parts and returns numbers of bounded size. All conditions are predicates of a
+row alone (`where`, a cut per capped group, a cut per budget), so the last pass needs no join.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from operators import budget, where
+from operators.schema import SCORED, SELECTED
+from pipeline.errors import RunFailed
+from pipeline.parts import Record, read_part, record_table, stream_records, write_part
+
+ROWS_PER_FILE = 100_000
+WHOLE = ""  # the name of the one budget where no quota splits it
+_GROUP_CUTS = pa.schema([pa.field("group", pa.string()), pa.field("order", pa.uint64()), pa.field("id", pa.string())])
+_CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64())])
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What decides eligibility and order, in a form that travels to tasks."""
+
+    score: str | dict[str, float]
+    moments: dict[str, tuple[float, float]]
+    cost: str
+    where: str | None
+    caps: list[tuple[str, list[str]]]  # (column, paths of its group cuts)
+    quota: list[str]  # sources with a budget of their own
+
+    def columns(self) -> list[str]:
+        """The stored columns that a pass reads."""
+        names = {self.score} if isinstance(self.score, str) else set(self.score)
+        names |= {"id", "source", "n_prompt_tokens", "n_target_tokens"} | {name for name, _ in self.caps}
+        return where.needed_columns(names | (where.column_names(where.parse(self.where)) if self.where else set()))
+
+
+def _eligible(table: pa.Table, ranking: Ranking) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Rows that may be taken, their orders (uint64) and costs (int64)."""
+    scores = where.score_of(table, ranking.score, ranking.moments)
+    keep = np.isfinite(scores)
+    if ranking.where:
+        keep &= where.evaluate(where.parse(ranking.where), table)
+    if ranking.quota:
+        shared = _rest_of_quota(ranking)
+        keep &= np.array([source in ranking.quota or shared for source in table["source"].to_pylist()], dtype=bool)
+    table, orders = table.filter(pa.array(keep)), budget.order_of(scores[keep])
+    for column, paths in ranking.caps:
+        inside = _inside_cap(table, orders, column, paths)
+        table, orders = table.filter(pa.array(inside)), orders[inside]
+    return table, orders, _costs(table, ranking.cost)
+
+
+def _rest_of_quota(ranking: Ranking) -> bool:
+    return WHOLE in ranking.quota
+
+
+def _costs(table: pa.Table, cost: str) -> np.ndarray:
+    if cost == "rows":
+        return np.ones(len(table), dtype=np.int64)
+    targets = table["n_target_tokens"].to_numpy().astype(np.int64)
+    return targets if cost == "output" else targets + table["n_prompt_tokens"].to_numpy()
+
+
+def _inside_cap(table: pa.Table, orders: np.ndarray, column: str, paths: list[str]) -> np.ndarray:
+    cuts = pa.concat_tables([pq.read_table(path) for path in paths]) if paths else _GROUP_CUTS.empty_table()
+    last = {row["group"]: (row["order"], row["id"]) for row in cuts.to_pylist()}
+    groups, ids = _groups(table, column), table["id"].to_pylist()
+    return np.array([group not in last or (int(order), one) <= last[group]
+                     for group, order, one in zip(groups, orders, ids, strict=True)], dtype=bool)
+
+
+def _groups(table: pa.Table, column: str) -> list[str]:
+    """The group of each row as text; rows without a value are one group."""
+    return ["null" if value is None else f"={value}" for value in where.column(table, column).to_pylist()]
+
+
+def _budget_of(table: pa.Table, ranking: Ranking) -> np.ndarray:
+    sources = table["source"].to_pylist()
+    return np.array([source if source in ranking.quota else WHOLE for source in sources], dtype=object)
+
+
+def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
+    """Records with the cost of all rows of a part, and count, sum and sum of squares of the columns of a weighted score."""
+    records = []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        table = read_part(part, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
+        values = np.array([where.numeric(table, name) for name in score]).reshape(len(score), len(table))
+        values = values[:, np.isfinite(values).all(axis=0)]
+        records.append({"total": int(_costs(table, cost).sum()), "count": values.shape[1],
+                        "sums": values.sum(axis=1).tolist(), "squares": (values**2).sum(axis=1).tolist()})
+    return record_table(records)
+
+
+def caps_of_part(batch: pa.Table, *, ranking: dict[str, Any], column: str, n: int) -> Iterable[pa.Table]:
+    """The `n` best eligible rows of each group within a part: all that a cap can still need of it."""
+    chosen = Ranking(**ranking)
+    for part in map(json.loads, batch["item"].to_pylist()):
+        columns = where.needed_columns({*chosen.columns(), column})
+        table, orders, _ = _eligible(read_part(part, columns), chosen)
+        rows = pa.table([pa.array(_groups(table, column), pa.string()), pa.array(orders), table["id"]], schema=_GROUP_CUTS)
+        yield rows.take(pa.array(_best(rows, n)))
+
+
+def cuts_of_groups(batch: pa.Table, *, work: str, n: int) -> pa.Table:
+    """Write the last row that a cap admits of each group that has so many; all rows of a group are in `batch`."""
+    best = batch.take(pa.array(_best(batch, n)))
+    groups = np.array(best["group"].to_pylist(), dtype=object)
+    last, count = {}, {}
+    for place, group in enumerate(groups):
+        last[group], count[group] = place, count.get(group, 0) + 1
+    full = best.take(pa.array([place for group, place in last.items() if count[group] == n], pa.int64()))
+    return record_table([write_part(f"{work}/caps", full, _GROUP_CUTS)] if len(full) else [])
+
+
+def _best(rows: pa.Table, n: int) -> np.ndarray:
+    groups, ids = (np.array(rows[name].to_pylist(), dtype=str) for name in ("group", "id"))
+    return budget.best_of_groups(groups, rows["order"].to_numpy(), ids, n)
+
+
+def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int]]) -> pa.Table:
+    """For each budget under search: cost and rows by the next digit of the selection key."""
+    chosen, records = Ranking(**ranking), []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        table, orders, costs = _eligible(read_part(part, chosen.columns()), chosen)
+        digits, owners = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)), _budget_of(table, chosen)
+        for name, prefix in prefixes.items():
+            own = owners == name
+            bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefix))
+            records.append({"budget": name, "bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()})
+    return record_table(records)
+
+
+def choose_of_part(batch: pa.Table, *, ranking: dict[str, Any], cuts: dict[str, list[int] | None], work: str, sample: int) -> pa.Table:
+    """Write the rows of a part that every cut admits, with a sample of their orders for the boundaries of the output files."""
+    chosen, records = Ranking(**ranking), []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        table, orders, _ = _eligible(read_part(part), chosen)
+        digits, owners = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)), _budget_of(table, chosen)
+        inside = np.zeros(len(table), dtype=bool)
+        for name, prefix in cuts.items():
+            inside |= (owners == name) & budget.below(digits, None if prefix is None else tuple(prefix))
+        taken = table.filter(pa.array(inside)).append_column("order", pa.array(orders[inside]))
+        if len(taken):
+            spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)
+            counts = {item["values"]: item["counts"] for item in taken["source"].value_counts().to_pylist()}
+            records.append({**write_part(f"{work}/chosen", taken, _CHOSEN), "orders": np.sort(orders[inside])[spread].tolist(), "sources": counts})
+    return record_table(records)
+
+
+def file_of_rows(batch: pa.Table, *, boundaries: list[int]) -> Iterable[pa.Table]:
+    """The chosen rows of recorded parts with the number of the output file that each belongs to."""
+    for part in map(json.loads, batch["item"].to_pylist()):
+        table = read_part(part)
+        numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), table["order"].to_numpy(), side="right")
+        yield table.append_column("file", pa.array(numbers, pa.int64()))
+
+
+def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
+    """Rows of recorded parts by output file."""
+    records = []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        orders = read_part(part, ["order"])["order"].to_numpy()
+        numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), orders, side="right")
+        records.append({"rows": np.bincount(numbers, minlength=len(boundaries) + 1).tolist()})
+    return record_table(records)
+
+
+def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
+    """Write one output file: its rows best first, with their rank in the whole selection."""
+    if not len(batch):
+        return record_table([])
+    file = batch["file"][0].as_py()
+    rows = batch.sort_by([("order", "ascending"), ("id", "ascending")])
+    ranks = pa.array(np.arange(offsets[file], offsets[file] + len(rows)), pa.int64())
+    table = rows.drop_columns(["order", "file"]).append_column("selection_rank", ranks)
+    return record_table([{**write_part(f"{work}/selected", table, SELECTED), "block": file}])
+
+
+def moments_of(records: list[Record], names: list[str]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were summed, which
+    moves the last bits of a float, cannot move a selection."""
+    count = sum(record["count"] for record in records)
+    result = {}
+    for place, name in enumerate(names):
+        mean = sum(record["sums"][place] for record in records) / max(1, count)
+        variance = sum(record["squares"][place] for record in records) / max(1, count) - mean**2
+        result[name] = (float(f"{mean:.9g}"), float(f"{max(0.0, variance) ** 0.5:.9g}"))
+    return result
+
+
+def search(run: Any, cuts: dict[str, budget.Cut]) -> dict[str, budget.Cut]:
+    """Advance all cuts digit by digit until each has ended; `run` maps the prefixes under search to a dataset of histograms."""
+    while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
+        costs = {name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in open_cuts}
+        rows = {name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in open_cuts}
+        for record in stream_records(run({name: list(cut.prefix or ()) for name, cut in open_cuts.items()})):
+            costs[record["budget"]][record["bins"]] += np.array(record["costs"], dtype=np.int64)
+            rows[record["budget"]][record["bins"]] += np.array(record["rows"], dtype=np.int64)
+        for name, cut in open_cuts.items():
+            bins = np.flatnonzero(rows[name])
+            cuts[name] = cut.advance(bins, costs[name][bins], rows[name][bins])
+    return cuts
+
+
+def require_rows(total_rows: int) -> None:
+    """A selection needs at least one scored row."""
+    if not total_rows:
+        raise RunFailed("select", "there is no scored row to select from")
