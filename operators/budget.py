@@ -6,6 +6,7 @@ digests, so both can be cut into digits of 16 bits and searched digit by digit w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,7 @@ class Cut:
         taken = int(rows[:whole].sum())
         if whole == len(bins):  # only at the first digit: a deeper search enters a bin that does not fit
             return Cut(None, self.room - used, self.used + used, self.rows + taken, done=True)
-        prefix = (*self.prefix, int(bins[whole]))
+        prefix = (*(self.prefix or ()), int(bins[whole]))
         # A bin of one row holds the row that does not fit; it ends the prefix, whatever smaller rows follow.
         done = len(prefix) == DIGITS or int(rows[whole]) == 1
         return Cut(prefix, self.room - used, self.used + used, self.rows + taken, done)
@@ -88,7 +89,7 @@ def best_of_groups(groups: np.ndarray, orders: np.ndarray, ids: np.ndarray, n: i
     return ranked[place < n]
 
 
-def largest_budget(total: int, budget: dict[str, float]) -> int:
+def largest_budget(total: int, budget: Mapping[str, float]) -> int:
     """The budget in units of cost: a number as it is, a fraction of `total` rounded down."""
     ((unit, asked),) = budget.items()
     return int(asked) if unit in ("tokens", "examples") else int(np.floor(total * asked + 1e-9))

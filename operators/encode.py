@@ -63,6 +63,13 @@ class Encoder:
         encoded = iter(encode_prompts(self.tokenizer, [text for text in texts if isinstance(text, str)]))
         return [_not_empty(next(encoded)) if isinstance(text, str) else text for text in texts]
 
+    def prompt(self, instruction: str, input: str) -> Ids:
+        """Ids of one prompt; raises TemplateProblem."""
+        (ids,) = self.prompts([(instruction, input)])
+        if isinstance(ids, TemplateProblem):
+            raise ids
+        return ids
+
     def targets(self, outputs: list[str]) -> list[Ids]:
         """Ids of each output, with EOS where the policy says so."""
         return encode_targets(self.tokenizer, outputs, append_eos=self.append_eos)

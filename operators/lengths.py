@@ -42,6 +42,5 @@ def _too_long(example: Example, n_prompt: int, n_target: int, encoder: Encoder, 
     if policy == "truncate_input" and example.input:
         kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - n_target)
         if kept is not None:
-            (ids,) = encoder.prompts([(example.instruction, example.input[:kept])])
-            return Measured(len(ids), n_target, kept)
+            return Measured(len(encoder.prompt(example.instruction, example.input[:kept])), n_target, kept)
     return Rejection("too_long", f"{n_prompt} prompt tokens and {n_target} target tokens, at most {encoder.max_length} together")

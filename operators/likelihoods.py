@@ -65,8 +65,16 @@ class _Prompts:
         new = [key for key in dict.fromkeys(keys) if key not in self._known]
         self._known.update(zip(new, self._encoder.prompts(new), strict=True))
 
-    def __getitem__(self, key: tuple[str, str]) -> Ids | TemplateProblem:
-        return self._known[key]
+    def fits(self, key: tuple[str, str], room: int) -> bool:
+        """Whether the template works on it and its ids are at most `room`."""
+        ids = self._known[key]
+        return not isinstance(ids, TemplateProblem) and len(ids) <= room
+
+    def __getitem__(self, key: tuple[str, str]) -> Ids:
+        ids = self._known[key]
+        if isinstance(ids, TemplateProblem):
+            raise ids
+        return ids
 
 
 @dataclass
@@ -97,8 +105,7 @@ def choose_alternatives(inputs: list[str], room: list[int], candidates: list[Can
         for row, offer in offers.items():
             choice, ranked = choices[row], candidates[row]
             for i in offer:
-                ids = prompts[pool.texts[ranked.rows[i]], inputs[row]]
-                if not isinstance(ids, TemplateProblem) and len(ids) <= room[row]:
+                if prompts.fits((pool.texts[ranked.rows[i]], inputs[row]), room[row]):
                     choice.rows.append(ranked.rows[i])
                     choice.similarities.append(ranked.similarities[i])
             choice.next = offer[-1] + 1

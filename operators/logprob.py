@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class TargetScorer:
     out on a batch, the batch is halved and the bound with it, down to one sequence; then the error is raised.
     """
 
-    def __init__(self, model: torch.nn.Module, batch_tokens: int):
+    def __init__(self, model: Any, batch_tokens: int):
         self.model, self.batch_tokens = model, batch_tokens
         self.device = next(model.parameters()).device
         self.forwarded_tokens = 0  # with padding
@@ -83,10 +84,11 @@ class TargetScorer:
         return sums_B.cpu().numpy()
 
 
-HiddenLogits = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]
+Logits = Callable[[torch.Tensor], torch.Tensor]
+HiddenLogits = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Logits]]
 
 
-def _split_model(model: torch.nn.Module) -> HiddenLogits:
+def _split_model(model: Any) -> HiddenLogits:
     """How to get hidden states at some places, and logits from them.
 
     Decoder and output head are called apart. Some architectures do more between them than the configuration's known soft
@@ -100,18 +102,18 @@ def _split_model(model: torch.nn.Module) -> HiddenLogits:
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
-    def apart(ids_BT: torch.Tensor, places_M: torch.Tensor):
+    def apart(ids_BT: torch.Tensor, places_M: torch.Tensor) -> tuple[torch.Tensor, Logits]:
         hidden = decoder(input_ids=ids_BT, use_cache=False).last_hidden_state
         return hidden.flatten(0, 1)[places_M], logits_of
 
-    def whole(ids_BT: torch.Tensor, places_M: torch.Tensor):
+    def whole(ids_BT: torch.Tensor, places_M: torch.Tensor) -> tuple[torch.Tensor, Logits]:
         return model(input_ids=ids_BT, use_cache=False).logits.flatten(0, 1)[places_M], lambda logits: logits
 
     return apart if head is not None and decoder is not model and _agree(model, apart) else whole
 
 
 @torch.inference_mode()
-def _agree(model: torch.nn.Module, apart: HiddenLogits) -> bool:
+def _agree(model: Any, apart: HiddenLogits) -> bool:
     device = next(model.parameters()).device
     probe = torch.arange(8, device=device)[None] % model.config.get_text_config().vocab_size
     own = model(input_ids=probe, use_cache=False).logits[0].float().log_softmax(-1)

@@ -85,17 +85,14 @@ def load_model(name: str, *, dtype: str = "auto", device: str | None = None, tru
             name, dtype=resolve_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise _fail("scorer.model", name, "the weights", error) from error
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(torch.device(device))
 
 
 def fingerprint(name: str, config: Any, tokenizer: Any, *, dtype: str, template_hash: str, append_eos: bool) -> str:
     """128-bit hex digest of all that decides a likelihood: model and revision, dtype, template, tokenizer, EOS policy."""
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(name)
-    if folder.is_dir():
-        revision = _weights_digest(folder)
-    else:
-        revision = f"{name}@{getattr(config, '_commit_hash', None)}"
+    revision = _weights_digest(folder) if folder.is_dir() else f"{name}@{getattr(config, '_commit_hash', None)}"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))

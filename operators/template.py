@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -44,7 +45,7 @@ class Template:
         return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
 
 
-def load_template(name: str, tokenizer=None) -> Template:
+def load_template(name: str, tokenizer: Any = None) -> Template:
     """Load `alpaca`, `plain`, `chat` (needs `tokenizer`) or the Jinja file at path `name`.
 
     Raises `TemplateProblem` for a file that cannot be read or parsed, an unknown variable, or a tokenizer that
@@ -78,7 +79,7 @@ def from_text(name: str, text: str) -> Template:
     return Template(name, text, render)
 
 
-def _chat(tokenizer) -> Template:
+def _chat(tokenizer: Any) -> Template:
     source = getattr(tokenizer, "chat_template", None)
     if isinstance(source, dict):
         source = source.get("default")

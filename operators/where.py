@@ -7,6 +7,7 @@ Python, so an expression from a config file can compare columns and do nothing e
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -97,10 +98,7 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
             return _ARITHMETIC[type(op)](pc.cast(_evaluate(left, table), pa.float64()), pc.cast(_evaluate(right, table), pa.float64()))
         case ast.BoolOp(op=op, values=values):
             combine = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
-            result = _evaluate(values[0], table)
-            for value in values[1:]:
-                result = combine(result, _evaluate(value, table))
-            return result
+            return functools.reduce(combine, [_evaluate(one, table) for one in values])
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             return _compare(left, ops, comparators, table)
     raise WhereProblem(f"{ast.unparse(node)!r} is not accepted here; accepted: {_ACCEPTED}")
@@ -112,7 +110,8 @@ def _compare(left: ast.expr, ops: list[ast.cmpop], comparators: list[ast.expr], 
         if isinstance(op, (ast.In, ast.NotIn)):
             if not isinstance(right, (ast.List, ast.Tuple)) or not all(isinstance(item, ast.Constant) for item in right.elts):
                 raise WhereProblem(f"'in' needs a list of values, found {ast.unparse(right)!r}")
-            one = pc.is_in(_evaluate(left, table), value_set=pa.array([item.value for item in right.elts]))
+            values = [item.value for item in right.elts if isinstance(item, ast.Constant)]
+            one = pc.is_in(_evaluate(left, table), value_set=pa.array(values))
             one = pc.invert(one) if isinstance(op, ast.NotIn) else one
         else:
             one = _COMPARE[type(op)](_evaluate(left, table), _evaluate(right, table))

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tss", description="Score instruction-tuning examples by task specificity and select the best under a budget.")
+    parser = argparse.ArgumentParser(prog="tss", description="Score instruction-tuning examples by task specificity, select the best.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,12 +73,12 @@ class Score(_Section):
     normalize: Literal["token", "sequence"] = "token"
 
 
-BudgetUnit = Literal["tokens", "token_fraction", "examples", "example_fraction"]
+BUDGET_UNITS = ("tokens", "token_fraction", "examples", "example_fraction")
 
 
 class Select(_Section):
     score: str | dict[str, float] = "tss_pp"
-    budget: dict[BudgetUnit, float] = Field(default_factory=lambda: {"token_fraction": 0.05})
+    budget: Mapping[str, float] = Field(default_factory=lambda: {"token_fraction": 0.05})
     cost: Literal["total", "output"] = "total"
     where: str | None = None
     max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
@@ -93,9 +95,9 @@ class Select(_Section):
 
     @field_validator("budget")
     @classmethod
-    def _one_budget(cls, value: dict[str, float]) -> dict[str, float]:
-        if len(value) != 1:
-            raise ValueError("exactly one of tokens, token_fraction, examples, example_fraction")
+    def _one_budget(cls, value: Mapping[str, float]) -> dict[str, float]:
+        if len(value) != 1 or not set(value) <= set(BUDGET_UNITS):
+            raise ValueError(f"accepted: exactly one of {', '.join(BUDGET_UNITS)}")
         ((unit, asked),) = value.items()
         if unit.endswith("fraction") and not 0 < asked <= 1:
             raise ValueError(f"{unit} must be above 0 and at most 1")
@@ -156,11 +158,17 @@ class Config(_Section):
     @model_validator(mode="before")
     @classmethod
     def _one_input(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("input"), (str, dict)):
-            data = {**data, "input": [data["input"]]}
-        if isinstance(data, dict) and isinstance(data.get("input"), list):
-            data = {**data, "input": [{"path": item} if isinstance(item, str) else item for item in data["input"]]}
+        return expand_inputs(data) if isinstance(data, dict) else data
+
+
+def expand_inputs(data: dict) -> dict:
+    """Short forms of `input` spelled out: one input for a list of one, a path for a mapping with a path."""
+    inputs = data.get("input")
+    if isinstance(inputs, (str, dict)):
+        inputs = [inputs]
+    if not isinstance(inputs, list):
         return data
+    return {**data, "input": [{"path": item} if isinstance(item, str) else item for item in inputs]}
 
 
 def load(path: Path, overrides: list[str]) -> Config:
@@ -179,7 +187,7 @@ def load(path: Path, overrides: list[str]) -> Config:
 
 def override(data: dict, overrides: list[str]) -> dict:
     """`data` with each `a.b=value` set; values are YAML. A budget of another unit replaces the old one."""
-    data = yaml.safe_load(yaml.safe_dump(data))
+    data = expand_inputs(copy.deepcopy(data))
     for text in overrides:
         key, separator, value = text.partition("=")
         parts = key.strip().split(".")

@@ -74,7 +74,8 @@ def check_models(config: Config) -> Checked:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
     positions = window(model)
     if positions is not None and wanted.max_length > positions:
-        raise BadRequest(f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; set it to at most {positions}")
+        raise BadRequest(f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; "
+                         f"set it to at most {positions}")
     return Checked(
         encoder={"model": wanted.model, "trust_remote_code": wanted.trust_remote_code, "template": wanted.template,
                  "template_text": template.text, "append_eos": wanted.append_eos, "max_length": wanted.max_length},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import secrets
 import shutil
 from pathlib import Path
@@ -56,7 +55,7 @@ def gather(work: Path, parts: dict[str, list[Record]]) -> dict[str, list[dict[st
         files[kind] = []
         for number, record in enumerate(parts[kind]):
             path = folder / f"part-{number:05d}.parquet"
-            os.replace(record["path"], path)
+            Path(record["path"]).replace(path)
             files[kind].append({"path": f"{kind}/{path.name}", "rows": record["rows"], "bytes": record["bytes"]})
         if not files[kind]:
             path = folder / "part-00000.parquet"
@@ -82,10 +81,10 @@ def publish(output: Path, work: Path, run_id: str, manifest: dict[str, Any]) -> 
     (staged / "config.yaml").write_text(yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True), encoding="utf-8")
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staged, final)
+    staged.replace(final)
     pointer = work / POINTER
     pointer.write_text(json.dumps({"run": f"runs/{run_id}"}) + "\n", encoding="utf-8")
-    os.replace(pointer, output / POINTER)
+    pointer.replace(output / POINTER)
     return final
 
 

@@ -62,7 +62,7 @@ def _json_lines(chunk: Chunk) -> Iterator[RawRow]:
             file.seek(chunk.start - 1)
             offset = chunk.start - 1 + _skip_line(file)
         line = chunk.first_line
-        while chunk.stop is None or offset < chunk.stop:
+        while chunk.stop < 0 or offset < chunk.stop:
             data = file.readline(MAX_ROW_BYTES + 1)
             if not data:
                 return

@@ -102,7 +102,7 @@ def read_pool_file(path: str) -> list[str]:
             case ".jsonl":
                 texts = [json.loads(line)["instruction"] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
             case ".csv":
-                with open(path, encoding="utf-8-sig", newline="") as file:
+                with Path(path).open(encoding="utf-8-sig", newline="") as file:
                     texts = [row["instruction"] for row in csv.DictReader(file)]
             case ".parquet":
                 texts = pq.read_table(path, columns=["instruction"])["instruction"].to_pylist()

@@ -115,7 +115,8 @@ def cuts_of_groups(batch: pa.Table, *, work: str, n: int) -> pa.Table:
     """Write the last row that a cap admits of each group that has so many; all rows of a group are in `batch`."""
     best = batch.take(pa.array(_best(batch, n)))
     groups = np.array(best["group"].to_pylist(), dtype=object)
-    last, count = {}, {}
+    last: dict[str, int] = {}
+    count: dict[str, int] = {}
     for place, group in enumerate(groups):
         last[group], count[group] = place, count.get(group, 0) + 1
     full = best.take(pa.array([place for group, place in last.items() if count[group] == n], pa.int64()))

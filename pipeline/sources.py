@@ -37,7 +37,7 @@ class Chunk:
     size: int
     split: str = "train"
     start: int = 0
-    stop: int | None = None
+    stop: int = -1  # -1: to the end
     first_line: int = 1
 
     def to_json(self) -> str:
@@ -114,8 +114,7 @@ def _list(path: str) -> list[tuple[str, int]]:
     if not prefix and ((Path(inner) / "dataset_info.json").is_file() or (Path(inner) / "dataset_dict.json").is_file()):
         return [(path, sum(file.stat().st_size for file in Path(inner).rglob("*.arrow")))]
     entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
-    root = "" if not prefix else prefix
-    files = sorted((root + one.path, one.size) for one in entries if one.is_file and _kind(one.path) and not _hidden(one.path, inner))
+    files = sorted((prefix + one.path, one.size) for one in entries if one.is_file and _kind(one.path) and not _hidden(one.path, inner))
     if not files:
         raise ValueError(f"no file of a known kind in this folder; accepted: {ACCEPTED}")
     return files

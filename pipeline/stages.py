@@ -95,12 +95,13 @@ def read(run: Run, chunks: list[Chunk], checked: Checked) -> list[Record]:
 
 def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     """Lines are numbered within a file, so a file in several byte ranges needs its lines counted first."""
-    split = [chunk for chunk in chunks if chunk.kind == "jsonl" and chunk.stop is not None and (chunk.start or chunk.stop < chunk.size)]
+    split = [chunk for chunk in chunks if chunk.kind == "jsonl" and chunk.stop >= 0 and (chunk.start or chunk.stop < chunk.size)]
     if not split:
         return chunks
     counted = _execute("read", _map(_items([chunk.to_json() for chunk in split]), admit.count_chunk))
     lines = {tuple(record["index"]): record["lines"] for record in counted}
-    result, next_line = [], {}
+    result: list[Chunk] = []
+    next_line: dict[tuple[int, int], int] = {}
     for chunk in chunks:
         file = (chunk.input_index, chunk.file_index)
         result.append(replace(chunk, first_line=next_line.get(file, 1)))

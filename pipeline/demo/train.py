@@ -97,7 +97,8 @@ def exact_match(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cou
         drawn = [draw_pair(rng, for_training=False) for _ in range(min(BATCH, count - start))]
         prompts = tokenizer([render(rng.choice(task.instructions), " ".join(items)) for task, items in drawn],
                             padding=True, return_tensors="pt", return_token_type_ids=False)
-        output = model.generate(**prompts, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+        output = model.generate(  # type: ignore[misc]
+            **prompts, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.eos_token_id)
         answers = tokenizer.batch_decode(output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
         for (task, items), answer in zip(drawn, answers, strict=True):
             asked[task.name] += 1

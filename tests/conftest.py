@@ -1,0 +1,105 @@
+"""Shared by all tests: one Ray session, a byte-level tokenizer, random two-layer models of three families."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update({
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false", "RAY_BACKEND_LOG_LEVEL": "fatal"})
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("suite")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first %}<bos>{% endif %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the folder of real corpora is not here")
+
+
+def byte_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
+    """A token per byte; with or without a BOS that the tokenizer's own rule adds."""
+    special = ["<eos>", "<bos>"] if bos else ["<eos>"]
+    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<bos>" if bos else None, chat_template=CHAT_TEMPLATE)
+
+
+def random_model(family: str) -> torch.nn.Module:
+    """A random two-layer model with weights large enough that its distributions are far from flat."""
+    torch.manual_seed(7)
+    shape = {"vocab_size": 260, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 512}
+    if family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**shape))
+    elif family == "qwen":
+        model = Qwen3ForCausalLM(Qwen3Config(**shape))
+    else:
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=16, layer_types=["sliding_attention", "full_attention"],
+                                                   final_logit_softcapping=20.0))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.15)
+    return model.eval()
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen", "gemma"])
+def model(request):
+    """Each family in turn."""
+    return random_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A random Llama with a byte tokenizer, saved as a user would have it."""
+    folder = tmp_path_factory.mktemp("model")
+    random_model("llama").save_pretrained(folder)
+    byte_tokenizer(bos=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory):
+    """The suite's one Ray session. Four slots: shuffles need free ones beside the actors."""
+    import ray
+
+    from pipeline.resources import session
+
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False, logging_level="error")
+    with session(None):
+        yield
+    ray.shutdown()
+
+
+def write_jsonl(path: Path, rows: list) -> Path:
+    """Rows as JSON lines; a row that is bytes or text is written as it is."""
+    with path.open("wb") as file:
+        for row in rows:
+            data = row if isinstance(row, bytes) else row.encode() if isinstance(row, str) else json.dumps(row, ensure_ascii=False).encode()
+            file.write(data + b"\n")
+    return path

@@ -1,0 +1,116 @@
+"""Batched log-likelihoods equal the one-at-a-time twin, whatever the batch, the family, BOS or the template."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import byte_tokenizer, random_model
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import loglik
+
+from operators.encode import Encoder, empty_context
+from operators.logprob import TargetScorer
+from operators.template import load_template
+
+TEXTS = [("Say it.", "yes"), ("Write the words backwards, please.", "b a"), ("Ünï cødé", "日本 text"), ("x", "a much longer output " * 4)]
+
+
+def means(sums, targets):
+    return np.array(sums) / np.array([len(target) for target in targets])
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
+def test_equals_the_twin(model, bos, template):
+    tokenizer = byte_tokenizer(bos=bos)
+    encoder = Encoder(tokenizer, load_template(template, tokenizer), True, 512)
+    prompts = [*encoder.prompts([(instruction, "an input") for instruction, _ in TEXTS]), empty_context(tokenizer)]
+    targets = [*encoder.targets([output for _, output in TEXTS]), encoder.targets(["alone"])[0]]
+    expected = [loglik(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+    for batch_tokens in (1, 300, 4096):
+        got = TargetScorer(model, batch_tokens).sums(prompts, targets)
+        assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
+
+
+@given(lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12), batch_tokens=st.integers(1, 2000))
+def test_any_lengths_in_any_batch(lengths, batch_tokens):
+    model = _MODELS["gemma"]
+    rng = np.random.default_rng(len(lengths))
+    prompts = [rng.integers(0, 260, p).tolist() for p, _ in lengths]
+    targets = [rng.integers(0, 260, t).tolist() for _, t in lengths]
+    got = TargetScorer(model, batch_tokens).sums(prompts, targets)
+    expected = [loglik(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+    assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
+
+
+def test_targets_in_one_chunk_or_many(monkeypatch):
+    model, (prompts, targets) = _MODELS["llama"], ([[5, 6, 7]] * 3, [[8, 9] * 20, [3], [4, 5]])
+    whole = TargetScorer(model, 4096).sums(prompts, targets)
+    monkeypatch.setattr("operators.logprob._HEAD_CHUNK_BYTES", {"cpu": 4 * 260 * 3})
+    assert np.allclose(TargetScorer(model, 4096).sums(prompts, targets), whole, atol=1e-4)
+
+
+class OutOfMemoryAbove(torch.nn.Module):
+    """The decoder of a model on a machine whose memory ends at so many tokens."""
+
+    def __init__(self, decoder, tokens):
+        super().__init__()
+        self.decoder, self.tokens, self.largest = decoder, tokens, 0
+
+    def forward(self, input_ids, **kwargs):
+        if input_ids.numel() > self.tokens:
+            raise torch.OutOfMemoryError("out of memory")
+        self.largest = max(self.largest, input_ids.numel())
+        return self.decoder(input_ids=input_ids, **kwargs)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on():
+    prompts, targets = [[1, 2, 3]] * 16, [[4, 5]] * 16
+    expected = TargetScorer(random_model("llama"), 4096).sums(prompts, targets)
+    model = random_model("llama")
+    model.model = OutOfMemoryAbove(model.model, 20)
+    scorer = TargetScorer(model, 4096)
+    assert np.allclose(scorer.sums(prompts, targets), expected, atol=1e-4)
+    assert scorer.batch_tokens < 4096 and model.model.largest <= 20
+
+
+def test_out_of_memory_on_a_single_sequence_is_raised():
+    model = random_model("llama")
+    scorer = TargetScorer(model, 4096)
+    model.model = OutOfMemoryAbove(model.model, 3)
+    scorer = TargetScorer(model, 4096)
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.sums([[1, 2, 3]], [[4, 5]])
+
+
+class OwnHead(torch.nn.Module):
+    """An output step that no configuration key tells of: the split must be noticed and the model run whole."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.config = model, model.config
+
+    def get_decoder(self):
+        return self.inner.get_decoder()
+
+    def get_output_embeddings(self):
+        return self.inner.get_output_embeddings()
+
+    @property
+    def dtype(self):
+        return torch.float32
+
+    def forward(self, input_ids, **kwargs):
+        result = self.inner(input_ids=input_ids, **kwargs)
+        result.logits = result.logits * 0.5 + torch.arange(260) / 100
+        return result
+
+
+def test_an_unknown_output_step_is_respected():
+    model = OwnHead(_MODELS["llama"])
+    prompts, targets = [[1, 2, 3], [9]], [[4, 5], [6, 7, 8]]
+    got = TargetScorer(model, 4096).sums(prompts, targets)
+    assert np.allclose(got, [loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)], atol=1e-4)
+
+
+_MODELS = {family: random_model(family) for family in ("llama", "gemma")}

@@ -1,0 +1,69 @@
+"""A wrong configuration is answered with file, line, key, value and what is accepted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import config
+from pipeline.errors import BadRequest
+
+GOOD = "input:\n  - path: a.jsonl\noutput: out\n"
+BAD = [
+    ("scorer:\n  modle: x\n", [], r"c.yaml:5: scorer.modle: unknown key; did you mean 'model'\?"),
+    ("alternatives: {k: many}\n", [], r"c.yaml:4: alternatives.k: found 'many'"),
+    ("alternatives: {k: 0}\n", [], r"alternatives.k: found 0: .*greater than or equal to 1"),
+    ("scorer: {dtype: float8}\n", [], r"scorer.dtype: found 'float8'.*'bfloat16'"),
+    ("select: {budget: {tokens: 0}}\n", [], r"select.budget: .*at least 1"),
+    ("select: {budget: {tokens: 5, examples: 5}}\n", [], r"exactly one of tokens"),
+    ("select: {budget: {rows: 5}}\n", [], r"exactly one of tokens"),
+    ("select: {budget: {token_fraction: 1.5}}\n", [], r"above 0 and at most 1"),
+    ("select: {budget: {tokens: -.inf}}\n", [], r"select.budget"),
+    ("select: {score: quality}\n", [], r"no numeric column 'quality'; accepted: .*tss_pp"),
+    ("select: {where: 'ppl <'}\n", [], r"select.where"),
+    ("select: {quota: {a: 0.7, b: 0.7}}\n", [], r"add up to at most 1"),
+    ("", ["scorer.k=3"], r"scorer.k: unknown key"),
+    ("", ["nothing"], r"expected key=value"),
+    ("", ["seed.x=3"], r"seed: found"),
+    ("", ["input.3.path=b"], r"no place of a list of 1|holds a single value"),
+    ("- broken\n", [], "cannot be read as YAML"),
+]
+
+
+@pytest.mark.parametrize(("more", "overrides", "words"), BAD)
+def test_bad_requests(tmp_path, more, overrides, words):
+    path = tmp_path / "c.yaml"
+    path.write_text(GOOD + more)
+    with pytest.raises(BadRequest, match=words):
+        config.load(path, overrides)
+
+
+@pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "output: x", "input: []\noutput: x", "input: [{source: a}]\noutput: x"])
+def test_what_is_no_configuration(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(BadRequest):
+        config.load(path, [])
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(BadRequest, match="no such file"):
+        config.load(tmp_path / "none.yaml", [])
+
+
+def test_overrides_and_short_forms(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("input: a.jsonl\noutput: out\nselect: {budget: {examples: 3}}\n")
+    loaded = config.load(path, ["select.budget.tokens=1000", "scorer.dtype=float32", "input.0.source=mine"])
+    assert loaded.input[0].path == "a.jsonl" and loaded.input[0].source == "mine" and loaded.scorer.dtype == "float32"
+    assert loaded.select.budget == {"tokens": 1000}
+    assert config.validate(loaded.model_dump(), "manifest") == loaded
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["input", "output", "select", "budget", "path", "x"]),
+                                                                                inner, max_size=4), max_leaves=12))
+def test_any_data_is_a_configuration_or_a_bad_request(data):
+    try:
+        config.validate(data if isinstance(data, dict) else {"input": data, "output": "o"}, "here")
+    except BadRequest as problem:
+        assert str(problem)

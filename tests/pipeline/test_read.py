@@ -1,0 +1,146 @@
+"""Every kind of file gives the same rows at the right lines, in any number of chunks, and a bad row never ends a read."""
+
+import csv
+import gzip
+import json
+from itertools import pairwise
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import config, read, sources
+from pipeline.errors import BadRequest
+
+ROWS = [{"instruction": f"I {i}", "input": None if i < 3 else "x", "output": f"Y\n{i}"} for i in range(10)]
+
+
+def plan(*inputs, blocks="auto"):
+    return sources.plan(config.validate({"input": list(inputs), "output": "o", "ray": {"read_blocks": blocks}}, "test"))
+
+
+def rows_of(*inputs, blocks="auto"):
+    return [row for chunk in plan(*inputs, blocks=blocks) for row in read.read_chunk(chunk)]
+
+
+def write_all_kinds(folder):
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (folder / "a.jsonl").write_text(text)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    with pa.CompressedOutputStream(str(folder / "c.jsonl.zst"), "zstd") as file:
+        file.write(text.encode())
+    (folder / "d.json").write_text(json.dumps(ROWS, indent=1))
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "e.parquet", row_group_size=4)
+    with (folder / "f.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["instruction", "input", "output"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    datasets.Dataset.from_list(ROWS).save_to_disk(folder / "saved")
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path):
+    write_all_kinds(tmp_path)
+    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.parquet", "f.csv", "saved"):
+        rows = rows_of({"path": str(tmp_path / name)})
+        assert [{**row.record, "input": row.record["input"] or None} for row in rows] == ROWS, name
+        assert all(row.problem is None for row in rows)
+    assert [row.line for row in rows_of({"path": str(tmp_path / "f.csv")})][:3] == [2, 4, 6]  # an output has two lines
+
+
+def test_sources_are_named_by_stem_or_by_the_user(tmp_path):
+    write_all_kinds(tmp_path)
+    assert {chunk.source for chunk in plan({"path": str(tmp_path / "[ab].*")})} == {"a", "b"}
+    assert {chunk.source for chunk in plan({"path": str(tmp_path / "a.jsonl"), "source": "mine"})} == {"mine"}
+
+
+def test_directory_is_read_in_order_and_hidden_files_are_not(tmp_path):
+    write_jsonl(tmp_path / "b.jsonl", ROWS[:2])
+    write_jsonl(tmp_path / "a.jsonl", ROWS[2:4])
+    write_jsonl(tmp_path / ".c.jsonl", ROWS[4:])
+    (tmp_path / "notes.txt").write_text("no rows")
+    assert [row.record["instruction"] for row in rows_of({"path": str(tmp_path)})] == ["I 2", "I 3", "I 0", "I 1"]
+
+
+@given(st.lists(st.sampled_from(["", "{}", '{"a": "\u00e9\u4e2d"}', "x" * 30, "\r"]), max_size=12), st.integers(1, 9), st.booleans())
+def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_newline):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = "\n".join(lines).encode() + (b"\n" if final_newline else b"")
+        path = Path(folder) / "a.jsonl"
+        path.write_bytes(data)
+        edges = [len(data) * i // pieces for i in range(pieces + 1)]
+        got, line = [], 1
+        for start, stop in pairwise(edges):
+            if stop > start:
+                chunk = sources.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data), start=start, stop=stop, first_line=line)
+                line += read.count_lines(chunk)
+                got += [(row.line, row.raw) for row in read.read_chunk(chunk)]
+        whole = sources.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data))
+        assert got == [(row.line, row.raw) for row in read.read_chunk(whole)]
+
+
+def test_bad_lines_have_reason_and_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "MAX_ROW_BYTES", 200)
+    path = write_jsonl(tmp_path / "a.jsonl", [
+        ROWS[0], "{not json", "", b'{"instruction": "\xff", "output": "Y"}', '{"a": NaN}', "[" * 150, "x" * 500, "5", ROWS[1]])
+    rows = rows_of({"path": str(path)})
+    assert [(row.line, row.problem.reason if row.problem else None) for row in rows] == [
+        (1, None), (2, "malformed_json"), (4, "invalid_utf8"), (5, "malformed_json"), (6, "malformed_json"), (7, "row_too_large"),
+        (8, None), (9, None)]
+    for row in rows:
+        json.loads(row.raw) if row.problem else None
+
+
+def test_a_deeply_nested_line_is_malformed(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["[" * 200_000 + "]" * 200_000, ROWS[0]])
+    assert [row.problem.reason if row.problem else None for row in rows_of({"path": str(path)})] == ["malformed_json", None]
+
+
+def test_bad_csv_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"instruction,output\nI,Y\nI\n\nI,\xff\nI,Y\n")
+    assert [(row.line, row.problem.reason if row.problem else None) for row in rows_of({"path": str(path)})] == [
+        (2, None), (3, "malformed_csv"), (5, "invalid_utf8"), (6, None)]
+
+
+def test_a_broken_json_array_is_one_rejection(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"instruction": "I"')
+    (row,) = rows_of({"path": str(path)})
+    assert row.problem.reason == "malformed_json"
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode())
+    assert rows_of({"path": str(path)})[0].record == ROWS[0]
+
+
+def test_splits_of_a_saved_dataset(tmp_path):
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS[:4]), "test": datasets.Dataset.from_list(ROWS[4:])}).save_to_disk(tmp_path / "d")
+    assert len(rows_of({"path": str(tmp_path / "d"), "split": "test"}, blocks=3)) == 6
+    with pytest.raises(BadRequest, match="no split 'dev'; accepted: train, test"):
+        plan({"path": str(tmp_path / "d"), "split": "dev"})
+
+
+@pytest.mark.parametrize(("path", "words"), [
+    ("none.jsonl", "no such file"), ("*.jsonl", "no such file"), ("empty.jsonl", "not one byte"), ("notes.txt", "unknown kind"),
+    ("folder", "no file of a known kind"), ("bad.parquet", "not a Parquet file"), ("nowhere://a/b.jsonl", "cannot be read")])
+def test_inputs_that_are_not_there(tmp_path, path, words):
+    (tmp_path / "empty.jsonl").write_text("") if path != "*.jsonl" else None
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadRequest, match=words):
+        plan({"path": path if "://" in path else str(tmp_path / path)})
+
+
+def test_an_unreachable_hub_is_said_in_words():
+    with pytest.raises(BadRequest, match="hub"):
+        plan({"path": "hf://datasets/owner/no-such-dataset"})
