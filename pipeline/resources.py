@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,10 +44,11 @@ def session(address: str | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        if local:
-            ray.init(num_cpus=max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1), include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        with _without_native_log():
+            if local:
+                ray.init(num_cpus=max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadRequest(f"ray.address: {address!r}: Ray could not be reached: {str(error).splitlines()[0]}") from error
     try:
@@ -56,10 +58,24 @@ def session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def _without_native_log() -> Iterator[None]:
+    """Keep the lines that Ray's native code prints while it starts off the screen; its errors are exceptions too."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
+
+
 def _configure() -> None:
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come back as exceptions
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

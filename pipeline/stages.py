@@ -63,11 +63,13 @@ def _execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda r
 
 
 def _cause(error: BaseException) -> str:
-    root: BaseException = error
-    while (deeper := getattr(root, "cause", None) or root.__cause__) is not None and isinstance(deeper, BaseException):
-        root = deeper
-    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(root).__name__)[:1000]
+    """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
+    cause = type(error).__name__
+    deeper: Any = error
+    while isinstance(deeper, BaseException):
+        lines = [line.strip() for line in str(deeper).splitlines() if line.strip()]
+        cause, deeper = lines[-1] if lines else cause, getattr(deeper, "cause", None) or deeper.__cause__
+    return cause[:1000]
 
 
 def _once(stage: str, function: Callable, *args: Any) -> Any:

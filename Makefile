@@ -1,0 +1,26 @@
+# `make demo` and `make test` set everything up by themselves. Another Python: make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV ?= .venv
+READY = $(VENV)/.ready
+
+.PHONY: demo test check clean
+
+demo: $(READY)
+	$(VENV)/bin/tss demo
+
+test: $(READY) check
+	$(VENV)/bin/python -m pytest
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# torch first and by itself: where a CPU build is at hand it is taken, and nothing later replaces it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,105 @@
+"""As a person would call it: one clear message, exit status 2 before any work, no traceback, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_jsonl
+
+from pipeline import cli
+
+ROWS = [{"instruction": f"Do {i}.", "input": "", "output": f"{i}"} for i in range(5)]
+
+
+def tss(*arguments, **environment):
+    return subprocess.run([sys.executable, "-m", "pipeline", *map(str, arguments)], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **environment}, cwd=Path(__file__).resolve().parents[2])
+
+
+@pytest.fixture
+def request_folder(tmp_path, model_folder):
+    """A request that would run."""
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "c.yaml").write_text(json.dumps({
+        "input": str(tmp_path / "a.jsonl"), "output": str(tmp_path / "out"), "embedder": {"model": "lexical"},
+        "scorer": {"model": str(model_folder), "template": "plain", "max_length": 200}}))
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "file").write_text("a file")
+    return tmp_path
+
+
+BAD = [
+    (["--set", "scorer.modle=x"], "did you mean 'model'"),
+    (["--set", "alternatives.k=eight"], "alternatives.k: found 'eight'"),
+    (["--set", "input=nowhere.jsonl"], "'nowhere.jsonl': no such file"),
+    (["--set", "input={folder}/empty.jsonl"], "not one byte to read"),
+    (["--set", "scorer.model=./no-such-model"], "scorer.model: './no-such-model': no such folder"),
+    (["--set", "scorer.model=owner/no-such-model"], "hub reachable? Offline"),
+    (["--set", "embedder.model=sentence-transformers/all-MiniLM-L6-v2"], "set embedder.model to 'lexical'"),
+    (["--set", "scorer.template=none.jinja"], "accepted: alpaca, plain, chat"),
+    (["--set", "scorer.max_length=4096"], "has 512 positions"),
+    (["--set", "select.budget.tokens=0"], "tokens must be a whole number of at least 1"),
+    (["--set", "select.where=open(1)"], "select.where"),
+    (["--set", "select.quota.b=0.5"], "no such source; accepted: a"),
+    (["--set", "alternatives.pool=none.txt"], "no such file"),
+    (["--set", "output={folder}/file"], "is a file"),
+    (["--set", "output={folder}/file/out"], "not writable"),
+    (["--set", "output=s3://bucket/x"], "accepted: a folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD)
+def test_bad_requests(request_folder, tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("pipeline.flow.session", lambda address: pytest.fail("work began"))
+    before = sorted(tmp_path.rglob("*"))
+    status = cli.main(["run", str(request_folder / "c.yaml"), *(text.format(folder=request_folder) for text in arguments)])
+    shown = capsys.readouterr().err
+    assert status == 2 and words in shown and "Traceback" not in shown
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["select", "{folder}"], "no latest.json"), (["select", "{folder}", "--set", "scorer.model=x"], "would need the model"),
+    (["run", "{folder}/none.yaml"], "no such file")])
+def test_bad_requests_of_verbs(request_folder, capsys, arguments, words):
+    assert cli.main([text.format(folder=request_folder) for text in arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_pointer_cannot_leave_the_folder(tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "manifest.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "latest.json").write_text('{"run": "../elsewhere"}')
+    assert cli.main(["select", str(tmp_path / "out")]) == 2
+    assert "no published run is there" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_names_the_verbs():
+    result = tss("--help")
+    assert result.returncode == 0 and all(verb in result.stdout for verb in ("run", "select", "demo"))
+
+
+def test_a_process_of_its_own_says_one_thing_and_exits_with_2(request_folder):
+    result = tss("run", request_folder / "c.yaml", "--set", "scorer.model=./none")
+    assert result.returncode == 2 and result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_stage_that_fails_is_named_and_nothing_is_published(ray_session, request_folder, capsys, monkeypatch):
+
+    class Broken:
+        def __init__(self, **settings):
+            raise RuntimeError("the weights are gone")
+
+        def __call__(self, batch):
+            return batch
+
+    monkeypatch.setattr("pipeline.score.ScoreBlock", Broken)
+    assert cli.main(["run", str(request_folder / "c.yaml"), "--quiet"]) == 1
+    shown = capsys.readouterr().err
+    assert "stage score" in shown and "the weights are gone" in shown and "Traceback" not in shown
+    assert not (request_folder / "out").exists()

@@ -1,0 +1,60 @@
+"""The demo's corpus is true by construction, and the demo is the main job on it."""
+
+import json
+from collections import Counter
+
+import pyarrow.parquet as pq
+
+from pipeline import cli
+from pipeline.demo import MODEL, corpus
+from pipeline.demo.tasks import BY_DOMAIN, GENERIC, TASKS
+
+
+def test_enough_tasks():
+    assert len({text for task in TASKS for text in task.instructions}) >= 40 and len({task.family for task in TASKS}) >= 8
+    assert sum(len(task.instructions) > 1 for task in TASKS) >= 10
+    assert len({text for task in TASKS for text in task.instructions}) == sum(len(task.instructions) for task in TASKS)
+
+
+def test_rows_are_seeded_and_distinct():
+    rows = list(corpus.rows(3000, seed=1))
+    assert rows == list(corpus.rows(3000, seed=1)) != list(corpus.rows(3000, seed=2))
+    assert len({(row["instruction"], row["input"], row["output"]) for row in rows}) == 3000
+    shares = Counter(row["kind"] for row in rows)
+    assert all(abs(shares[kind] / 3000 - share) < 0.03 for kind, share in corpus.KIND_SHARES.items())
+
+
+def test_every_kind_is_what_it_says():
+    by_name = {task.name: task for task in TASKS}
+    for row in corpus.rows(3000):
+        task, items = by_name[row["task"]], row["input"].split()
+        others = [other.answer(items) for other in BY_DOMAIN[task.domain] if other is not task]
+        right = row["output"] == task.answer(items)
+        assert corpus.held_out(row["input"]) and row["instruction"] in task.instructions
+        match row["kind"]:
+            case "specific":
+                assert right and row["output"] not in others
+            case "ambiguous":
+                assert right and others.count(row["output"]) >= 2
+            case "mismatched":
+                assert not right and row["output"] in others
+            case "generic":
+                assert row["output"] in GENERIC
+            case "noisy":
+                assert row["output"] not in {task.answer(items), *others}
+
+
+def test_the_bundled_scorer_is_small_safe_and_has_learned_its_tasks():
+    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 8 << 20
+    assert {path.suffix for path in MODEL.iterdir()} <= {".json", ".safetensors"}
+    assert json.loads((MODEL / "accuracy.json").read_text())["exact_match"] >= 0.9
+
+
+def test_the_demo_prefers_specific_rows(ray_session, tmp_path, capsys):
+    assert cli.main(["demo", "--rows", "250", "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "250 read" in shown and "best " in shown and "worst " in shown and str(tmp_path / "out") in shown
+    run = tmp_path / "out" / json.loads((tmp_path / "out" / "latest.json").read_text())["run"]
+    selected = pq.read_table(run / "selected")
+    kinds = Counter(json.loads(extra)["kind"] for extra in selected["extra"].to_pylist())
+    assert kinds["specific"] / kinds.total() > 0.7
