@@ -12,6 +12,7 @@ test: $(READY) check
 	$(VENV)/bin/python -m pytest
 
 check: $(READY)
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 

@@ -26,9 +26,16 @@ def has_input(text: str) -> bool:
 
 def distinct_instructions(rows: pa.Table) -> pa.Table:
     """The INSTRUCTIONS of one table of ADMITTED rows (columns instruction_key, instruction, input, task, token counts)."""
-    found = [{"key": row["instruction_key"], "text": row["instruction"], "in_pool": True,
-              "tokens": row["n_prompt_tokens"] + row["n_target_tokens"],
-              "uses": [{"has_input": has_input(row["input"]), "task": row["task"]}]} for row in rows.to_pylist()]
+    found = [
+        {
+            "key": row["instruction_key"],
+            "text": row["instruction"],
+            "in_pool": True,
+            "tokens": row["n_prompt_tokens"] + row["n_target_tokens"],
+            "uses": [{"has_input": has_input(row["input"]), "task": row["task"]}],
+        }
+        for row in rows.to_pylist()
+    ]
     return merge_instructions([from_rows(found, INSTRUCTIONS)])
 
 
@@ -45,8 +52,10 @@ def merge_instructions(tables: Iterable[pa.Table]) -> pa.Table:
                 first["tokens"] += row["tokens"]
                 first["in_pool"] |= row["in_pool"]
     for key, row in merged.items():
-        row["uses"] = [{"has_input": with_input, "task": task}
-                       for with_input, task in sorted(uses[key], key=lambda use: (use[0], use[1] is not None, use[1] or ""))]
+        row["uses"] = [
+            {"has_input": with_input, "task": task}
+            for with_input, task in sorted(uses[key], key=lambda use: (use[0], use[1] is not None, use[1] or ""))
+        ]
     return from_rows([merged[key] for key in sorted(merged)], INSTRUCTIONS)
 
 
@@ -71,7 +80,9 @@ class Pool:
         self._outside = ~np.array(table["in_pool"].to_pylist(), dtype=bool)
         self._uses = table["uses"].to_pylist()
         wordings: dict[str, int] = {}
-        self._wording = np.array([wordings.setdefault(fold_wording(text), len(wordings)) for text in self.texts], dtype=np.int64)
+        self._wording = np.array(
+            [wordings.setdefault(fold_wording(text), len(wordings)) for text in self.texts], dtype=np.int64
+        )
         seen = [{use["has_input"] for use in uses} for uses in self._uses]
         self._only_with = np.array([kinds == {True} for kinds in seen], dtype=bool)
         self._only_without = np.array([kinds == {False} for kinds in seen], dtype=bool)
@@ -86,7 +97,11 @@ class Pool:
 
     def queries(self, start: int, stop: int) -> list[Query]:
         """The queries of instructions `start` to `stop`."""
-        return [Query(row, use["has_input"], use["task"]) for row in range(start, min(stop, len(self))) for use in self._uses[row]]
+        return [
+            Query(row, use["has_input"], use["task"])
+            for row in range(start, min(stop, len(self)))
+            for use in self._uses[row]
+        ]
 
     def search(self, queries: list[Query], count: int) -> Iterator[tuple[Query, np.ndarray, np.ndarray, bool, int]]:
         """For each query: up to `count` allowed rows best first, their similarities, whether no others are allowed, and
@@ -110,7 +125,18 @@ class Pool:
 
     def neighbours(self, start: int, stop: int, count: int) -> pa.Table:
         """NEIGHBOURS of all queries of instructions `start` to `stop`."""
-        return from_rows([
-            {"instruction_row": query.row, "has_input": query.has_input, "task": query.task, "candidates": rows.tolist(),
-             "similarities": similar.tolist(), "complete": complete, "paraphrases_skipped": skipped}
-            for query, rows, similar, complete, skipped in self.search(self.queries(start, stop), count)], NEIGHBOURS)
+        return from_rows(
+            [
+                {
+                    "instruction_row": query.row,
+                    "has_input": query.has_input,
+                    "task": query.task,
+                    "candidates": rows.tolist(),
+                    "similarities": similar.tolist(),
+                    "complete": complete,
+                    "paraphrases_skipped": skipped,
+                }
+                for query, rows, similar, complete, skipped in self.search(self.queries(start, stop), count)
+            ],
+            NEIGHBOURS,
+        )

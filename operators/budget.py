@@ -31,7 +31,9 @@ def digits_of(orders: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.concatenate([high.astype(np.int64), raw.astype(np.int64)], axis=1)
 
 
-def histogram(digits: np.ndarray, costs: np.ndarray, prefix: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def histogram(
+    digits: np.ndarray, costs: np.ndarray, prefix: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Among rows whose digits begin with `prefix`: the next digits that occur, and the cost and the rows of each."""
     inside = (digits[:, : len(prefix)] == np.array(prefix, dtype=np.int64)).all(axis=1)
     bins, inverse = np.unique(digits[inside, len(prefix)], return_inverse=True)
@@ -84,7 +86,9 @@ def best_of_groups(groups: np.ndarray, orders: np.ndarray, ids: np.ndarray, n: i
     """Indices of the `n` best rows of each group, by (order, id)."""
     ranked = np.lexsort((ids, orders, groups))
     sorted_groups = groups[ranked]
-    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]]) if len(ranked) else np.array([], dtype=int)
+    starts = (
+        np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]]) if len(ranked) else np.array([], dtype=int)
+    )
     place = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
     return ranked[place < n]
 

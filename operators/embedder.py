@@ -33,7 +33,9 @@ class LexicalEmbedder:
         from sklearn.feature_extraction.text import HashingVectorizer
         from sklearn.random_projection import SparseRandomProjection
 
-        self._vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=_FEATURES, dtype=np.float32)
+        self._vectorizer = HashingVectorizer(
+            analyzer="char_wb", ngram_range=(3, 5), n_features=_FEATURES, dtype=np.float32
+        )
         # The projection depends on the shape and the seed alone, so fitting needs no data.
         self._projection = SparseRandomProjection(_DIMENSIONS, random_state=0).fit(self._vectorizer.transform([""]))
 
@@ -51,14 +53,17 @@ class SentenceEmbedder:
 
         try:
             self._model = SentenceTransformer(
-                model, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True})
+                model, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
+            )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise _fail(model, error) from error
         self._batch_size = batch_size
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """See `Embedder.embed`."""
-        return self._model.encode(texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False)
+        return self._model.encode(
+            texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
 
 
 def load_embedder(model: str, batch_size: int, *, trust_remote_code: bool = False) -> Embedder:
@@ -78,8 +83,10 @@ def check_embedder(model: str) -> None:
         return
     if looks_local(model):
         if not (Path(model) / "modules.json").is_file() and not (Path(model) / "config.json").is_file():
-            raise EmbedderProblem(f"embedder.model: {model!r}: no such folder in sentence-transformers format; "
-                                  f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline")
+            raise EmbedderProblem(
+                f"embedder.model: {model!r}: no such folder in sentence-transformers format; "
+                f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline"
+            )
         return
     from huggingface_hub import hf_hub_download
 
@@ -91,8 +98,10 @@ def check_embedder(model: str) -> None:
 
 def _fail(model: str, error: Exception) -> EmbedderProblem:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return EmbedderProblem(f"embedder.model: {model!r} could not be loaded ({first}); is the name right and the model hub reachable? "
-                           f"Offline: set embedder.model to {LEXICAL!r} or to a local folder")
+    return EmbedderProblem(
+        f"embedder.model: {model!r} could not be loaded ({first}); is the name right and the model hub reachable? "
+        f"Offline: set embedder.model to {LEXICAL!r} or to a local folder"
+    )
 
 
 def embed_folded(embedder: Embedder, texts: list[str]) -> np.ndarray:

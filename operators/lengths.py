@@ -43,4 +43,6 @@ def _too_long(example: Example, n_prompt: int, n_target: int, encoder: Encoder, 
         kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - n_target)
         if kept is not None:
             return Measured(len(encoder.prompt(example.instruction, example.input[:kept])), n_target, kept)
-    return Rejection("too_long", f"{n_prompt} prompt tokens and {n_target} target tokens, at most {encoder.max_length} together")
+    return Rejection(
+        "too_long", f"{n_prompt} prompt tokens and {n_target} target tokens, at most {encoder.max_length} together"
+    )

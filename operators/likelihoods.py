@@ -86,8 +86,9 @@ class _Choice:
     next: int = 0
 
 
-def choose_alternatives(inputs: list[str], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts,
-                        k: int) -> list[_Choice]:
+def choose_alternatives(
+    inputs: list[str], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts, k: int
+) -> list[_Choice]:
     """The first `k` candidates of each row whose prompt has at most `room` ids; one that is too long is replaced by the next.
 
     Where a stored candidate list ends too early, the row's whole ranking is computed.
@@ -101,7 +102,9 @@ def choose_alternatives(inputs: list[str], room: list[int], candidates: list[Can
             offer = _offer(choices[row], candidates, row, pool, k)
             if offer:
                 offers[row] = offer
-        prompts.learn([(pool.texts[candidates[row].rows[i]], inputs[row]) for row, offer in offers.items() for i in offer])
+        prompts.learn(
+            [(pool.texts[candidates[row].rows[i]], inputs[row]) for row, offer in offers.items() for i in offer]
+        )
         for row, offer in offers.items():
             choice, ranked = choices[row], candidates[row]
             for i in offer:
@@ -121,8 +124,9 @@ def _offer(choice: _Choice, candidates: list[Candidates], row: int, pool: Pool, 
     return list(range(choice.next, min(choice.next + k - len(choice.rows), len(ranked.rows))))
 
 
-def score_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder: Encoder, scorer: TargetScorer,
-               k: int) -> tuple[pa.Table, Work]:
+def score_rows(
+    rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder: Encoder, scorer: TargetScorer, k: int
+) -> tuple[pa.Table, Work]:
     """LIKELIHOODS of rows (columns of ADMITTED) with their candidates, and what it cost.
 
     For each row: l(I), l(0) and l of each alternative, the mean over target ids of the log-likelihood in nats.
@@ -140,25 +144,47 @@ def score_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder
     for record, input, choice in zip(records, inputs, choices, strict=True):
         keys = [(record["instruction"], input), *((pool.texts[row], input) for row in choice.rows)]
         output, target = record["output"], targets[record["output"]]
-        places.append([pairs.add((), empty_context(encoder.tokenizer), output, target),
-                       *(pairs.add(key, prompts[key], output, target) for key in keys)])
+        places.append(
+            [
+                pairs.add((), empty_context(encoder.tokenizer), output, target),
+                *(pairs.add(key, prompts[key], output, target) for key in keys),
+            ]
+        )
     forwarded_before = scorer.forwarded_tokens
     sums = scorer.sums(pairs.prompts, pairs.targets)
-    work = Work(pairs=pairs.asked, computed=len(pairs.prompts), forwarded_tokens=scorer.forwarded_tokens - forwarded_before,
-                tokens=sum(map(len, pairs.prompts)) + sum(map(len, pairs.targets)))
-    return from_rows([
-        _record(record, input, choice, ranked, sums[place], len(targets[record["output"]]), pool)
-        for record, input, choice, ranked, place in zip(records, inputs, choices, candidates, places, strict=True)
-    ], LIKELIHOODS), work
+    work = Work(
+        pairs=pairs.asked,
+        computed=len(pairs.prompts),
+        forwarded_tokens=scorer.forwarded_tokens - forwarded_before,
+        tokens=sum(map(len, pairs.prompts)) + sum(map(len, pairs.targets)),
+    )
+    return from_rows(
+        [
+            _record(record, input, choice, ranked, sums[place], len(targets[record["output"]]), pool)
+            for record, input, choice, ranked, place in zip(records, inputs, choices, candidates, places, strict=True)
+        ],
+        LIKELIHOODS,
+    ), work
 
 
-def _record(record: dict, input: str, choice: _Choice, ranked: Candidates, sums: np.ndarray, n_target: int, pool: Pool) -> dict:
+def _record(
+    record: dict, input: str, choice: _Choice, ranked: Candidates, sums: np.ndarray, n_target: int, pool: Pool
+) -> dict:
     means = (sums / n_target).astype(np.float32)  # [l(0), l(I), l(I_1) .. l(I_K)]
     return {
-        **{name: record[name] for name in ("id", "source", "instruction", "input", "output", "extra", "n_prompt_tokens")},
-        "n_target_tokens": n_target, "loglik_sum": np.float32(sums[1]), "loglik_mean": means[1], "loglik_empty_mean": means[0],
-        "n_alternatives": len(choice.rows), "paraphrases_skipped": ranked.paraphrases_skipped,
+        **{
+            name: record[name]
+            for name in ("id", "source", "instruction", "input", "output", "extra", "n_prompt_tokens")
+        },
+        "n_target_tokens": n_target,
+        "loglik_sum": np.float32(sums[1]),
+        "loglik_mean": means[1],
+        "loglik_empty_mean": means[0],
+        "n_alternatives": len(choice.rows),
+        "paraphrases_skipped": ranked.paraphrases_skipped,
         "input_truncated": len(input) < len(record["input"]),
-        "alternatives": [{"instruction": pool.texts[row], "similarity": similarity, "loglik_mean": mean}
-                         for row, similarity, mean in zip(choice.rows, choice.similarities, means[2:], strict=True)],
+        "alternatives": [
+            {"instruction": pool.texts[row], "similarity": similarity, "loglik_mean": mean}
+            for row, similarity, mean in zip(choice.rows, choice.similarities, means[2:], strict=True)
+        ],
     }

@@ -55,7 +55,9 @@ class TargetScorer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.batch_tokens = max(1, self.batch_tokens // 2)
-        _log.warning("out of memory on a batch of %d sequences: halved, batch_tokens is now %d", len(batch), self.batch_tokens)
+        _log.warning(
+            "out of memory on a batch of %d sequences: halved, batch_tokens is now %d", len(batch), self.batch_tokens
+        )
         middle = len(batch) // 2
         self._score(batch[:middle], prompts, targets, result)
         self._score(batch[middle:], prompts, targets, result)
@@ -73,7 +75,9 @@ class TargetScorer:
             places.append(np.arange(first, first + len(target)))
             wanted.append(target)
             owners.append(np.full(len(target), row))
-        places_M, wanted_M, owners_M = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in (places, wanted, owners))
+        places_M, wanted_M, owners_M = (
+            torch.from_numpy(np.concatenate(part)).to(self.device) for part in (places, wanted, owners)
+        )
         self.forwarded_tokens += ids_BT.size
         hidden_MD, logits_of = self._hidden_logits(torch.from_numpy(ids_BT).to(self.device), places_M)
         sums_B = torch.zeros(len(prompts), dtype=torch.float64, device=self.device)
@@ -98,7 +102,11 @@ def _split_model(model: Any) -> HiddenLogits:
     decoder, head, config = model.get_decoder(), model.get_output_embeddings(), model.config.get_text_config()
 
     def logits_of(hidden: torch.Tensor) -> torch.Tensor:
-        logits = head(hidden) * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        logits = (
+            head(hidden)
+            * (getattr(config, "logit_scale", None) or 1.0)
+            / (getattr(config, "logits_scaling", None) or 1.0)
+        )
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -133,4 +141,8 @@ def _chunks(count: int, vocabulary: int, device: str) -> list[slice]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "can't allocate memory" in str(error)
+    )

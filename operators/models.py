@@ -27,11 +27,15 @@ def check_model_name(name: str, key: str) -> None:
         return
     folder = Path(name)
     if not folder.is_dir():
-        raise ModelProblem(f"{key}: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)")
+        raise ModelProblem(
+            f"{key}: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)"
+        )
     if not (folder / "config.json").is_file():
         raise ModelProblem(f"{key}: {name!r}: the folder has no config.json; accepted: a folder in transformers format")
     if not any(folder.rglob("*.safetensors")):
-        raise ModelProblem(f"{key}: {name!r}: the folder has no .safetensors weights; pickled weights are not loaded, convert them first")
+        raise ModelProblem(
+            f"{key}: {name!r}: the folder has no .safetensors weights; pickled weights are not loaded, convert them first"
+        )
 
 
 def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
@@ -41,7 +45,9 @@ def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
     elif looks_local(name):
         hint = "is the folder complete?"
     else:
-        hint = f"the hub could not give it; is the name right and the hub reachable? Offline, set {key} to a local folder"
+        hint = (
+            f"the hub could not give it; is the name right and the hub reachable? Offline, set {key} to a local folder"
+        )
     return ModelProblem(f"{key}: {name!r}: {what} could not be loaded ({first}); {hint}")
 
 
@@ -66,7 +72,14 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
 def window(config: Any) -> int | None:
     """How many positions the model was built for, or None where its configuration does not say."""
     text = config.get_text_config()
-    return next((n for key in ("max_position_embeddings", "n_positions", "max_seq_len") if isinstance(n := getattr(text, key, None), int)), None)
+    return next(
+        (
+            n
+            for key in ("max_position_embeddings", "n_positions", "max_seq_len")
+            if isinstance(n := getattr(text, key, None), int)
+        ),
+        None,
+    )
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
@@ -76,13 +89,16 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False) -> torch.nn.Module:
+def load_model(
+    name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
+) -> torch.nn.Module:
     """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem."""
     check_model_name(name, "scorer.model")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=resolve_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code)
+            name, dtype=resolve_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise _fail("scorer.model", name, "the weights", error) from error
     return model.eval().requires_grad_(False).to(torch.device(device))

@@ -124,7 +124,9 @@ def _content(column: str, value: Any) -> str:
     """Text of a turn: a string, null (a turn that only calls a tool), or a list of text parts."""
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in value):
+    if isinstance(value, list) and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in value
+    ):
         return "".join(part["text"] for part in value)
     return _require_text(column, value)
 
@@ -143,5 +145,13 @@ def _require_unicode(name: str, text: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)

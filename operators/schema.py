@@ -10,52 +10,100 @@ _TEXT = [pa.field(name, pa.string()) for name in ("source", "instruction", "inpu
 
 # read -> everything after it: a valid row with its token counts. `input_chars` is how many characters of the input are
 # scored: all of them, unless `too_long: truncate_input` cut some. `pair_key` is the hash of (input, output).
-ADMITTED = pa.schema([
-    pa.field("id", pa.string()), *_TEXT, pa.field("task", pa.string()), *_POSITION,
-    pa.field("instruction_key", pa.binary(16)), pa.field("pair_key", pa.binary(16)), pa.field("input_chars", pa.int64()),
-    pa.field("n_prompt_tokens", pa.int32()), pa.field("n_target_tokens", pa.int32()),
-])
+ADMITTED = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        *_TEXT,
+        pa.field("task", pa.string()),
+        *_POSITION,
+        pa.field("instruction_key", pa.binary(16)),
+        pa.field("pair_key", pa.binary(16)),
+        pa.field("input_chars", pa.int64()),
+        pa.field("n_prompt_tokens", pa.int32()),
+        pa.field("n_target_tokens", pa.int32()),
+    ]
+)
 
-REJECTED = pa.schema([
-    pa.field("source", pa.string()), pa.field("file", pa.string()), pa.field("line", pa.int64()),
-    pa.field("raw", pa.string()), pa.field("reason", pa.string()), pa.field("detail", pa.string()),
-])
+REJECTED = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("file", pa.string()),
+        pa.field("line", pa.int64()),
+        pa.field("raw", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
 
 # One row per distinct instruction, per part and then of the whole run. `tokens` is the cost of its rows.
-INSTRUCTIONS = pa.schema([
-    pa.field("key", pa.binary(16)), pa.field("text", pa.string()), pa.field("in_pool", pa.bool_()), pa.field("tokens", pa.int64()),
-    # Every (has input, task) under which rows use this instruction; each is a query of its own.
-    pa.field("uses", pa.list_(pa.struct([pa.field("has_input", pa.bool_()), pa.field("task", pa.string())]))),
-])
+INSTRUCTIONS = pa.schema(
+    [
+        pa.field("key", pa.binary(16)),
+        pa.field("text", pa.string()),
+        pa.field("in_pool", pa.bool_()),
+        pa.field("tokens", pa.int64()),
+        # Every (has input, task) under which rows use this instruction; each is a query of its own.
+        pa.field("uses", pa.list_(pa.struct([pa.field("has_input", pa.bool_()), pa.field("task", pa.string())]))),
+    ]
+)
 
 EMBEDDINGS = pa.schema([pa.field("row", pa.int64()), pa.field("embedding", pa.list_(pa.float32()))])
 
 # One row per query (distinct instruction, has input, task): candidate rows of the pool, best first.
-NEIGHBOURS = pa.schema([
-    pa.field("instruction_row", pa.int64()), pa.field("has_input", pa.bool_()), pa.field("task", pa.string()),
-    pa.field("candidates", pa.list_(pa.int64())), pa.field("similarities", pa.list_(pa.float32())),
-    pa.field("complete", pa.bool_()), pa.field("paraphrases_skipped", pa.int32()),
-])
+NEIGHBOURS = pa.schema(
+    [
+        pa.field("instruction_row", pa.int64()),
+        pa.field("has_input", pa.bool_()),
+        pa.field("task", pa.string()),
+        pa.field("candidates", pa.list_(pa.int64())),
+        pa.field("similarities", pa.list_(pa.float32())),
+        pa.field("complete", pa.bool_()),
+        pa.field("paraphrases_skipped", pa.int32()),
+    ]
+)
 
 # Rows in scoring order. A duplicate keeps its place and source, and no text, so that it is counted where it ends.
-PLACED = pa.schema([
-    *ADMITTED, pa.field("duplicate", pa.bool_()), pa.field("place", pa.int64()), pa.field("query_row", pa.int64()),
-])
+PLACED = pa.schema(
+    [
+        *ADMITTED,
+        pa.field("duplicate", pa.bool_()),
+        pa.field("place", pa.int64()),
+        pa.field("query_row", pa.int64()),
+    ]
+)
 
-ALTERNATIVE = pa.struct([
-    pa.field("instruction", pa.string()), pa.field("similarity", pa.float32()), pa.field("loglik_mean", pa.float32()),
-])
-LIKELIHOODS = pa.schema([
-    pa.field("id", pa.string()), *_TEXT,
-    pa.field("n_prompt_tokens", pa.int32()), pa.field("n_target_tokens", pa.int32()),
-    pa.field("loglik_sum", pa.float32()), pa.field("loglik_mean", pa.float32()), pa.field("loglik_empty_mean", pa.float32()),
-    pa.field("n_alternatives", pa.int32()), pa.field("paraphrases_skipped", pa.int32()), pa.field("input_truncated", pa.bool_()),
-    pa.field("alternatives", pa.list_(ALTERNATIVE)),
-])
-SCORE_COLUMNS = pa.schema([
-    pa.field("tss", pa.float64()), pa.field("tss_pp", pa.float64()), pa.field("rank", pa.int32()),
-    pa.field("ppl", pa.float64()), pa.field("ifd", pa.float64()), pa.field("ifd_loss", pa.float64()),
-])
+ALTERNATIVE = pa.struct(
+    [
+        pa.field("instruction", pa.string()),
+        pa.field("similarity", pa.float32()),
+        pa.field("loglik_mean", pa.float32()),
+    ]
+)
+LIKELIHOODS = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        *_TEXT,
+        pa.field("n_prompt_tokens", pa.int32()),
+        pa.field("n_target_tokens", pa.int32()),
+        pa.field("loglik_sum", pa.float32()),
+        pa.field("loglik_mean", pa.float32()),
+        pa.field("loglik_empty_mean", pa.float32()),
+        pa.field("n_alternatives", pa.int32()),
+        pa.field("paraphrases_skipped", pa.int32()),
+        pa.field("input_truncated", pa.bool_()),
+        pa.field("alternatives", pa.list_(ALTERNATIVE)),
+    ]
+)
+SCORE_COLUMNS = pa.schema(
+    [
+        pa.field("tss", pa.float64()),
+        pa.field("tss_pp", pa.float64()),
+        pa.field("rank", pa.int32()),
+        pa.field("ppl", pa.float64()),
+        pa.field("ifd", pa.float64()),
+        pa.field("ifd_loss", pa.float64()),
+    ]
+)
 SCORED = pa.schema([*LIKELIHOODS, *SCORE_COLUMNS])
 SELECTED = pa.schema([*SCORED, pa.field("selection_rank", pa.int64())])
 

@@ -58,7 +58,9 @@ def load_template(name: str, tokenizer: Any = None) -> Template:
         try:
             text = Path(name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TemplateProblem(f"template {name!r}: {error}; accepted: alpaca, plain, chat or the path of a Jinja file") from error
+            raise TemplateProblem(
+                f"template {name!r}: {error}; accepted: alpaca, plain, chat or the path of a Jinja file"
+            ) from error
     return from_text(name, text)
 
 
@@ -74,7 +76,9 @@ def from_text(name: str, text: str) -> Template:
         try:
             return compiled.render(instruction=instruction, input=input)
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise TemplateProblem(f"template {name!r} failed: {error}; it may use only instruction and input") from error
+            raise TemplateProblem(
+                f"template {name!r} failed: {error}; it may use only instruction and input"
+            ) from error
 
     return Template(name, text, render)
 
@@ -84,12 +88,16 @@ def _chat(tokenizer: Any) -> Template:
     if isinstance(source, dict):
         source = source.get("default")
     if not source:
-        raise TemplateProblem("template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file")
+        raise TemplateProblem(
+            "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
+        )
 
     def render(instruction: str, input: str) -> str:
         content = f"{instruction}\n\n{input}" if input else instruction
         try:
-            return tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+            return tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
         except (TemplateError, TypeError, ValueError) as error:
             raise TemplateProblem(f"template 'chat' failed: {error}") from error
 

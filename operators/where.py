@@ -19,9 +19,16 @@ import pyarrow.compute as pc
 from operators.schema import SCORED
 
 SCORE_CHOICES = tuple(
-    field.name for field in SCORED if pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
+    field.name for field in SCORED if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+)
 _COMPARE: dict[type, Callable] = {
-    ast.Lt: pc.less, ast.LtE: pc.less_equal, ast.Gt: pc.greater, ast.GtE: pc.greater_equal, ast.Eq: pc.equal, ast.NotEq: pc.not_equal}
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
+}
 _ARITHMETIC: dict[type, Callable] = {ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide}
 _ACCEPTED = "column names, numbers, quoted text, < <= > >= == !=, in [..], + - * /, and, or, not, parentheses"
 
@@ -41,10 +48,29 @@ def parse(expression: str) -> ast.expr:
 
 
 def _check(node: ast.AST, expression: str) -> None:
-    allowed = (ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.BinOp, ast.Compare, ast.Name, ast.Load, ast.Constant,
-               ast.List, ast.Tuple, ast.In, ast.NotIn, *_COMPARE, *_ARITHMETIC)
+    allowed = (
+        ast.BoolOp,
+        ast.And,
+        ast.Or,
+        ast.UnaryOp,
+        ast.Not,
+        ast.USub,
+        ast.BinOp,
+        ast.Compare,
+        ast.Name,
+        ast.Load,
+        ast.Constant,
+        ast.List,
+        ast.Tuple,
+        ast.In,
+        ast.NotIn,
+        *_COMPARE,
+        *_ARITHMETIC,
+    )
     for part in ast.walk(node):
-        if not isinstance(part, allowed) or (isinstance(part, ast.Constant) and not isinstance(part.value, (int, float, str, bool))):
+        if not isinstance(part, allowed) or (
+            isinstance(part, ast.Constant) and not isinstance(part.value, (int, float, str, bool))
+        ):
             found = ast.unparse(part) if isinstance(part, ast.expr) else type(part).__name__
             raise WhereProblem(f"{found!r} in {expression!r} is not accepted; accepted: {_ACCEPTED}")
     if isinstance(node, (ast.Name, ast.Constant, ast.BinOp)):
@@ -59,7 +85,9 @@ def column_names(node: ast.expr) -> set[str]:
 def needed_columns(names: set[str]) -> list[str]:
     """The stored columns to read for these names: columns of their own, and `extra` for all that are user columns."""
     own = [name for name in SCORED.names if name in names]
-    return own if own and len(own) == len(names) else [*own, *(["extra"] if "extra" not in own else [])] if names else own
+    return (
+        own if own and len(own) == len(names) else [*own, *(["extra"] if "extra" not in own else [])] if names else own
+    )
 
 
 def column(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
@@ -70,8 +98,13 @@ def column(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    return pa.array([None if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                     for value in values], pa.string())
+    return pa.array(
+        [
+            None if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for value in values
+        ],
+        pa.string(),
+    )
 
 
 def evaluate(expression: ast.expr, table: pa.Table) -> np.ndarray:
@@ -79,9 +112,13 @@ def evaluate(expression: ast.expr, table: pa.Table) -> np.ndarray:
     try:
         result = _evaluate(expression, table)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise WhereProblem(f"{ast.unparse(expression)!r} does not fit its columns: {str(error).splitlines()[0]}") from error
+        raise WhereProblem(
+            f"{ast.unparse(expression)!r} does not fit its columns: {str(error).splitlines()[0]}"
+        ) from error
     mask = pc.fill_null(result, False)
-    return np.asarray(mask.to_numpy(zero_copy_only=False) if isinstance(mask, pa.Array) else mask.to_numpy(), dtype=bool)
+    return np.asarray(
+        mask.to_numpy(zero_copy_only=False) if isinstance(mask, pa.Array) else mask.to_numpy(), dtype=bool
+    )
 
 
 def _evaluate(node: ast.expr, table: pa.Table) -> Any:
@@ -95,7 +132,9 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
         case ast.UnaryOp(operand=operand):
             return pc.negate(_evaluate(operand, table))
         case ast.BinOp(left=left, op=op, right=right):
-            return _ARITHMETIC[type(op)](pc.cast(_evaluate(left, table), pa.float64()), pc.cast(_evaluate(right, table), pa.float64()))
+            return _ARITHMETIC[type(op)](
+                pc.cast(_evaluate(left, table), pa.float64()), pc.cast(_evaluate(right, table), pa.float64())
+            )
         case ast.BoolOp(op=op, values=values):
             combine = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
             return functools.reduce(combine, [_evaluate(one, table) for one in values])
@@ -108,7 +147,9 @@ def _compare(left: ast.expr, ops: list[ast.cmpop], comparators: list[ast.expr], 
     result = None
     for op, right in zip(ops, comparators, strict=True):
         if isinstance(op, (ast.In, ast.NotIn)):
-            if not isinstance(right, (ast.List, ast.Tuple)) or not all(isinstance(item, ast.Constant) for item in right.elts):
+            if not isinstance(right, (ast.List, ast.Tuple)) or not all(
+                isinstance(item, ast.Constant) for item in right.elts
+            ):
                 raise WhereProblem(f"'in' needs a list of values, found {ast.unparse(right)!r}")
             values = [item.value for item in right.elts if isinstance(item, ast.Constant)]
             one = pc.is_in(_evaluate(left, table), value_set=pa.array(values))
@@ -126,7 +167,9 @@ def numeric(table: pa.Table, name: str) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def score_of(table: pa.Table, score: str | Mapping[str, float], moments: Mapping[str, tuple[float, float]]) -> np.ndarray:
+def score_of(
+    table: pa.Table, score: str | Mapping[str, float], moments: Mapping[str, tuple[float, float]]
+) -> np.ndarray:
     """Float64 [N]: a column, or the weighted sum of columns standardised by `moments` (mean, standard deviation); NaN is null."""
     if isinstance(score, str):
         return numeric(table, score)

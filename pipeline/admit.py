@@ -27,7 +27,9 @@ KNOWN_KEYS_KEPT = 1000
 
 
 @lru_cache(maxsize=1)
-def cached_encoder(model: str, trust_remote_code: bool, template: str, template_text: str, append_eos: bool, max_length: int) -> Encoder:
+def cached_encoder(
+    model: str, trust_remote_code: bool, template: str, template_text: str, append_eos: bool, max_length: int
+) -> Encoder:
     """The encoder of this worker process; tasks that follow each other share it."""
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
@@ -38,13 +40,17 @@ def cached_encoder(model: str, trust_remote_code: bool, template: str, template_
 def count_chunk(batch: pa.Table) -> pa.Table:
     """Records with the lines that begin in each chunk."""
     chunks = [Chunk(**json.loads(text)) for text in batch["item"].to_pylist()]
-    return record_table({"index": [chunk.input_index, chunk.file_index, chunk.start], "lines": count_lines(chunk)} for chunk in chunks)
+    return record_table(
+        {"index": [chunk.input_index, chunk.file_index, chunk.start], "lines": count_lines(chunk)} for chunk in chunks
+    )
 
 
 def admit_chunk(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str) -> pa.Table:
     """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk."""
-    return record_table(_admit(Chunk(**json.loads(text)), work, cached_encoder(**encoder), too_long)
-                        for text in batch["item"].to_pylist())
+    return record_table(
+        _admit(Chunk(**json.loads(text)), work, cached_encoder(**encoder), too_long)
+        for text in batch["item"].to_pylist()
+    )
 
 
 def _admit(chunk: Chunk, work: str, encoder: Encoder, too_long: str) -> Record:
@@ -81,7 +87,9 @@ class _Output:
                 examples.append((row, normalise(row.record, self._chunk.columns)))
             except Rejection as rejection:
                 self._reject(row, rejection)
-        for (row, example), measured in zip(examples, measure([e for _, e in examples], encoder, too_long=too_long), strict=True):
+        for (row, example), measured in zip(
+            examples, measure([e for _, e in examples], encoder, too_long=too_long), strict=True
+        ):
             if isinstance(measured, Rejection):
                 self._reject(row, measured)
             else:
@@ -92,24 +100,47 @@ class _Output:
     def _admit(self, row: RawRow, example: Example, measured: dict[str, int]) -> None:
         self._keys.update(json.loads(example.extra))
         self._chars += len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
-        self._admitted.append({
-            "id": content_hash(example.instruction, example.input, example.output).hex(), "source": self._chunk.source,
-            **vars(example), **measured, "input_index": self._chunk.input_index, "file_index": self._chunk.file_index, "line": row.line,
-            "instruction_key": instruction_key(example.instruction), "pair_key": content_hash(example.input, example.output)})
+        self._admitted.append(
+            {
+                "id": content_hash(example.instruction, example.input, example.output).hex(),
+                "source": self._chunk.source,
+                **vars(example),
+                **measured,
+                "input_index": self._chunk.input_index,
+                "file_index": self._chunk.file_index,
+                "line": row.line,
+                "instruction_key": instruction_key(example.instruction),
+                "pair_key": content_hash(example.input, example.output),
+            }
+        )
 
     def _reject(self, row: RawRow, rejection: Rejection) -> None:
         self._reasons[rejection.reason] += 1
         self._chars += len(row.raw)
         # Parquet text is UTF-8: what cannot be encoded is shown as an escape.
-        self._rejected.append({key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value for key, value in {
-            "source": self._chunk.source, "file": self._chunk.uri, "line": row.line, "raw": row.raw,
-            "reason": rejection.reason, "detail": rejection.detail}.items()})
+        self._rejected.append(
+            {
+                key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+                for key, value in {
+                    "source": self._chunk.source,
+                    "file": self._chunk.uri,
+                    "line": row.line,
+                    "raw": row.raw,
+                    "reason": rejection.reason,
+                    "detail": rejection.detail,
+                }.items()
+            }
+        )
 
     def _flush(self) -> None:
         if self._admitted:
-            self._record["admitted"].append(write_part(f"{self._work}/admitted", from_rows(self._admitted, ADMITTED), ADMITTED))
+            self._record["admitted"].append(
+                write_part(f"{self._work}/admitted", from_rows(self._admitted, ADMITTED), ADMITTED)
+            )
         if self._rejected:
-            self._record["rejected"].append(write_part(f"{self._work}/rejected", from_rows(self._rejected, REJECTED), REJECTED))
+            self._record["rejected"].append(
+                write_part(f"{self._work}/rejected", from_rows(self._rejected, REJECTED), REJECTED)
+            )
         self._admitted, self._rejected, self._chars = [], [], 0
 
     def finish(self) -> Record:

@@ -24,8 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tss: {problem}", file=sys.stderr)
         return 2
     except RunFailed as failure:
-        print(f"tss: the run failed in {failure}\ntss: nothing was published; an earlier run stays current. Run the same command again "
-              "once the cause is gone.", file=sys.stderr)
+        print(
+            f"tss: the run failed in {failure}\ntss: nothing was published; an earlier run stays current. Run the same command again "
+            "once the cause is gone.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("tss: interrupted; nothing was published", file=sys.stderr)
@@ -35,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tss", description="Score instruction-tuning examples by task specificity, select the best.")
+    parser = argparse.ArgumentParser(
+        prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
@@ -52,8 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(verb=_demo)
 
     for verb in (run, select, demo):
-        verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                          help="override a key of the configuration, for example select.budget.tokens=100000")
+        verb.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a key of the configuration, for example select.budget.tokens=100000",
+        )
         verb.add_argument("--quiet", action="store_true", help="no progress on standard error")
     return parser
 
@@ -67,8 +78,14 @@ def _positive(text: str) -> int:
 
 def _quiet_libraries() -> None:
     """Libraries' own progress and advice would drown the run's; what matters of them comes back as an error."""
-    for name, value in {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-                        "TOKENIZERS_PARALLELISM": "true", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+    for name, value in {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }.items():
         os.environ.setdefault(name, value)
 
 
@@ -83,9 +100,15 @@ def _select(arguments: argparse.Namespace) -> Any:
     from pipeline import config, flow, publish
     from pipeline.progress import Reporter
 
-    fixed = [text for text in arguments.overrides if text.split("=")[0].split(".")[0].strip() not in {"score", "select", "ray", "output"}]
+    fixed = [
+        text
+        for text in arguments.overrides
+        if text.split("=")[0].split(".")[0].strip() not in {"score", "select", "ray", "output"}
+    ]
     if fixed:
-        raise BadRequest(f"--set {fixed[0]!r}: this would need the model; accepted by `tss select`: keys under score, select and ray, and output")
+        raise BadRequest(
+            f"--set {fixed[0]!r}: this would need the model; accepted by `tss select`: keys under score, select and ray, and output"
+        )
     output, run = publish.find_run(arguments.run)
     known = publish.read_manifest(run)
     data = config.override({**known["config"], "output": str(output)}, arguments.overrides)
@@ -99,6 +122,9 @@ def _demo(arguments: argparse.Namespace) -> Any:
     folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
     try:
         settings = demo.settings(folder, arguments.rows, arguments.output)
-        return flow.run(config.validate(config.override(settings, arguments.overrides), "the demo's configuration"), Reporter(quiet=arguments.quiet))
+        return flow.run(
+            config.validate(config.override(settings, arguments.overrides), "the demo's configuration"),
+            Reporter(quiet=arguments.quiet),
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

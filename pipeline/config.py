@@ -231,7 +231,11 @@ def validate(data: dict, origin: str, text: str = "") -> Config:
 
 def _explain(problem: Any, origin: str, text: str) -> str:
     # A union reports once per member and adds the member's name to the path; those are no keys of the user's.
-    path = [part for part in problem["loc"] if isinstance(part, int) or (part.isidentifier() and part not in {"int", "str", "float"})]
+    path = [
+        part
+        for part in problem["loc"]
+        if isinstance(part, int) or (part.isidentifier() and part not in {"int", "str", "float"})
+    ]
     key = ".".join(map(str, path))
     line = _line_of(text, path)
     at = f"{origin}:{line}" if line else origin

@@ -32,7 +32,15 @@ def run(config: Config, reporter: Reporter) -> Summary:
         return _run(job, output, run_id, chunks, checked, scorer_dtype(config, sizes), pool_texts)
 
 
-def _run(job: stages.Run, output: Path, run_id: str, chunks: list[Chunk], checked: Checked, dtype: str, pool_texts: list[str] | None) -> Summary:
+def _run(
+    job: stages.Run,
+    output: Path,
+    run_id: str,
+    chunks: list[Chunk],
+    checked: Checked,
+    dtype: str,
+    pool_texts: list[str] | None,
+) -> Summary:
     read = stages.read(job, chunks, checked)
     admitted = [part for record in read for part in record["admitted"]]
     counts = manifest.admitted_counts(read)
@@ -48,8 +56,16 @@ def _run(job: stages.Run, output: Path, run_id: str, chunks: list[Chunk], checke
 
     rejected = [part for record in read for part in record["rejected"]]
     facts = {"scorer": checked.scorer(dtype), "counts": counts, "pairs": manifest.pairs_of(scored)}
-    return _publish(job, output, run_id, scored, selection, rejected, facts,
-                    {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]})
+    return _publish(
+        job,
+        output,
+        run_id,
+        scored,
+        selection,
+        rejected,
+        facts,
+        {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]},
+    )
 
 
 def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
@@ -60,32 +76,68 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
     check_quota(config, set(counts))
     with session(config.ray.address), _work(output) as (run_id, work):
         job = stages.Run(config, str(work), pools(config), reporter)
-        records = [{"path": str(parent / file["path"]), "block": number} for number, file in enumerate(known["files"]["scored"])]
+        records = [
+            {"path": str(parent / file["path"]), "block": number}
+            for number, file in enumerate(known["files"]["scored"])
+        ]
         stages.require_columns(config, known["columns"])
         scored = stages.rescore(job, records)
         selection = stages.select(job, scored)
         rejected = publish.copy_parts(parent, known["files"]["rejected"], work)
-        facts = {"scorer": known["scorer"], "counts": counts, "pairs": {"computed": 0, "reused": sum(known["pairs"].values())}}
-        return _publish(job, output, run_id, scored, selection, rejected, facts,
-                        {"parent": known["run"], "columns": known["columns"], "instructions": known["instructions"], "pool": known["pool"]})
+        facts = {
+            "scorer": known["scorer"],
+            "counts": counts,
+            "pairs": {"computed": 0, "reused": sum(known["pairs"].values())},
+        }
+        return _publish(
+            job,
+            output,
+            run_id,
+            scored,
+            selection,
+            rejected,
+            facts,
+            {
+                "parent": known["run"],
+                "columns": known["columns"],
+                "instructions": known["instructions"],
+                "pool": known["pool"],
+            },
+        )
 
 
 def _require_rows(counts: dict[str, dict[str, Any]], admitted: list[Record]) -> None:
     if not admitted:
         total = manifest.in_all(counts)
-        reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(total["rejected"].items())) or "the input has no rows"
+        reasons = (
+            ", ".join(f"{reason} {number}" for reason, number in sorted(total["rejected"].items()))
+            or "the input has no rows"
+        )
         raise RunFailed("read", f"{total['read']} rows read, none can be scored ({reasons}); nothing is published")
 
 
-def _publish(job: stages.Run, output: Path, run_id: str, scored: list[Record], selection: stages.Selection, rejected: list[Record],
-             facts: dict[str, Any], extra: dict[str, Any]) -> Summary:
+def _publish(
+    job: stages.Run,
+    output: Path,
+    run_id: str,
+    scored: list[Record],
+    selection: stages.Selection,
+    rejected: list[Record],
+    facts: dict[str, Any],
+    extra: dict[str, Any],
+) -> Summary:
     counts = {source: {**one, "selected": selection.sources.get(source, 0)} for source, one in facts["counts"].items()}
     work = Path(job.work)
     files = publish.gather(work, {"scored": scored, "selected": selection.parts, "rejected": rejected})
     content = manifest.build(
-        job.config, run_id=run_id, files=files, timings=job.reporter.timings, extra=extra,
+        job.config,
+        run_id=run_id,
+        files=files,
+        timings=job.reporter.timings,
+        extra=extra,
         **{**facts, "counts": manifest.in_all(counts)},
-        budget={"asked": selection.asked, "unit": selection.unit, "used": selection.used, "corpus": selection.total})
+        budget={"asked": selection.asked, "unit": selection.unit, "used": selection.used, "corpus": selection.total},
+    )
     final = publish.publish(output, work, run_id, content)
     return summarise(content, scored, final)
 

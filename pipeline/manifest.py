@@ -10,7 +10,17 @@ from pipeline.config import Config
 from pipeline.errors import RunFailed
 from pipeline.parts import Record
 
-_PACKAGES = ("task-specificity", "ray", "torch", "transformers", "pyarrow", "numpy", "sentence-transformers", "scikit-learn", "datasets")
+_PACKAGES = (
+    "task-specificity",
+    "ray",
+    "torch",
+    "transformers",
+    "pyarrow",
+    "numpy",
+    "sentence-transformers",
+    "scikit-learn",
+    "datasets",
+)
 
 
 def versions() -> dict[str, str]:
@@ -45,7 +55,10 @@ def add_scored(counts: dict[str, dict[str, Any]], records: list[Record]) -> dict
     for source, one in result.items():
         accounted = sum(one["rejected"].values()) + one["duplicates"] + one["scored"]
         if one["read"] != accounted:
-            raise RunFailed("accounts", f"source {source!r}: {one['read']} rows read, {accounted} accounted for; nothing is published")
+            raise RunFailed(
+                "accounts",
+                f"source {source!r}: {one['read']} rows read, {accounted} accounted for; nothing is published",
+            )
     return result
 
 
@@ -68,9 +81,29 @@ def pairs_of(records: list[Record]) -> dict[str, int]:
     return {"computed": computed, "reused": sum(record["work"]["pairs"] for record in records) - computed}
 
 
-def build(config: Config, *, run_id: str, scorer: dict[str, Any], counts: dict[str, Any], pairs: dict[str, int], budget: dict[str, Any],
-          timings: dict[str, float], files: dict[str, list[dict[str, Any]]], extra: dict[str, Any]) -> dict[str, Any]:
+def build(
+    config: Config,
+    *,
+    run_id: str,
+    scorer: dict[str, Any],
+    counts: dict[str, Any],
+    pairs: dict[str, int],
+    budget: dict[str, Any],
+    timings: dict[str, float],
+    files: dict[str, list[dict[str, Any]]],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
     """The manifest (SPEC 5), as JSON-ready data."""
-    return {"run": run_id, "config": config.model_dump(), "versions": versions(), "scorer": scorer, "counts": counts, "pairs": pairs,
-            "budget": budget, "seed": config.seed, "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
-            "files": files, **extra}
+    return {
+        "run": run_id,
+        "config": config.model_dump(),
+        "versions": versions(),
+        "scorer": scorer,
+        "counts": counts,
+        "pairs": pairs,
+        "budget": budget,
+        "seed": config.seed,
+        "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+        "files": files,
+        **extra,
+    }

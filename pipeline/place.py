@@ -41,7 +41,10 @@ def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, 
     queries = pq.read_table(f"{index}/neighbours.parquet", columns=["instruction_row", "has_input", "task"]).to_pydict()
     rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
     starts = np.concatenate([[0], np.cumsum(instructions["tokens"].to_numpy())])
-    by_query = {key: row for row, key in enumerate(zip(queries["instruction_row"], queries["has_input"], queries["task"], strict=True))}
+    by_query = {
+        key: row
+        for row, key in enumerate(zip(queries["instruction_row"], queries["has_input"], queries["task"], strict=True))
+    }
     return rows, starts, by_query
 
 
@@ -60,11 +63,16 @@ def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
     instruction_rows = np.array([rows[key] for key in table["instruction_key"].to_pylist()])
     pair_keys = np.array([int.from_bytes(key[:8], "big") for key in table["pair_key"].to_pylist()], dtype=np.uint64)
     place = _places(pair_keys, ids, instruction_rows, starts)
-    queries = zip(instruction_rows.tolist(), map(has_input, table["input"].to_pylist()), table["task"].to_pylist(), strict=True)
+    queries = zip(
+        instruction_rows.tolist(), map(has_input, table["input"].to_pylist()), table["task"].to_pylist(), strict=True
+    )
     placed = table.append_column("duplicate", pa.array(duplicate)).append_column("place", pa.array(place))
     placed = placed.append_column("query_row", pa.array([by_query[query] for query in queries], pa.int64()))
     for name in _TEXTS:
-        column = pa.array([None if gone else text for gone, text in zip(duplicate, placed[name].to_pylist(), strict=True)], pa.string())
+        column = pa.array(
+            [None if gone else text for gone, text in zip(duplicate, placed[name].to_pylist(), strict=True)],
+            pa.string(),
+        )
         placed = placed.set_column(placed.column_names.index(name), name, column)
     width = max(1, -(-int(starts[-1]) // blocks))
     return conform_placed(placed, np.minimum(place // width, blocks - 1).tolist())
@@ -91,10 +99,21 @@ def write_block(batch: pa.Table, *, work: str) -> pa.Table:
     if not len(batch):
         return record_table([])
     number = batch["block"][0].as_py()
-    return record_table([{**write_part(f"{work}/placed", in_order(batch.drop_columns(["block"])), PLACED), "block": number}])
+    return record_table(
+        [{**write_part(f"{work}/placed", in_order(batch.drop_columns(["block"])), PLACED), "block": number}]
+    )
 
 
 def in_order(table: pa.Table) -> pa.Table:
     """A block's rows in their one order."""
-    return table.sort_by([("place", "ascending"), ("pair_key", "ascending"), ("id", "ascending"), ("duplicate", "ascending"),
-                          ("input_index", "ascending"), ("file_index", "ascending"), ("line", "ascending")])
+    return table.sort_by(
+        [
+            ("place", "ascending"),
+            ("pair_key", "ascending"),
+            ("id", "ascending"),
+            ("duplicate", "ascending"),
+            ("input_index", "ascending"),
+            ("file_index", "ascending"),
+            ("line", "ascending"),
+        ]
+    )

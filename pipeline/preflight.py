@@ -28,16 +28,29 @@ class Checked:
         """The scorer as the manifest names it."""
         from operators.models import fingerprint
 
-        identity = fingerprint(self.encoder["model"], self.model_config, self.tokenizer, dtype=dtype,
-                               template_hash=self.template_hash, append_eos=self.encoder["append_eos"])
-        return {"model": self.encoder["model"], "fingerprint": identity, "dtype": dtype,
-                "template_text": self.encoder["template_text"], "template_hash": self.template_hash}
+        identity = fingerprint(
+            self.encoder["model"],
+            self.model_config,
+            self.tokenizer,
+            dtype=dtype,
+            template_hash=self.template_hash,
+            append_eos=self.encoder["append_eos"],
+        )
+        return {
+            "model": self.encoder["model"],
+            "fingerprint": identity,
+            "dtype": dtype,
+            "template_text": self.encoder["template_text"],
+            "template_hash": self.template_hash,
+        }
 
 
 def check_output(output: str) -> Path:
     """The output folder as a path; raises BadRequest where nothing can be written there. Creates nothing."""
     if "://" in output:
-        raise BadRequest(f"output: {output!r}: found a URL; accepted: a folder on a disk, local or shared by all machines")
+        raise BadRequest(
+            f"output: {output!r}: found a URL; accepted: a folder on a disk, local or shared by all machines"
+        )
     path = Path(output).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
@@ -60,7 +73,9 @@ def check_models(config: Config) -> Checked:
         tokenizer = load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
         model = load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
         template = load_template(wanted.template, tokenizer)
-        (trial,) = Encoder(tokenizer, template, wanted.append_eos, wanted.max_length).prompts([("Say it again.", "It.")])
+        (trial,) = Encoder(tokenizer, template, wanted.append_eos, wanted.max_length).prompts(
+            [("Say it again.", "It.")]
+        )
         if isinstance(trial, TemplateProblem):
             raise trial
         empty_context(tokenizer)
@@ -74,12 +89,23 @@ def check_models(config: Config) -> Checked:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
     positions = window(model)
     if positions is not None and wanted.max_length > positions:
-        raise BadRequest(f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; "
-                         f"set it to at most {positions}")
+        raise BadRequest(
+            f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; "
+            f"set it to at most {positions}"
+        )
     return Checked(
-        encoder={"model": wanted.model, "trust_remote_code": wanted.trust_remote_code, "template": wanted.template,
-                 "template_text": template.text, "append_eos": wanted.append_eos, "max_length": wanted.max_length},
-        model_config=model, tokenizer=tokenizer, template_hash=template.hash)
+        encoder={
+            "model": wanted.model,
+            "trust_remote_code": wanted.trust_remote_code,
+            "template": wanted.template,
+            "template_text": template.text,
+            "append_eos": wanted.append_eos,
+            "max_length": wanted.max_length,
+        },
+        model_config=model,
+        tokenizer=tokenizer,
+        template_hash=template.hash,
+    )
 
 
 def check_quota(config: Config, sources: set[str]) -> None:

@@ -78,7 +78,9 @@ def copy_parts(run: Path, files: list[dict[str, Any]], work: Path) -> list[Recor
 def publish(output: Path, work: Path, run_id: str, manifest: dict[str, Any]) -> Path:
     """Write manifest and configuration beside the gathered parts, move all of it into place, and point to it."""
     staged, final = work / "run", output / "runs" / run_id
-    (staged / "config.yaml").write_text(yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (staged / "config.yaml").write_text(
+        yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     final.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(final)
@@ -95,7 +97,9 @@ def find_run(path: Path) -> tuple[Path, Path]:
     try:
         pointed = json.loads((path / POINTER).read_text(encoding="utf-8"))["run"]
     except FileNotFoundError as error:
-        raise BadRequest(f"{path}: no {POINTER} or {MANIFEST} here; accepted: an output folder of `tss run`, or one of its runs/<id>") from error
+        raise BadRequest(
+            f"{path}: no {POINTER} or {MANIFEST} here; accepted: an output folder of `tss run`, or one of its runs/<id>"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{path / POINTER}: cannot be read: {error}") from error
     run = (path / str(pointed)).resolve()

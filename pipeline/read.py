@@ -31,7 +31,14 @@ class RawRow:
 
 def read_chunk(chunk: Chunk) -> Iterator[RawRow]:
     """All rows of a chunk, in order."""
-    readers = {"jsonl": _json_lines, "json": _json_file, "csv": _csv, "parquet": _parquet, "saved": _dataset, "hub": _dataset}
+    readers = {
+        "jsonl": _json_lines,
+        "json": _json_file,
+        "csv": _csv,
+        "parquet": _parquet,
+        "saved": _dataset,
+        "hub": _dataset,
+    }
     return readers[chunk.kind](chunk)
 
 
@@ -87,15 +94,24 @@ def _skip_line(file: io.BufferedReader) -> int:
 
 def _too_large(line: int, data: bytes, size: int) -> RawRow:
     kept = data[:KEPT_OF_LARGE_ROW].decode("utf-8", "replace")
-    return RawRow(line, None, json.dumps(kept, ensure_ascii=False),
-                  Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds the first {KEPT_OF_LARGE_ROW}"))
+    return RawRow(
+        line,
+        None,
+        json.dumps(kept, ensure_ascii=False),
+        Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds the first {KEPT_OF_LARGE_ROW}"),
+    )
 
 
 def _parse_line(line: int, data: bytes) -> RawRow:
     try:
         text = data.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        return RawRow(line, None, _as_json_text(data.rstrip(b"\r\n")), Rejection("invalid_utf8", f"byte {error.start} of the line: {error.reason}"))
+        return RawRow(
+            line,
+            None,
+            _as_json_text(data.rstrip(b"\r\n")),
+            Rejection("invalid_utf8", f"byte {error.start} of the line: {error.reason}"),
+        )
     try:
         record = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -125,8 +141,14 @@ def _json_file(chunk: Chunk) -> Iterator[RawRow]:
     parsed = _parse_line(1, data.removeprefix(b"\xef\xbb\xbf"))
     if parsed.problem is not None:
         detail = f"the whole file is one JSON array, and it cannot be read: {parsed.problem.detail}"
-        yield RawRow(1, None, parsed.raw[:KEPT_OF_LARGE_ROW] if len(parsed.raw) <= KEPT_OF_LARGE_ROW
-                     else json.dumps(parsed.raw[:KEPT_OF_LARGE_ROW]), Rejection(parsed.problem.reason, detail))
+        yield RawRow(
+            1,
+            None,
+            parsed.raw[:KEPT_OF_LARGE_ROW]
+            if len(parsed.raw) <= KEPT_OF_LARGE_ROW
+            else json.dumps(parsed.raw[:KEPT_OF_LARGE_ROW]),
+            Rejection(parsed.problem.reason, detail),
+        )
         return
     for row, record in enumerate(parsed.record, 1):
         yield RawRow(row, record, json.dumps(record, ensure_ascii=False))
@@ -154,12 +176,25 @@ def _csv(chunk: Chunk) -> Iterator[RawRow]:
 
 def _csv_row(line: int, header: list[str], values: list[str]) -> RawRow:
     escaped = any("\udc80" <= char <= "\udcff" for value in values for char in value)
-    shown = [value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for value in values] if escaped else values
+    shown = (
+        [value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for value in values]
+        if escaped
+        else values
+    )
     if escaped:
-        return RawRow(line, None, json.dumps(shown, ensure_ascii=False), Rejection("invalid_utf8", "a field holds bytes that are not UTF-8"))
+        return RawRow(
+            line,
+            None,
+            json.dumps(shown, ensure_ascii=False),
+            Rejection("invalid_utf8", "a field holds bytes that are not UTF-8"),
+        )
     if len(values) != len(header):
-        return RawRow(line, None, json.dumps(values, ensure_ascii=False),
-                      Rejection("malformed_csv", f"{len(values)} fields, and the header has {len(header)}"))
+        return RawRow(
+            line,
+            None,
+            json.dumps(values, ensure_ascii=False),
+            Rejection("malformed_csv", f"{len(values)} fields, and the header has {len(header)}"),
+        )
     record = dict(zip(header, values, strict=True))
     return RawRow(line, record, json.dumps(record, ensure_ascii=False))
 

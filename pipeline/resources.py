@@ -90,7 +90,9 @@ def pools(config: Config) -> Pools:
     settings = config.ray
     per_scorer = (1.0 if gpus else 0.0) if settings.gpus_per_scorer == "auto" else float(settings.gpus_per_scorer)
     if per_scorer > gpus:
-        raise BadRequest(f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {gpus} GPUs; set it to auto or 0")
+        raise BadRequest(
+            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {gpus} GPUs; set it to auto or 0"
+        )
     if settings.scorers == "auto":
         scorers = max(1, int(gpus / per_scorer)) if per_scorer else nodes
     else:
@@ -99,8 +101,13 @@ def pools(config: Config) -> Pools:
         raise BadRequest(f"ray.scorers: {scorers} scorers of {per_scorer:g} GPUs each do not fit on {gpus} GPUs")
     embedders = nodes if settings.embedders == "auto" else settings.embedders
     return Pools(
-        scorers=scorers, embedders=embedders, gpus_per_scorer=per_scorer, gpus_per_embedder=0.0,
-        threads_per_scorer=_threads(scorers, nodes), threads_per_embedder=_threads(embedders, nodes))
+        scorers=scorers,
+        embedders=embedders,
+        gpus_per_scorer=per_scorer,
+        gpus_per_embedder=0.0,
+        threads_per_scorer=_threads(scorers, nodes),
+        threads_per_embedder=_threads(embedders, nodes),
+    )
 
 
 def _threads(actors: int, nodes: int) -> int:
@@ -121,7 +128,9 @@ def scorer_dtype(config: Config, sizes: Pools) -> str:
     def resolve() -> str:
         from operators.models import resolve_dtype
 
-        return str(resolve_dtype(config.scorer.dtype, "cuda" if sizes.gpus_per_scorer else "cpu")).removeprefix("torch.")
+        return str(resolve_dtype(config.scorer.dtype, "cuda" if sizes.gpus_per_scorer else "cpu")).removeprefix(
+            "torch."
+        )
 
     if config.scorer.dtype != "auto" or not sizes.gpus_per_scorer:
         return resolve()

@@ -26,7 +26,8 @@ def instructions_of_part(batch: pa.Table, *, work: str) -> pa.Table:
     """Write the INSTRUCTIONS of each admitted part."""
     return record_table(
         write_part(f"{work}/instructions", distinct_instructions(read_part(json.loads(text), _COLUMNS)), INSTRUCTIONS)
-        for text in batch["item"].to_pylist())
+        for text in batch["item"].to_pylist()
+    )
 
 
 def build_table(parts: list[Record], index: str, pool_texts: list[str] | None) -> Record:
@@ -34,11 +35,18 @@ def build_table(parts: list[Record], index: str, pool_texts: list[str] | None) -
     table = merge_instructions(read_part(part) for part in parts)
     if pool_texts is not None:
         table = table.set_column(table.column_names.index("in_pool"), "in_pool", pa.array([False] * len(table)))
-        extra = [{"key": instruction_key(text), "text": text, "in_pool": True, "tokens": 0, "uses": []} for text in pool_texts]
+        extra = [
+            {"key": instruction_key(text), "text": text, "in_pool": True, "tokens": 0, "uses": []}
+            for text in pool_texts
+        ]
         table = merge_instructions([table, from_rows(extra, INSTRUCTIONS)])
     Path(index).mkdir(parents=True, exist_ok=True)
     pq.write_table(table, f"{index}/instructions.parquet")
-    return {"instructions": len(table), "pool": sum(table["in_pool"].to_pylist()), "tokens": sum(table["tokens"].to_pylist())}
+    return {
+        "instructions": len(table),
+        "pool": sum(table["in_pool"].to_pylist()),
+        "tokens": sum(table["tokens"].to_pylist()),
+    }
 
 
 class EmbedRange:
@@ -73,8 +81,12 @@ def build_matrix(parts: list[Record], index: str) -> None:
 @lru_cache(maxsize=1)
 def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
     """The pool of this worker process."""
-    return Pool(pq.read_table(f"{index}/instructions.parquet"), np.load(f"{index}/embeddings.npy", mmap_mode="r", allow_pickle=False),
-                paraphrase_max=paraphrase_max, same_task=same_task)
+    return Pool(
+        pq.read_table(f"{index}/instructions.parquet"),
+        np.load(f"{index}/embeddings.npy", mmap_mode="r", allow_pickle=False),
+        paraphrase_max=paraphrase_max,
+        same_task=same_task,
+    )
 
 
 def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: int) -> pa.Table:
@@ -100,14 +112,20 @@ def read_pool_file(path: str) -> list[str]:
             case ".txt":
                 texts = Path(path).read_text(encoding="utf-8").splitlines()
             case ".jsonl":
-                texts = [json.loads(line)["instruction"] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+                texts = [
+                    json.loads(line)["instruction"]
+                    for line in Path(path).read_text(encoding="utf-8").splitlines()
+                    if line.strip()
+                ]
             case ".csv":
                 with Path(path).open(encoding="utf-8-sig", newline="") as file:
                     texts = [row["instruction"] for row in csv.DictReader(file)]
             case ".parquet":
                 texts = pq.read_table(path, columns=["instruction"])["instruction"].to_pylist()
             case _:
-                raise BadRequest(f"{key}: unknown kind of file; accepted: .txt, .jsonl, .csv, .parquet with a column instruction")
+                raise BadRequest(
+                    f"{key}: unknown kind of file; accepted: .txt, .jsonl, .csv, .parquet with a column instruction"
+                )
     except FileNotFoundError as error:
         raise BadRequest(f"{key}: no such file") from error
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:

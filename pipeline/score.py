@@ -27,8 +27,19 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 class ScoreBlock:
     """Actor: holds the model, turns each block of PLACED rows into one SCORED part."""
 
-    def __init__(self, *, work: str, index: str, encoder: dict[str, Any], pool: dict[str, Any], model: dict[str, Any],
-                 batch_tokens: int | str, k: int, score: dict[str, Any], threads: int):
+    def __init__(
+        self,
+        *,
+        work: str,
+        index: str,
+        encoder: dict[str, Any],
+        pool: dict[str, Any],
+        model: dict[str, Any],
+        batch_tokens: int | str,
+        k: int,
+        score: dict[str, Any],
+        threads: int,
+    ):
         import torch
 
         from operators.logprob import TargetScorer
@@ -62,7 +73,9 @@ class ScoreBlock:
         for number in rows["query_row"].to_pylist():
             row = self._neighbours.slice(number, 1).to_pylist()[0]
             query = Query(row["instruction_row"], row["has_input"], row["task"])
-            found.append(Candidates(query, row["candidates"], row["similarities"], row["complete"], row["paraphrases_skipped"]))
+            found.append(
+                Candidates(query, row["candidates"], row["similarities"], row["complete"], row["paraphrases_skipped"])
+            )
         return found
 
 
@@ -82,8 +95,13 @@ def finish_rows(likelihoods: pa.Table, work: str, score: dict[str, Any]) -> Reco
     for source, number in _count(scored["source"]).items():
         by_source[source] = {"scored": number, "unscored": unscored.get(source, 0)}
     known = scored.select(["id", "tss_pp", "instruction", "output"]).filter(pc.is_valid(scored["tss_pp"]))
-    return {**write_part(f"{work}/scored", scored, SCORED), "sources": dict(by_source), "sample": _sample(known),
-            "best": _extremes(known, "descending"), "worst": _extremes(known, "ascending")}
+    return {
+        **write_part(f"{work}/scored", scored, SCORED),
+        "sources": dict(by_source),
+        "sample": _sample(known),
+        "best": _extremes(known, "descending"),
+        "worst": _extremes(known, "ascending"),
+    }
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:
@@ -97,4 +115,7 @@ def _sample(known: pa.Table) -> list[list]:
 
 def _extremes(known: pa.Table, direction: str) -> list[list]:
     rows = known.sort_by([("tss_pp", direction), ("id", "ascending")]).slice(0, EXTREMES).to_pylist()
-    return [[row["tss_pp"], row["id"], " ".join(row["instruction"][:300].split()), " ".join(row["output"][:300].split())] for row in rows]
+    return [
+        [row["tss_pp"], row["id"], " ".join(row["instruction"][:300].split()), " ".join(row["output"][:300].split())]
+        for row in rows
+    ]

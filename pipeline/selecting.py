@@ -75,8 +75,13 @@ def _inside_cap(table: pa.Table, orders: np.ndarray, column: str, paths: list[st
     cuts = pa.concat_tables([pq.read_table(path) for path in paths]) if paths else _GROUP_CUTS.empty_table()
     last = {row["group"]: (row["order"], row["id"]) for row in cuts.to_pylist()}
     groups, ids = _groups(table, column), table["id"].to_pylist()
-    return np.array([group not in last or (int(order), one) <= last[group]
-                     for group, order, one in zip(groups, orders, ids, strict=True)], dtype=bool)
+    return np.array(
+        [
+            group not in last or (int(order), one) <= last[group]
+            for group, order, one in zip(groups, orders, ids, strict=True)
+        ],
+        dtype=bool,
+    )
 
 
 def _groups(table: pa.Table, column: str) -> list[str]:
@@ -96,8 +101,14 @@ def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
         table = read_part(part, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
         values = np.array([where.numeric(table, name) for name in score]).reshape(len(score), len(table))
         values = values[:, np.isfinite(values).all(axis=0)]
-        records.append({"total": int(_costs(table, cost).sum()), "count": values.shape[1],
-                        "sums": values.sum(axis=1).tolist(), "squares": (values**2).sum(axis=1).tolist()})
+        records.append(
+            {
+                "total": int(_costs(table, cost).sum()),
+                "count": values.shape[1],
+                "sums": values.sum(axis=1).tolist(),
+                "squares": (values**2).sum(axis=1).tolist(),
+            }
+        )
     return record_table(records)
 
 
@@ -107,7 +118,9 @@ def caps_of_part(batch: pa.Table, *, ranking: dict[str, Any], column: str, n: in
     for part in map(json.loads, batch["item"].to_pylist()):
         columns = where.needed_columns({*chosen.columns(), column})
         table, orders, _ = _eligible(read_part(part, columns), chosen)
-        rows = pa.table([pa.array(_groups(table, column), pa.string()), pa.array(orders), table["id"]], schema=_GROUP_CUTS)
+        rows = pa.table(
+            [pa.array(_groups(table, column), pa.string()), pa.array(orders), table["id"]], schema=_GROUP_CUTS
+        )
         yield rows.take(pa.array(_best(rows, n)))
 
 
@@ -133,7 +146,10 @@ def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dic
     chosen, records = Ranking(**ranking), []
     for part in map(json.loads, batch["item"].to_pylist()):
         table, orders, costs = _eligible(read_part(part, chosen.columns()), chosen)
-        digits, owners = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)), _budget_of(table, chosen)
+        digits, owners = (
+            budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)),
+            _budget_of(table, chosen),
+        )
         for name, prefix in prefixes.items():
             own = owners == name
             bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefix))
@@ -141,12 +157,17 @@ def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dic
     return record_table(records)
 
 
-def choose_of_part(batch: pa.Table, *, ranking: dict[str, Any], cuts: dict[str, list[int] | None], work: str, sample: int) -> pa.Table:
+def choose_of_part(
+    batch: pa.Table, *, ranking: dict[str, Any], cuts: dict[str, list[int] | None], work: str, sample: int
+) -> pa.Table:
     """Write the rows of a part that every cut admits, with a sample of their orders for the boundaries of the output files."""
     chosen, records = Ranking(**ranking), []
     for part in map(json.loads, batch["item"].to_pylist()):
         table, orders, _ = _eligible(read_part(part), chosen)
-        digits, owners = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)), _budget_of(table, chosen)
+        digits, owners = (
+            budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)),
+            _budget_of(table, chosen),
+        )
         inside = np.zeros(len(table), dtype=bool)
         for name, prefix in cuts.items():
             inside |= (owners == name) & budget.below(digits, None if prefix is None else tuple(prefix))
@@ -154,7 +175,13 @@ def choose_of_part(batch: pa.Table, *, ranking: dict[str, Any], cuts: dict[str, 
         if len(taken):
             spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)
             counts = {item["values"]: item["counts"] for item in taken["source"].value_counts().to_pylist()}
-            records.append({**write_part(f"{work}/chosen", taken, _CHOSEN), "orders": np.sort(orders[inside])[spread].tolist(), "sources": counts})
+            records.append(
+                {
+                    **write_part(f"{work}/chosen", taken, _CHOSEN),
+                    "orders": np.sort(orders[inside])[spread].tolist(),
+                    "sources": counts,
+                }
+            )
     return record_table(records)
 
 

@@ -114,7 +114,11 @@ def _list(path: str) -> list[tuple[str, int]]:
     if not prefix and ((Path(inner) / "dataset_info.json").is_file() or (Path(inner) / "dataset_dict.json").is_file()):
         return [(path, sum(file.stat().st_size for file in Path(inner).rglob("*.arrow")))]
     entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
-    files = sorted((prefix + one.path, one.size) for one in entries if one.is_file and _kind(one.path) and not _hidden(one.path, inner))
+    files = sorted(
+        (prefix + one.path, one.size)
+        for one in entries
+        if one.is_file and _kind(one.path) and not _hidden(one.path, inner)
+    )
     if not files:
         raise ValueError(f"no file of a known kind in this folder; accepted: {ACCEPTED}")
     return files
@@ -127,9 +131,13 @@ def _glob(pattern: str, prefix: str) -> list[tuple[str, int]]:
     else:
         base = pattern[: min(pattern.index(sign) for sign in "*?[" if sign in pattern)].rpartition("/")[0]
         filesystem, inner = open_filesystem(base)
-        wanted = open_filesystem(base)[1] + pattern[len(base):]
+        wanted = open_filesystem(base)[1] + pattern[len(base) :]
         entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
-        files = sorted((prefix + one.path, one.size) for one in entries if one.is_file and fnmatch.fnmatch(one.path, wanted) and _kind(one.path))
+        files = sorted(
+            (prefix + one.path, one.size)
+            for one in entries
+            if one.is_file and fnmatch.fnmatch(one.path, wanted) and _kind(one.path)
+        )
     if not files:
         raise FileNotFoundError(pattern)
     return files
@@ -146,8 +154,10 @@ def _hub(index: int, one: Input, columns: dict[str, str] | None) -> Chunk:
     try:
         HfApi().dataset_info(name, timeout=20)
     except (OSError, ValueError) as error:
-        raise BadRequest(f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({str(error).splitlines()[0]}); "
-                         "is the name right and the hub reachable? Offline, give the path of a dataset saved by datasets") from error
+        raise BadRequest(
+            f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({str(error).splitlines()[0]}); "
+            "is the name right and the hub reachable? Offline, give the path of a dataset saved by datasets"
+        ) from error
     return Chunk(name, "hub", None, one.source or name.rpartition("/")[2], columns, index, 0, 1, split=one.split)
 
 
@@ -162,7 +172,9 @@ def _split(file: Chunk, target: int) -> list[Chunk]:
             with filesystem.open_input_file(inner) as opened:
                 groups = pq.ParquetFile(opened).num_row_groups
         except (OSError, pa.ArrowException) as error:
-            raise BadRequest(f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {str(error).splitlines()[0]}") from error
+            raise BadRequest(
+                f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {str(error).splitlines()[0]}"
+            ) from error
         edges = [groups * i // min(pieces, max(1, groups)) for i in range(min(pieces, max(1, groups)) + 1)]
     elif file.kind in ("saved", "hub"):
         rows = len(open_dataset(file))
@@ -177,11 +189,19 @@ def open_dataset(chunk: Chunk) -> Any:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(chunk.uri, split=chunk.split) if chunk.kind == "hub" else datasets.load_from_disk(chunk.uri)
+        loaded = (
+            datasets.load_dataset(chunk.uri, split=chunk.split)
+            if chunk.kind == "hub"
+            else datasets.load_from_disk(chunk.uri)
+        )
     except (OSError, ValueError) as error:
-        raise BadRequest(f"input.{chunk.input_index}.path: {chunk.uri!r} is not a saved dataset: {str(error).splitlines()[0]}") from error
+        raise BadRequest(
+            f"input.{chunk.input_index}.path: {chunk.uri!r} is not a saved dataset: {str(error).splitlines()[0]}"
+        ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if chunk.split not in loaded:
-            raise BadRequest(f"input.{chunk.input_index}.split: no split {chunk.split!r}; accepted: {', '.join(loaded)}")
+            raise BadRequest(
+                f"input.{chunk.input_index}.split: no split {chunk.split!r}; accepted: {', '.join(loaded)}"
+            )
         loaded = loaded[chunk.split]
     return loaded

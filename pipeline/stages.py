@@ -92,12 +92,18 @@ def read(run: Run, chunks: list[Chunk], checked: Checked) -> list[Record]:
             stage.advance(note=f"{rows:,} rows")
 
         kwargs = {"work": run.work, "encoder": checked.encoder, "too_long": run.config.scorer.too_long}
-        return _execute("read", _map(_items([chunk.to_json() for chunk in chunks]), admit.admit_chunk, fn_kwargs=kwargs), tick)
+        return _execute(
+            "read", _map(_items([chunk.to_json() for chunk in chunks]), admit.admit_chunk, fn_kwargs=kwargs), tick
+        )
 
 
 def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     """Lines are numbered within a file, so a file in several byte ranges needs its lines counted first."""
-    split = [chunk for chunk in chunks if chunk.kind == "jsonl" and chunk.stop >= 0 and (chunk.start or chunk.stop < chunk.size)]
+    split = [
+        chunk
+        for chunk in chunks
+        if chunk.kind == "jsonl" and chunk.stop >= 0 and (chunk.start or chunk.stop < chunk.size)
+    ]
     if not split:
         return chunks
     counted = _execute("read", _map(_items([chunk.to_json() for chunk in split]), admit.count_chunk))
@@ -115,21 +121,39 @@ def retrieve_alternatives(run: Run, admitted: list[Record], pool_texts: list[str
     """Build the index: distinct instructions, embeddings in an actor pool, exact neighbours."""
     config = run.config
     with run.reporter.stage("instructions", len(admitted)) as stage:
-        parts = _execute("instructions", _map(_items(admitted), retrieve.instructions_of_part, fn_kwargs={"work": run.work}),
-                         lambda record: stage.advance(note=f"{record['rows']:,} in this part"))
+        parts = _execute(
+            "instructions",
+            _map(_items(admitted), retrieve.instructions_of_part, fn_kwargs={"work": run.work}),
+            lambda record: stage.advance(note=f"{record['rows']:,} in this part"),
+        )
         table = _once("instructions", retrieve.build_table, parts, run.index, pool_texts)
         stage.advance(0, f"{table['instructions']:,} distinct instructions")
     ranges = _ranges(table["instructions"], EMBED_BATCHES * config.embedder.batch_size)
     with run.reporter.stage("embed", len(ranges), "ranges") as stage:
-        kwargs = {"work": run.work, "index": run.index, "threads": run.pools.threads_per_embedder, **config.embedder.model_dump()}
-        dataset = _map(_items(ranges), retrieve.EmbedRange, fn_constructor_kwargs=kwargs, compute=actor_pool(run.pools.embedders),
-                       batch_size=1, num_gpus=run.pools.gpus_per_embedder or None)
+        kwargs = {
+            "work": run.work,
+            "index": run.index,
+            "threads": run.pools.threads_per_embedder,
+            **config.embedder.model_dump(),
+        }
+        dataset = _map(
+            _items(ranges),
+            retrieve.EmbedRange,
+            fn_constructor_kwargs=kwargs,
+            compute=actor_pool(run.pools.embedders),
+            batch_size=1,
+            num_gpus=run.pools.gpus_per_embedder or None,
+        )
         parts = _execute("embed", dataset, lambda record: stage.advance())
         _once("embed", retrieve.build_matrix, parts, run.index)
     ranges = _ranges(table["instructions"], NEIGHBOUR_RANGE)
     with run.reporter.stage("neighbours", len(ranges), "ranges") as stage:
         kwargs = {"work": run.work, "pool": pool_settings(run), "k": config.alternatives.k}
-        parts = _execute("neighbours", _map(_items(ranges), retrieve.neighbours_of_range, fn_kwargs=kwargs), lambda record: stage.advance())
+        parts = _execute(
+            "neighbours",
+            _map(_items(ranges), retrieve.neighbours_of_range, fn_kwargs=kwargs),
+            lambda record: stage.advance(),
+        )
         _once("neighbours", retrieve.build_neighbours, parts, run.index)
     return table
 
@@ -152,25 +176,43 @@ def place_rows(run: Run, admitted: list[Record], tokens: int) -> list[Record]:
     dataset = _map(dataset, place.place_rows, fn_kwargs={"index": run.index, "blocks": blocks})
     dataset = dataset.sort("block", boundaries=list(range(1, blocks))) if blocks > 1 else dataset.repartition(1)
     with run.reporter.stage("place", blocks, "blocks") as stage:
-        records = _execute("place", _map(dataset, place.write_block, fn_kwargs={"work": run.work}), lambda record: stage.advance())
+        records = _execute(
+            "place", _map(dataset, place.write_block, fn_kwargs={"work": run.work}), lambda record: stage.advance()
+        )
         return sorted(records, key=lambda record: record["block"])
 
 
 def score_blocks(run: Run, placed: list[Record], encoder: dict[str, Any], model: dict[str, Any]) -> list[Record]:
     """Score block by block in the actor pool; records in the order of the blocks."""
     config = run.config
-    kwargs = {"work": run.work, "index": run.index, "encoder": encoder, "pool": pool_settings(run), "model": model,
-              "batch_tokens": config.scorer.batch_tokens, "k": config.alternatives.k, "score": config.score.model_dump(),
-              "threads": run.pools.threads_per_scorer}
-    dataset = _map(_items(placed), score.ScoreBlock, fn_constructor_kwargs=kwargs, compute=actor_pool(run.pools.scorers),
-                   batch_size=1, num_gpus=run.pools.gpus_per_scorer or None)
+    kwargs = {
+        "work": run.work,
+        "index": run.index,
+        "encoder": encoder,
+        "pool": pool_settings(run),
+        "model": model,
+        "batch_tokens": config.scorer.batch_tokens,
+        "k": config.alternatives.k,
+        "score": config.score.model_dump(),
+        "threads": run.pools.threads_per_scorer,
+    }
+    dataset = _map(
+        _items(placed),
+        score.ScoreBlock,
+        fn_constructor_kwargs=kwargs,
+        compute=actor_pool(run.pools.scorers),
+        batch_size=1,
+        num_gpus=run.pools.gpus_per_scorer or None,
+    )
     with run.reporter.stage("score", len(placed), "blocks") as stage:
         done = {"pairs": 0, "seconds": 0.0}
 
         def tick(record: Record) -> None:
             done["pairs"] += record["work"]["computed"]
             done["seconds"] += record["seconds"]
-            stage.advance(note=f"{done['pairs']:,} pairs, {done['pairs'] / max(done['seconds'], 1e-9):,.0f} a second and scorer")
+            stage.advance(
+                note=f"{done['pairs']:,} pairs, {done['pairs'] / max(done['seconds'], 1e-9):,.0f} a second and scorer"
+            )
 
         return sorted(_execute("score", dataset, tick), key=lambda record: record["block"])
 
@@ -179,7 +221,9 @@ def rescore(run: Run, parts: list[Record]) -> list[Record]:
     """Scores anew from known likelihoods."""
     with run.reporter.stage("rescore", len(parts)) as stage:
         kwargs = {"work": run.work, "score": run.config.score.model_dump()}
-        records = _execute("rescore", _map(_items(parts), score.rescore_part, fn_kwargs=kwargs), lambda record: stage.advance())
+        records = _execute(
+            "rescore", _map(_items(parts), score.rescore_part, fn_kwargs=kwargs), lambda record: stage.advance()
+        )
         return sorted(records, key=lambda record: record["block"])
 
 
@@ -203,6 +247,7 @@ def select(run: Run, scored: list[Record]) -> Selection:
     names = [] if isinstance(wanted.score, str) else list(wanted.score)
     slim = [{"path": record["path"]} for record in scored]
     with run.reporter.stage("select", None, "passes") as stage:
+
         def sweep(function: Any, **kwargs: Any) -> list[Record]:
             records = _execute("select", _map(_items(slim), function, fn_kwargs=kwargs))
             stage.advance()
@@ -212,22 +257,35 @@ def select(run: Run, scored: list[Record]) -> Selection:
         total = sum(record["total"] for record in totals)
         asked = budget.largest_budget(total, wanted.budget)
         cuts = _budgets(asked, wanted.quota)
-        ranking = selecting.Ranking(wanted.score, selecting.moments_of(totals, names), cost, wanted.where, [],
-                                    [*wanted.quota, *([selecting.WHOLE] if wanted.quota and selecting.WHOLE in cuts else [])])
+        ranking = selecting.Ranking(
+            wanted.score,
+            selecting.moments_of(totals, names),
+            cost,
+            wanted.where,
+            [],
+            [*wanted.quota, *([selecting.WHOLE] if wanted.quota and selecting.WHOLE in cuts else [])],
+        )
         for column, n in wanted.max_per.items():
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(run, slim, ranking, column, n))])
             stage.advance()
 
         def histograms(prefixes: dict[str, list[int]]) -> Any:
             stage.advance()
-            return _map(_items(slim), selecting.histogram_of_part, fn_kwargs={"ranking": asdict(ranking), "prefixes": prefixes})
+            return _map(
+                _items(slim), selecting.histogram_of_part, fn_kwargs={"ranking": asdict(ranking), "prefixes": prefixes}
+            )
 
         try:
             cuts = selecting.search(histograms, cuts)
         except RayError as error:
             raise RunFailed("select", _cause(error)) from error
-        chosen = sweep(selecting.choose_of_part, ranking=asdict(ranking), work=run.work, sample=ORDER_SAMPLE,
-                       cuts={name: None if cut.prefix is None else list(cut.prefix) for name, cut in cuts.items()})
+        chosen = sweep(
+            selecting.choose_of_part,
+            ranking=asdict(ranking),
+            work=run.work,
+            sample=ORDER_SAMPLE,
+            cuts={name: None if cut.prefix is None else list(cut.prefix) for name, cut in cuts.items()},
+        )
         rows = sum(cut.rows for cut in cuts.values())
         parts = _write_ranked(run, chosen, rows)
         stage.advance(note=f"{rows:,} rows")
@@ -235,7 +293,9 @@ def select(run: Run, scored: list[Record]) -> Selection:
     for record in chosen:
         for source, number in record["sources"].items():
             sources[source] = sources.get(source, 0) + number
-    return Selection(parts, sources, "examples" if cost == "rows" else "tokens", asked, total, sum(cut.used for cut in cuts.values()))
+    return Selection(
+        parts, sources, "examples" if cost == "rows" else "tokens", asked, total, sum(cut.used for cut in cuts.values())
+    )
 
 
 def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
@@ -249,7 +309,11 @@ def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
 
 def _cap(run: Run, slim: list[Record], ranking: selecting.Ranking, column: str, n: int) -> list[str]:
     best = _map(_items(slim), selecting.caps_of_part, fn_kwargs={"ranking": asdict(ranking), "column": column, "n": n})
-    cuts = _map(best.repartition(max(1, len(slim) // 16), keys=["group"]), selecting.cuts_of_groups, fn_kwargs={"work": run.work, "n": n})
+    cuts = _map(
+        best.repartition(max(1, len(slim) // 16), keys=["group"]),
+        selecting.cuts_of_groups,
+        fn_kwargs={"work": run.work, "n": n},
+    )
     return [record["path"] for record in _execute("select", cuts)]
 
 
@@ -265,7 +329,9 @@ def _write_ranked(run: Run, chosen: list[Record], rows: int) -> list[Record]:
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = _map(_items(items), selecting.file_of_rows, fn_kwargs={"boundaries": boundaries})
     dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
-    records = _execute("select", _map(dataset, selecting.write_ranked, fn_kwargs={"offsets": offsets, "work": run.work}))
+    records = _execute(
+        "select", _map(dataset, selecting.write_ranked, fn_kwargs={"offsets": offsets, "work": run.work})
+    )
     return sorted(records, key=lambda record: record["block"])
 
 

@@ -30,7 +30,8 @@ def summarise(manifest: dict[str, Any], scored: list[Record], run: Path) -> Summ
     lines = [
         "",
         f"rows         {counts['read']:,} read, {sum(counts['rejected'].values()):,} rejected ({lost}), {counts['duplicates']:,} duplicates, "
-        f"{counts['scored']:,} scored" + (f" ({counts['unscored']:,} without alternatives)" if counts["unscored"] else ""),
+        f"{counts['scored']:,} scored"
+        + (f" ({counts['unscored']:,} without alternatives)" if counts["unscored"] else ""),
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
         f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(scored, manifest['timings'])}",
         *_quantiles(scored),
@@ -64,8 +65,10 @@ def _quantiles(scored: list[Record]) -> list[str]:
 def _budget(budget: dict[str, Any], selected: int) -> str:
     text = f"budget       {budget['asked']:,} {budget['unit']} asked, {budget['used']:,} used by {selected:,} selected rows"
     if budget["asked"] >= budget["corpus"]:
-        text += (f"; the budget covers the whole corpus ({budget['corpus']:,} {budget['unit']}), "
-                 "so every row that has a score and passes the filters is taken")
+        text += (
+            f"; the budget covers the whole corpus ({budget['corpus']:,} {budget['unit']}), "
+            "so every row that has a score and passes the filters is taken"
+        )
     elif not selected:
         text += "; no row fits: the best one alone costs more, or the filters admit none"
     return text
@@ -74,8 +77,10 @@ def _budget(budget: dict[str, Any], selected: int) -> str:
 def _examples(title: str, key: str, scored: list[Record], pick: Any) -> list[str]:
     rows = [tuple(row) for record in scored for row in record[key]]
     chosen = pick(5, rows, key=lambda row: row[0])
-    return [f"{title if number == 0 else '':<12} {score:+7.2f}  {_cut(instruction, 60)} -> {_cut(output, 50)}"
-            for number, (score, _, instruction, output) in enumerate(chosen)]
+    return [
+        f"{title if number == 0 else '':<12} {score:+7.2f}  {_cut(instruction, 60)} -> {_cut(output, 50)}"
+        for number, (score, _, instruction, output) in enumerate(chosen)
+    ]
 
 
 def _cut(text: str, length: int) -> str:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 
-os.environ.update({
-    "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false", "RAY_BACKEND_LOG_LEVEL": "fatal"})
+os.environ.update(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }
+)
 
 import json
 from pathlib import Path
@@ -46,21 +54,37 @@ def byte_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(special)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<bos>" if bos else None, chat_template=CHAT_TEMPLATE)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<bos>" if bos else None, chat_template=CHAT_TEMPLATE
+    )
 
 
 def random_model(family: str) -> torch.nn.Module:
     """A random two-layer model with weights large enough that its distributions are far from flat."""
     torch.manual_seed(7)
-    shape = {"vocab_size": 260, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 512}
+    shape = {
+        "vocab_size": 260,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "max_position_embeddings": 512,
+    }
     if family == "llama":
         model = LlamaForCausalLM(LlamaConfig(**shape))
     elif family == "qwen":
         model = Qwen3ForCausalLM(Qwen3Config(**shape))
     else:
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=16, layer_types=["sliding_attention", "full_attention"],
-                                                   final_logit_softcapping=20.0))
+        model = Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **shape,
+                sliding_window=16,
+                layer_types=["sliding_attention", "full_attention"],
+                final_logit_softcapping=20.0,
+            )
+        )
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -90,7 +114,9 @@ def ray_session(tmp_path_factory):
 
     from pipeline.resources import session
 
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False, logging_level="error")
+    ray.init(
+        num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False, logging_level="error"
+    )
     with session(None):
         yield
     ray.shutdown()
@@ -100,6 +126,12 @@ def write_jsonl(path: Path, rows: list) -> Path:
     """Rows as JSON lines; a row that is bytes or text is written as it is."""
     with path.open("wb") as file:
         for row in rows:
-            data = row if isinstance(row, bytes) else row.encode() if isinstance(row, str) else json.dumps(row, ensure_ascii=False).encode()
+            data = (
+                row
+                if isinstance(row, bytes)
+                else row.encode()
+                if isinstance(row, str)
+                else json.dumps(row, ensure_ascii=False).encode()
+            )
             file.write(data + b"\n")
     return path

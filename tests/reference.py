@@ -35,7 +35,13 @@ def alternatives(row: dict, rows: list[dict], pool: list[dict], k: int, paraphra
     `pool`: dicts with text, hash, vector. `rows`: all rows of the run, which say how an instruction is used.
     """
     own = next(one for one in pool if fold(one["text"]) == fold(row["instruction"]))
-    ranked = sorted(pool, key=lambda one: (-float(np.dot(own["vector"].astype(np.float64), one["vector"].astype(np.float64))), one["hash"]))
+    ranked = sorted(
+        pool,
+        key=lambda one: (
+            -float(np.dot(own["vector"].astype(np.float64), one["vector"].astype(np.float64))),
+            one["hash"],
+        ),
+    )
     found, skipped = [], 0
     for one in ranked:
         if wording(one["text"]) == wording(row["instruction"]):

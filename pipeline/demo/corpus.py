@@ -23,7 +23,11 @@ from pathlib import Path
 from pipeline.demo.tasks import BY_DOMAIN, GENERIC, NUMBERS, TASKS, WORDS, Task
 
 KIND_SHARES: dict[str, float] = {
-    "specific": 0.5, "ambiguous": 0.125, "mismatched": 0.125, "generic": 0.125, "noisy": 0.125,
+    "specific": 0.5,
+    "ambiguous": 0.125,
+    "mismatched": 0.125,
+    "generic": 0.125,
+    "noisy": 0.125,
 }
 HELD_OUT_OF = 4  # one input in four is kept from the scorer's training, and the corpus uses only those
 
@@ -92,8 +96,14 @@ def _row(rng: random.Random, kind: str) -> dict[str, str] | None:
         output = _noisy(rng, answer, items, {answer, *others})
     if output is None:
         return None
-    return {"instruction": rng.choice(task.instructions), "input": " ".join(items), "output": output,
-            "task": task.name, "family": task.family, "kind": kind}
+    return {
+        "instruction": rng.choice(task.instructions),
+        "input": " ".join(items),
+        "output": output,
+        "task": task.name,
+        "family": task.family,
+        "kind": kind,
+    }
 
 
 def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:

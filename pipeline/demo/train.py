@@ -57,8 +57,12 @@ def train_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     texts = [text for pair in examples(rng, 30_000) for text in pair]
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=2048, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=2048, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
@@ -86,7 +90,9 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 @torch.inference_mode()
-def exact_match(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> tuple[float, dict[str, float]]:
+def exact_match(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int
+) -> tuple[float, dict[str, float]]:
     """Greedy exact match on `count` held-out inputs: overall and per task."""
     rng = random.Random("held out")
     render = load_template("plain").render
@@ -95,10 +101,15 @@ def exact_match(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cou
     tokenizer.padding_side = "left"
     for start in range(0, count, BATCH):
         drawn = [draw_pair(rng, for_training=False) for _ in range(min(BATCH, count - start))]
-        prompts = tokenizer([render(rng.choice(task.instructions), " ".join(items)) for task, items in drawn],
-                            padding=True, return_tensors="pt", return_token_type_ids=False)
+        prompts = tokenizer(
+            [render(rng.choice(task.instructions), " ".join(items)) for task, items in drawn],
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
         output = model.generate(  # type: ignore[misc]
-            **prompts, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+            **prompts, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.eos_token_id
+        )
         answers = tokenizer.batch_decode(output[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
         for (task, items), answer in zip(drawn, answers, strict=True):
             asked[task.name] += 1
@@ -112,10 +123,20 @@ def train(steps: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
     torch.manual_seed(seed)
     rng = random.Random(f"training {seed}")
     tokenizer = train_tokenizer(rng)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=2048, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
     began = time.monotonic()
     for step, pairs in zip(range(steps), batches(rng), strict=False):
@@ -148,8 +169,13 @@ def main() -> None:
     tokenizer.save_pretrained(args.out)
     shipped = LlamaForCausalLM.from_pretrained(args.out, use_safetensors=True, dtype=torch.float32).eval()
     overall, per_task = exact_match(shipped, tokenizer, args.held_out)
-    report = {"steps": args.steps, "seed": args.seed, "held_out_inputs": args.held_out,
-              "exact_match": round(overall, 4), "per_task": {k: round(v, 3) for k, v in sorted(per_task.items())}}
+    report = {
+        "steps": args.steps,
+        "seed": args.seed,
+        "held_out_inputs": args.held_out,
+        "exact_match": round(overall, 4),
+        "per_task": {k: round(v, 3) for k, v in sorted(per_task.items())},
+    }
     (args.out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 

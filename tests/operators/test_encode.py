@@ -37,7 +37,11 @@ def test_targets_have_no_bos_and_one_eos():
 
 
 def test_nothing_to_encode():
-    assert encode_prompts(byte_tokenizer(bos=True), []) == [] == encode_targets(byte_tokenizer(bos=True), [], append_eos=True)
+    assert (
+        encode_prompts(byte_tokenizer(bos=True), [])
+        == []
+        == encode_targets(byte_tokenizer(bos=True), [], append_eos=True)
+    )
 
 
 def test_an_empty_prompt_is_a_problem():

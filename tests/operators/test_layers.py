@@ -25,8 +25,12 @@ def test_operators_import_neither_ray_nor_pipeline():
 
 
 def test_heavy_libraries_stay_in_the_files_named_for_them():
-    allowed = {"torch": {"models.py", "logprob.py"}, "transformers": {"models.py"}, "sentence_transformers": {"embedder.py"},
-               "sklearn": {"embedder.py"}}
+    allowed = {
+        "torch": {"models.py", "logprob.py"},
+        "transformers": {"models.py"},
+        "sentence_transformers": {"embedder.py"},
+        "sklearn": {"embedder.py"},
+    }
     for path in (ROOT / "operators").glob("*.py"):
         for library, files in allowed.items():
             assert library not in imports_of(path) or path.name in files, (path.name, library)

@@ -12,27 +12,51 @@ from operators.likelihoods import Candidates, score_rows
 from operators.logprob import TargetScorer
 from operators.template import from_text, load_template
 
-INSTRUCTIONS = ["Add the numbers.", "Sort.", "Take the numbers away, one after the other, until none is left.", "Say it twice.", "Turn around."]
+INSTRUCTIONS = [
+    "Add the numbers.",
+    "Sort.",
+    "Take the numbers away, one after the other, until none is left.",
+    "Say it twice.",
+    "Turn around.",
+]
 
 
 def rows_of(texts):
-    return pa.Table.from_pylist([
-        {"id": f"{i:032x}", "source": "s", "instruction": instruction, "input": input, "output": output, "extra": "{}", "task": None,
-         "instruction_key": instruction_key(instruction), "n_prompt_tokens": 5, "n_target_tokens": 5, "input_chars": len(input)}
-        for i, (instruction, input, output) in enumerate(texts)])
+    return pa.Table.from_pylist(
+        [
+            {
+                "id": f"{i:032x}",
+                "source": "s",
+                "instruction": instruction,
+                "input": input,
+                "output": output,
+                "extra": "{}",
+                "task": None,
+                "instruction_key": instruction_key(instruction),
+                "n_prompt_tokens": 5,
+                "n_target_tokens": 5,
+                "input_chars": len(input),
+            }
+            for i, (instruction, input, output) in enumerate(texts)
+        ]
+    )
 
 
 def score(texts, *, k=2, max_length=400, template=None, count=2, input_chars=None):
     rows = rows_of(texts)
     if input_chars is not None:
-        rows = rows.set_column(rows.column_names.index("input_chars"), "input_chars", pa.array([input_chars] * len(rows)))
+        rows = rows.set_column(
+            rows.column_names.index("input_chars"), "input_chars", pa.array([input_chars] * len(rows))
+        )
     table = merge_instructions([distinct_instructions(rows_of([(one, "x", "y") for one in INSTRUCTIONS] + texts))])
     vectors = np.random.default_rng(0).normal(size=(len(table), 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     pool = Pool(table, vectors, paraphrase_max=1.01)
     by_key = {key: row for row, key in enumerate(table["key"].to_pylist())}
-    found = {(q.row, q.has_input): Candidates(q, picked.tolist(), similar.tolist(), complete, skipped)
-             for q, picked, similar, complete, skipped in pool.search(pool.queries(0, len(pool)), count)}
+    found = {
+        (q.row, q.has_input): Candidates(q, picked.tolist(), similar.tolist(), complete, skipped)
+        for q, picked, similar, complete, skipped in pool.search(pool.queries(0, len(pool)), count)
+    }
     candidates = [found[by_key[row["instruction_key"]], bool(row["input"].strip())] for row in rows.to_pylist()]
     tokenizer = byte_tokenizer(bos=True)
     encoder = Encoder(tokenizer, template or load_template("plain"), True, max_length)
@@ -42,14 +66,21 @@ def score(texts, *, k=2, max_length=400, template=None, count=2, input_chars=Non
 
 
 def test_every_value_is_that_of_the_twin():
-    rows, work, encoder, model, _ = score([("Sort.", "b a", "a b"), ("Add the numbers.", "1 2", "3"), ("Sort.", "c", "c")])
+    rows, work, encoder, model, _ = score(
+        [("Sort.", "b a", "a b"), ("Add the numbers.", "1 2", "3"), ("Sort.", "c", "c")]
+    )
     for row in rows:
         (target,) = encoder.targets([row["output"]])
-        for value, prompt in [(row["loglik_mean"], encoder.prompt(row["instruction"], row["input"])),
-                              (row["loglik_empty_mean"], empty_context(encoder.tokenizer)),
-                              *((one["loglik_mean"], encoder.prompt(one["instruction"], row["input"])) for one in row["alternatives"])]:
+        for value, prompt in [
+            (row["loglik_mean"], encoder.prompt(row["instruction"], row["input"])),
+            (row["loglik_empty_mean"], empty_context(encoder.tokenizer)),
+            *((one["loglik_mean"], encoder.prompt(one["instruction"], row["input"])) for one in row["alternatives"]),
+        ]:
             assert value == pytest.approx(loglik(model, prompt, target) / len(target), abs=1e-4)
-        assert row["loglik_sum"] == pytest.approx(row["loglik_mean"] * len(target), rel=1e-5) and row["n_alternatives"] == 2
+        assert (
+            row["loglik_sum"] == pytest.approx(row["loglik_mean"] * len(target), rel=1e-5)
+            and row["n_alternatives"] == 2
+        )
     assert work.pairs == work.computed == 12
 
 
@@ -59,7 +90,9 @@ def test_equal_pairs_are_computed_once():
     assert work.pairs == 5 * 6 and work.computed == 5 + 1
     own = {row["instruction"]: row["loglik_mean"] for row in rows}
     for row in rows:
-        assert {one["instruction"]: one["loglik_mean"] for one in row["alternatives"]} == {text: own[text] for text in own if text != row["instruction"]}
+        assert {one["instruction"]: one["loglik_mean"] for one in row["alternatives"]} == {
+            text: own[text] for text in own if text != row["instruction"]
+        }
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -70,7 +103,8 @@ def test_an_alternative_that_is_too_long_is_replaced_by_the_next(count):
     longest = max(len(encoder.prompt(one["instruction"], "b a")) for one in free["alternatives"])
     (row,), *_ = score(texts, k=3, count=count, max_length=longest - 1 + len(encoder.targets(["a b"])[0]))
     assert [one["instruction"] for one in row["alternatives"]] == [
-        one["instruction"] for one in free["alternatives"] if len(encoder.prompt(one["instruction"], "b a")) < longest]
+        one["instruction"] for one in free["alternatives"] if len(encoder.prompt(one["instruction"], "b a")) < longest
+    ]
 
 
 def test_a_template_that_fails_on_an_alternative_passes_it_over():
@@ -83,6 +117,10 @@ def test_a_cut_input_is_cut_for_all_and_kept_verbatim():
     (row,), _, encoder, model, _ = score([("Sort.", "b a and more", "a b")], input_chars=3)
     (target,) = encoder.targets(["a b"])
     assert row["input_truncated"] and row["input"] == "b a and more"
-    assert row["loglik_mean"] == pytest.approx(loglik(model, encoder.prompt("Sort.", "b a"), target) / len(target), abs=1e-4)
+    assert row["loglik_mean"] == pytest.approx(
+        loglik(model, encoder.prompt("Sort.", "b a"), target) / len(target), abs=1e-4
+    )
     one = row["alternatives"][0]
-    assert one["loglik_mean"] == pytest.approx(loglik(model, encoder.prompt(one["instruction"], "b a"), target) / len(target), abs=1e-4)
+    assert one["loglik_mean"] == pytest.approx(
+        loglik(model, encoder.prompt(one["instruction"], "b a"), target) / len(target), abs=1e-4
+    )

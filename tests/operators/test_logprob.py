@@ -12,7 +12,12 @@ from operators.encode import Encoder, empty_context
 from operators.logprob import TargetScorer
 from operators.template import load_template
 
-TEXTS = [("Say it.", "yes"), ("Write the words backwards, please.", "b a"), ("Ünï cødé", "日本 text"), ("x", "a much longer output " * 4)]
+TEXTS = [
+    ("Say it.", "yes"),
+    ("Write the words backwards, please.", "b a"),
+    ("Ünï cødé", "日本 text"),
+    ("x", "a much longer output " * 4),
+]
 
 
 def means(sums, targets):
@@ -32,7 +37,10 @@ def test_equals_the_twin(model, bos, template):
         assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
 
 
-@given(lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12), batch_tokens=st.integers(1, 2000))
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12),
+    batch_tokens=st.integers(1, 2000),
+)
 def test_any_lengths_in_any_batch(lengths, batch_tokens):
     model = _MODELS["gemma"]
     rng = np.random.default_rng(len(lengths))

@@ -21,7 +21,10 @@ def test_pickled_weights_are_refused(tmp_path):
         models.load_model(str(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "words"), [("./none", "no such folder"), ("/none/at/all", "no such folder"), ("owner/no-such-model", "Offline")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("./none", "no such folder"), ("/none/at/all", "no such folder"), ("owner/no-such-model", "Offline")],
+)
 def test_what_is_not_there(name, words):
     with pytest.raises(models.ModelProblem, match=words):
         models.load_tokenizer(name)
@@ -38,11 +41,18 @@ def test_an_unreachable_embedder_names_the_offline_choice():
 def test_the_fingerprint_follows_what_decides_a_likelihood(model_folder, tmp_path):
     def identity(folder=model_folder, tokenizer=None, **changes):
         settings = {"dtype": "float32", "template_hash": "t", "append_eos": True, **changes}
-        return models.fingerprint(str(folder), models.load_config(str(folder)), tokenizer or byte_tokenizer(bos=True), **settings)
+        return models.fingerprint(
+            str(folder), models.load_config(str(folder)), tokenizer or byte_tokenizer(bos=True), **settings
+        )
 
     random_model("llama").save_pretrained(tmp_path)
     assert identity() == identity() == identity(tmp_path)  # the folder's name does not count
     random_model("qwen").save_pretrained(tmp_path)
-    others = [identity(tmp_path), identity(tokenizer=byte_tokenizer(bos=False)), identity(dtype="bfloat16"), identity(template_hash="u"),
-              identity(append_eos=False)]
+    others = [
+        identity(tmp_path),
+        identity(tokenizer=byte_tokenizer(bos=False)),
+        identity(dtype="bfloat16"),
+        identity(template_hash="u"),
+        identity(append_eos=False),
+    ]
     assert len({identity(), *others}) == 6

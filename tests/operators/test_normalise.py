@@ -18,20 +18,47 @@ LAYOUTS = [
     ({"definition": ["I"], "input": "X", "targets": ["Y", "Z"]}, ("I", "X", "Y")),
     ({"prompt": "I", "completion": "Y"}, ("I", "", "Y")),
     ({"messages": [{"role": "user", "content": "I"}, {"role": "assistant", "content": "Y"}]}, ("I", "", "Y")),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "I"}]}, {"role": "assistant", "content": "Y"}]}, ("I", "", "Y")),
-    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "I"},
-                        {"from": "function_call", "value": "f"}, {"from": "gpt", "value": "Y"}]}, ("I", "human: a\ngpt: b", "Y")),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "I"}]},
+                {"role": "assistant", "content": "Y"},
+            ]
+        },
+        ("I", "", "Y"),
+    ),
+    (
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "gpt", "value": "b"},
+                {"from": "human", "value": "I"},
+                {"from": "function_call", "value": "f"},
+                {"from": "gpt", "value": "Y"},
+            ]
+        },
+        ("I", "human: a\ngpt: b", "Y"),
+    ),
 ]
 BAD = [
-    ([1], "not_an_object"), (None, "not_an_object"),
-    ({"instruction": "I"}, "missing_field"), ({"text": "I"}, "missing_field"), ({"instruction": None, "output": "Y"}, "missing_field"),
+    ([1], "not_an_object"),
+    (None, "not_an_object"),
+    ({"instruction": "I"}, "missing_field"),
+    ({"text": "I"}, "missing_field"),
+    ({"instruction": None, "output": "Y"}, "missing_field"),
     ({"instruction": "I", "output": None}, "missing_field"),
-    ({"instruction": 5, "output": "Y"}, "wrong_type"), ({"instruction": "I", "input": ["a"], "output": "Y"}, "wrong_type"),
-    ({"instruction": "I", "output": {"a": 1}}, "wrong_type"), ({"messages": "hello"}, "wrong_type"), ({"messages": [1]}, "wrong_type"),
-    ({"instruction": " \n", "output": "Y"}, "empty_instruction"), ({"instruction": "I", "output": "\t "}, "empty_output"),
-    ({"instruction": "I", "output": []}, "empty_output"), ({"instruction": "I", "output": "\ud800"}, "invalid_unicode"),
+    ({"instruction": 5, "output": "Y"}, "wrong_type"),
+    ({"instruction": "I", "input": ["a"], "output": "Y"}, "wrong_type"),
+    ({"instruction": "I", "output": {"a": 1}}, "wrong_type"),
+    ({"messages": "hello"}, "wrong_type"),
+    ({"messages": [1]}, "wrong_type"),
+    ({"instruction": " \n", "output": "Y"}, "empty_instruction"),
+    ({"instruction": "I", "output": "\t "}, "empty_output"),
+    ({"instruction": "I", "output": []}, "empty_output"),
+    ({"instruction": "I", "output": "\ud800"}, "invalid_unicode"),
     ({"instruction": "I", "output": "Y", "more": "\ud800"}, "invalid_unicode"),
-    ({"messages": []}, "no_user_turn"), ({"messages": [{"role": "user", "content": "I"}]}, "no_assistant_turn"),
+    ({"messages": []}, "no_user_turn"),
+    ({"messages": [{"role": "user", "content": "I"}]}, "no_assistant_turn"),
     ({"messages": [{"role": "assistant", "content": "Y"}, {"role": "user", "content": "I"}]}, "no_assistant_turn"),
 ]
 
@@ -50,14 +77,18 @@ def test_reasons(record, reason):
 
 
 def test_other_columns_and_references_travel_in_extra():
-    example = normalise({"definition": "I", "input": "X", "targets": ["Y", "Z"], "task": "t", "n": 3, "deep": {"a": [None]}})
+    example = normalise(
+        {"definition": "I", "input": "X", "targets": ["Y", "Z"], "task": "t", "n": 3, "deep": {"a": [None]}}
+    )
     assert json.loads(example.extra) == {"targets": ["Z"], "task": "t", "n": 3, "deep": {"a": [None]}}
     assert example.task == "t"
 
 
 def test_turns_between_question_and_answer_stay_with_the_row():
     tool = {"from": "function_call", "value": "f"}
-    example = normalise({"conversations": [{"from": "human", "value": "I"}, tool, {"from": "gpt", "value": "Y"}], "tools": "[]"})
+    example = normalise(
+        {"conversations": [{"from": "human", "value": "I"}, tool, {"from": "gpt", "value": "Y"}], "tools": "[]"}
+    )
     assert json.loads(example.extra) == {"tools": "[]", "conversations": [tool]}
 
 

@@ -9,7 +9,9 @@ from operators.template import TemplateProblem, from_text, load_template
 def test_alpaca_with_and_without_input():
     template = load_template("alpaca")
     with_input = template.render("Add.", "1 2")
-    assert "paired with an input" in with_input and with_input.endswith("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n")
+    assert "paired with an input" in with_input and with_input.endswith(
+        "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
+    )
     without = template.render("Add.", "")
     assert "Input" not in without and without.endswith("### Instruction:\nAdd.\n\n### Response:\n")
 
@@ -28,7 +30,9 @@ def test_hash_follows_the_text():
     assert from_text("a", "x").hash == from_text("b", "x").hash != from_text("a", "y").hash
 
 
-@pytest.mark.parametrize("text", ["{{ other }}", "{{ ''.__class__.__mro__ }}", "{{ instruction.missing() }}", "{{ 1 / 0 }}"])
+@pytest.mark.parametrize(
+    "text", ["{{ other }}", "{{ ''.__class__.__mro__ }}", "{{ instruction.missing() }}", "{{ 1 / 0 }}"]
+)
 def test_what_fails_on_a_row_is_a_problem(text):
     with pytest.raises(TemplateProblem):
         from_text("t", text).render("a", "b")

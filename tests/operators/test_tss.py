@@ -1,5 +1,6 @@
 """The scores equal their formulas and keep the order that their definitions promise."""
 
+import itertools
 import math
 
 import numpy as np
@@ -20,7 +21,9 @@ OTHERS = st.lists(LOGLIK, min_size=1, max_size=12)
 def test_formulas(own, others, hardest, tau, lam):
     array = np.array(others, dtype=np.float64)
     assert tss.tss(own, array) == pytest.approx(slow_tss(own, others), abs=1e-9)
-    assert tss.tss_pp(own, array, hardest=hardest, tau=tau, quality_weight=lam) == pytest.approx(slow_tss_pp(own, others, hardest, tau, lam), abs=1e-9)
+    assert tss.tss_pp(own, array, hardest=hardest, tau=tau, quality_weight=lam) == pytest.approx(
+        slow_tss_pp(own, others, hardest, tau, lam), abs=1e-9
+    )
     assert tss.rank(own, array) == sum(other >= own for other in others)
 
 
@@ -28,7 +31,7 @@ def test_formulas(own, others, hardest, tau, lam):
 def test_hard_alternatives_never_raise_the_score(own, others):
     array = np.array(others, dtype=np.float64)
     scores = [tss.tss_pp(own, array, hardest=h, tau=1.0, quality_weight=0.0) for h in range(1, len(others) + 1)]
-    assert all(harder <= easier + 1e-9 for harder, easier in zip(scores, scores[1:], strict=False))
+    assert all(harder <= easier + 1e-9 for harder, easier in itertools.pairwise(scores))
     assert scores[-1] == pytest.approx(tss.tss(own, array), abs=1e-9)
 
 
@@ -37,14 +40,33 @@ def test_no_overflow_far_from_zero():
 
 
 def row(**values):
-    return {"id": "0" * 32, "source": "s", "instruction": "I", "input": "", "output": "Y", "extra": "{}", "n_prompt_tokens": 4,
-            "n_target_tokens": 2, "loglik_sum": -2.0, "loglik_mean": -1.0, "loglik_empty_mean": -2.0, "n_alternatives": 2, "paraphrases_skipped": 0,
-            "input_truncated": False, "alternatives": [{"instruction": "a", "similarity": 0.5, "loglik_mean": -3.0},
-                                                       {"instruction": "b", "similarity": 0.4, "loglik_mean": -1.0}], **values}
+    return {
+        "id": "0" * 32,
+        "source": "s",
+        "instruction": "I",
+        "input": "",
+        "output": "Y",
+        "extra": "{}",
+        "n_prompt_tokens": 4,
+        "n_target_tokens": 2,
+        "loglik_sum": -2.0,
+        "loglik_mean": -1.0,
+        "loglik_empty_mean": -2.0,
+        "n_alternatives": 2,
+        "paraphrases_skipped": 0,
+        "input_truncated": False,
+        "alternatives": [
+            {"instruction": "a", "similarity": 0.5, "loglik_mean": -3.0},
+            {"instruction": "b", "similarity": 0.4, "loglik_mean": -1.0},
+        ],
+        **values,
+    }
 
 
 def scores(normalize="token", **values):
-    table = tss.add_scores(from_rows([row(**values)], LIKELIHOODS), hardest=1, tau=1.0, quality_weight=0.1, normalize=normalize)
+    table = tss.add_scores(
+        from_rows([row(**values)], LIKELIHOODS), hardest=1, tau=1.0, quality_weight=0.1, normalize=normalize
+    )
     return table.to_pylist()[0]
 
 
@@ -52,7 +74,11 @@ def test_the_columns_of_one_row():
     got = scores()
     assert got["tss"] == pytest.approx(-1 - math.log((math.exp(-3) + math.exp(-1)) / 2))
     assert got["tss_pp"] == pytest.approx(1.1 * -1 - -1) and got["rank"] == 1
-    assert got["ppl"] == pytest.approx(math.e) and got["ifd"] == pytest.approx(math.exp(-1)) and got["ifd_loss"] == pytest.approx(0.5)
+    assert (
+        got["ppl"] == pytest.approx(math.e)
+        and got["ifd"] == pytest.approx(math.exp(-1))
+        and got["ifd_loss"] == pytest.approx(0.5)
+    )
 
 
 def test_sums_replace_means():

@@ -8,13 +8,29 @@ import pytest
 
 from operators import where
 
-TABLE = pa.table({"ppl": [1.0, 5.0, None, 9.0], "ifd": [0.5, 1.5, 0.5, 0.2], "source": ["a", "b", "a", "c"], "rank": pa.array([0, 1, None, 2], pa.int32()),
-                  "extra": [json.dumps(x) for x in ({"stars": 3, "lang": "en"}, {"stars": 5}, {}, {"lang": "de", "stars": None})]})
+TABLE = pa.table(
+    {
+        "ppl": [1.0, 5.0, None, 9.0],
+        "ifd": [0.5, 1.5, 0.5, 0.2],
+        "source": ["a", "b", "a", "c"],
+        "rank": pa.array([0, 1, None, 2], pa.int32()),
+        "extra": [json.dumps(x) for x in ({"stars": 3, "lang": "en"}, {"stars": 5}, {}, {"lang": "de", "stars": None})],
+    }
+)
 CASES = [
-    ("ppl < 6", [1, 1, 0, 0]), ("ppl < 6 and ifd < 1", [1, 0, 0, 0]), ("not ppl < 6", [0, 0, 0, 1]), ("1 <= ppl <= 5", [1, 1, 0, 0]),
-    ("source in ['a', 'c']", [1, 0, 1, 1]), ("source not in ['a']", [0, 1, 0, 1]), ("source == 'b' or rank == 0", [1, 1, 0, 0]),
-    ("ppl * 2 + 1 > 10", [0, 1, 0, 1]), ("-ifd > -0.3", [0, 0, 0, 1]), ("stars >= 3", [1, 1, 0, 0]), ("lang == 'de'", [0, 0, 0, 1]),
-    ("ppl / ifd > 10", [0, 0, 0, 1]), ("source != 'a'", [0, 1, 0, 1]),
+    ("ppl < 6", [1, 1, 0, 0]),
+    ("ppl < 6 and ifd < 1", [1, 0, 0, 0]),
+    ("not ppl < 6", [0, 0, 0, 1]),
+    ("1 <= ppl <= 5", [1, 1, 0, 0]),
+    ("source in ['a', 'c']", [1, 0, 1, 1]),
+    ("source not in ['a']", [0, 1, 0, 1]),
+    ("source == 'b' or rank == 0", [1, 1, 0, 0]),
+    ("ppl * 2 + 1 > 10", [0, 1, 0, 1]),
+    ("-ifd > -0.3", [0, 0, 0, 1]),
+    ("stars >= 3", [1, 1, 0, 0]),
+    ("lang == 'de'", [0, 0, 0, 1]),
+    ("ppl / ifd > 10", [0, 0, 0, 1]),
+    ("source != 'a'", [0, 1, 0, 1]),
 ]
 
 
@@ -23,8 +39,25 @@ def test_filters(text, expected):
     assert where.evaluate(where.parse(text), TABLE).astype(int).tolist() == expected
 
 
-@pytest.mark.parametrize("text", ["", "ppl", "5", "ppl <", "open('x')", "ppl.__class__ == 1", "ppl < 1; ifd", "[x for x in y] == 1", "lambda: 1",
-                                  "ppl < None", "ppl ** 2 < 4", "f'{ppl}' == 'a'", "ppl[0] < 1", "(" * 400])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ppl",
+        "5",
+        "ppl <",
+        "open('x')",
+        "ppl.__class__ == 1",
+        "ppl < 1; ifd",
+        "[x for x in y] == 1",
+        "lambda: 1",
+        "ppl < None",
+        "ppl ** 2 < 4",
+        "f'{ppl}' == 'a'",
+        "ppl[0] < 1",
+        "(" * 400,
+    ],
+)
 def test_refusals(text):
     with pytest.raises(where.WhereProblem, match="accepted"):
         where.parse(text)

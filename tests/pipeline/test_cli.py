@@ -15,17 +15,30 @@ ROWS = [{"instruction": f"Do {i}.", "input": "", "output": f"{i}"} for i in rang
 
 
 def tss(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "pipeline", *map(str, arguments)], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, **environment}, cwd=Path(__file__).resolve().parents[2])
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+        cwd=Path(__file__).resolve().parents[2],
+    )
 
 
 @pytest.fixture
 def request_folder(tmp_path, model_folder):
     """A request that would run."""
     write_jsonl(tmp_path / "a.jsonl", ROWS)
-    (tmp_path / "c.yaml").write_text(json.dumps({
-        "input": str(tmp_path / "a.jsonl"), "output": str(tmp_path / "out"), "embedder": {"model": "lexical"},
-        "scorer": {"model": str(model_folder), "template": "plain", "max_length": 200}}))
+    (tmp_path / "c.yaml").write_text(
+        json.dumps(
+            {
+                "input": str(tmp_path / "a.jsonl"),
+                "output": str(tmp_path / "out"),
+                "embedder": {"model": "lexical"},
+                "scorer": {"model": str(model_folder), "template": "plain", "max_length": 200},
+            }
+        )
+    )
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "file").write_text("a file")
     return tmp_path
@@ -56,15 +69,22 @@ def test_bad_requests(request_folder, tmp_path, capsys, monkeypatch, arguments, 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("pipeline.flow.session", lambda address: pytest.fail("work began"))
     before = sorted(tmp_path.rglob("*"))
-    status = cli.main(["run", str(request_folder / "c.yaml"), *(text.format(folder=request_folder) for text in arguments)])
+    status = cli.main(
+        ["run", str(request_folder / "c.yaml"), *(text.format(folder=request_folder) for text in arguments)]
+    )
     shown = capsys.readouterr().err
     assert status == 2 and words in shown and "Traceback" not in shown
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["select", "{folder}"], "no latest.json"), (["select", "{folder}", "--set", "scorer.model=x"], "would need the model"),
-    (["run", "{folder}/none.yaml"], "no such file")])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["select", "{folder}"], "no latest.json"),
+        (["select", "{folder}", "--set", "scorer.model=x"], "would need the model"),
+        (["run", "{folder}/none.yaml"], "no such file"),
+    ],
+)
 def test_bad_requests_of_verbs(request_folder, capsys, arguments, words):
     assert cli.main([text.format(folder=request_folder) for text in arguments]) == 2
     assert words in capsys.readouterr().err

@@ -37,7 +37,9 @@ def test_bad_requests(tmp_path, more, overrides, words):
         config.load(path, overrides)
 
 
-@pytest.mark.parametrize("text", ["", "just text", "[1, 2]", "output: x", "input: []\noutput: x", "input: [{source: a}]\noutput: x"])
+@pytest.mark.parametrize(
+    "text", ["", "just text", "[1, 2]", "output: x", "input: []\noutput: x", "input: [{source: a}]\noutput: x"]
+)
 def test_what_is_no_configuration(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -59,9 +61,16 @@ def test_overrides_and_short_forms(tmp_path):
     assert config.validate(loaded.model_dump(), "manifest") == loaded
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["input", "output", "select", "budget", "path", "x"]),
-                                                                                inner, max_size=4), max_leaves=12))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["input", "output", "select", "budget", "path", "x"]), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
 def test_any_data_is_a_configuration_or_a_bad_request(data):
     try:
         config.validate(data if isinstance(data, dict) else {"input": data, "output": "o"}, "here")

@@ -16,8 +16,13 @@ from pipeline.progress import Reporter
 def test_accounts_add_up(ray_session, tmp_path, name):
     lines = (SHARED / "data" / f"{name}.jsonl").read_bytes().split(b"\n")[:40]
     (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join([*lines, lines[0], b"{"]))
-    settings = {"input": str(tmp_path / f"{name}.jsonl"), "output": str(tmp_path / "out"), "embedder": {"model": "lexical"},
-                "alternatives": {"k": 2}, "scorer": {"model": str(MODEL), "template": "plain", "max_length": 512}}
+    settings = {
+        "input": str(tmp_path / f"{name}.jsonl"),
+        "output": str(tmp_path / "out"),
+        "embedder": {"model": "lexical"},
+        "alternatives": {"k": 2},
+        "scorer": {"model": str(MODEL), "template": "plain", "max_length": 512},
+    }
     done = flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run
     counts = json.loads((done / "manifest.json").read_text())["counts"]
     assert counts["read"] == 42 == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]

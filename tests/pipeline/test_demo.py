@@ -11,7 +11,9 @@ from pipeline.demo.tasks import BY_DOMAIN, GENERIC, TASKS
 
 
 def test_enough_tasks():
-    assert len({text for task in TASKS for text in task.instructions}) >= 40 and len({task.family for task in TASKS}) >= 8
+    assert (
+        len({text for task in TASKS for text in task.instructions}) >= 40 and len({task.family for task in TASKS}) >= 8
+    )
     assert sum(len(task.instructions) > 1 for task in TASKS) >= 10
     assert len({text for task in TASKS for text in task.instructions}) == sum(len(task.instructions) for task in TASKS)
 

@@ -65,7 +65,11 @@ def test_directory_is_read_in_order_and_hidden_files_are_not(tmp_path):
     assert [row.record["instruction"] for row in rows_of({"path": str(tmp_path)})] == ["I 2", "I 3", "I 0", "I 1"]
 
 
-@given(st.lists(st.sampled_from(["", "{}", '{"a": "\u00e9\u4e2d"}', "x" * 30, "\r"]), max_size=12), st.integers(1, 9), st.booleans())
+@given(
+    st.lists(st.sampled_from(["", "{}", '{"a": "\u00e9\u4e2d"}', "x" * 30, "\r"]), max_size=12),
+    st.integers(1, 9),
+    st.booleans(),
+)
 def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_newline):
     import tempfile
     from pathlib import Path
@@ -78,7 +82,9 @@ def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_new
         got, line = [], 1
         for start, stop in pairwise(edges):
             if stop > start:
-                chunk = sources.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data), start=start, stop=stop, first_line=line)
+                chunk = sources.Chunk(
+                    str(path), "jsonl", None, "s", None, 0, 0, len(data), start=start, stop=stop, first_line=line
+                )
                 line += read.count_lines(chunk)
                 got += [(row.line, row.raw) for row in read.read_chunk(chunk)]
         whole = sources.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data))
@@ -87,26 +93,52 @@ def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_new
 
 def test_bad_lines_have_reason_and_line(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "MAX_ROW_BYTES", 200)
-    path = write_jsonl(tmp_path / "a.jsonl", [
-        ROWS[0], "{not json", "", b'{"instruction": "\xff", "output": "Y"}', '{"a": NaN}', "[" * 150, "x" * 500, "5", ROWS[1]])
+    path = write_jsonl(
+        tmp_path / "a.jsonl",
+        [
+            ROWS[0],
+            "{not json",
+            "",
+            b'{"instruction": "\xff", "output": "Y"}',
+            '{"a": NaN}',
+            "[" * 150,
+            "x" * 500,
+            "5",
+            ROWS[1],
+        ],
+    )
     rows = rows_of({"path": str(path)})
     assert [(row.line, row.problem.reason if row.problem else None) for row in rows] == [
-        (1, None), (2, "malformed_json"), (4, "invalid_utf8"), (5, "malformed_json"), (6, "malformed_json"), (7, "row_too_large"),
-        (8, None), (9, None)]
+        (1, None),
+        (2, "malformed_json"),
+        (4, "invalid_utf8"),
+        (5, "malformed_json"),
+        (6, "malformed_json"),
+        (7, "row_too_large"),
+        (8, None),
+        (9, None),
+    ]
     for row in rows:
         json.loads(row.raw) if row.problem else None
 
 
 def test_a_deeply_nested_line_is_malformed(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", ["[" * 200_000 + "]" * 200_000, ROWS[0]])
-    assert [row.problem.reason if row.problem else None for row in rows_of({"path": str(path)})] == ["malformed_json", None]
+    assert [row.problem.reason if row.problem else None for row in rows_of({"path": str(path)})] == [
+        "malformed_json",
+        None,
+    ]
 
 
 def test_bad_csv_lines(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"instruction,output\nI,Y\nI\n\nI,\xff\nI,Y\n")
     assert [(row.line, row.problem.reason if row.problem else None) for row in rows_of({"path": str(path)})] == [
-        (2, None), (3, "malformed_csv"), (5, "invalid_utf8"), (6, None)]
+        (2, None),
+        (3, "malformed_csv"),
+        (5, "invalid_utf8"),
+        (6, None),
+    ]
 
 
 def test_a_broken_json_array_is_one_rejection(tmp_path):
@@ -123,15 +155,26 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
 
 
 def test_splits_of_a_saved_dataset(tmp_path):
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS[:4]), "test": datasets.Dataset.from_list(ROWS[4:])}).save_to_disk(tmp_path / "d")
+    datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(ROWS[:4]), "test": datasets.Dataset.from_list(ROWS[4:])}
+    ).save_to_disk(tmp_path / "d")
     assert len(rows_of({"path": str(tmp_path / "d"), "split": "test"}, blocks=3)) == 6
     with pytest.raises(BadRequest, match="no split 'dev'; accepted: train, test"):
         plan({"path": str(tmp_path / "d"), "split": "dev"})
 
 
-@pytest.mark.parametrize(("path", "words"), [
-    ("none.jsonl", "no such file"), ("*.jsonl", "no such file"), ("empty.jsonl", "not one byte"), ("notes.txt", "unknown kind"),
-    ("folder", "no file of a known kind"), ("bad.parquet", "not a Parquet file"), ("nowhere://a/b.jsonl", "cannot be read")])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("none.jsonl", "no such file"),
+        ("*.jsonl", "no such file"),
+        ("empty.jsonl", "not one byte"),
+        ("notes.txt", "unknown kind"),
+        ("folder", "no file of a known kind"),
+        ("bad.parquet", "not a Parquet file"),
+        ("nowhere://a/b.jsonl", "cannot be read"),
+    ],
+)
 def test_inputs_that_are_not_there(tmp_path, path, words):
     (tmp_path / "empty.jsonl").write_text("") if path != "*.jsonl" else None
     (tmp_path / "notes.txt").write_text("text")

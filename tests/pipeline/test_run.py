@@ -34,8 +34,12 @@ def corpus(count=60, seed=0):
     rng = random.Random(seed)
     rows = []
     for i in range(count):
-        row = {"instruction": f"{rng.choice(VERBS)} {rng.choice(THINGS)}.", "input": rng.choice(["", "a b c", "3 1 2", "x y"]),
-               "output": f"{rng.choice(['yes', 'no', 'c b a', '6'])} {i % 9}", "stars": i % 5}
+        row = {
+            "instruction": f"{rng.choice(VERBS)} {rng.choice(THINGS)}.",
+            "input": rng.choice(["", "a b c", "3 1 2", "x y"]),
+            "output": f"{rng.choice(['yes', 'no', 'c b a', '6'])} {i % 9}",
+            "stars": i % 5,
+        }
         if i % 3 == 0:
             row["task"] = f"t{i % 4}"
         rows.append(row)
@@ -43,17 +47,37 @@ def corpus(count=60, seed=0):
 
 
 BAD_ROWS = [
-    "{not json", b'{"instruction": "\xff", "output": "Y"}', "[1, 2]", {"instruction": "I"}, {"text": "I"}, {"instruction": "I", "output": ""},
-    {"instruction": " ", "output": "Y"}, {"instruction": 3, "output": "Y"}, {"instruction": "I", "output": "Y " * 400}, '{"instruction": "I", "output": NaN}',
-    {"messages": [{"role": "user", "content": "I"}]}, '{"instruction": "I", "output": "\\ud800"}', {"instruction": "I", "input": {"a": 1}, "output": "Y"},
+    "{not json",
+    b'{"instruction": "\xff", "output": "Y"}',
+    "[1, 2]",
+    {"instruction": "I"},
+    {"text": "I"},
+    {"instruction": "I", "output": ""},
+    {"instruction": " ", "output": "Y"},
+    {"instruction": 3, "output": "Y"},
+    {"instruction": "I", "output": "Y " * 400},
+    '{"instruction": "I", "output": NaN}',
+    {"messages": [{"role": "user", "content": "I"}]},
+    '{"instruction": "I", "output": "\\ud800"}',
+    {"instruction": "I", "input": {"a": 1}, "output": "Y"},
 ]
 
 
 def settings(output, inputs, model, **more):
-    return config.validate(config.override({
-        "input": [{"path": str(path)} for path in inputs], "output": str(output), "embedder": {"model": "lexical", "batch_size": 4},
-        "alternatives": {"k": 3}, "scorer": {"model": str(model), "template": "plain", "max_length": 200},
-        "select": {"budget": {"token_fraction": 0.3}}}, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]), "test")
+    return config.validate(
+        config.override(
+            {
+                "input": [{"path": str(path)} for path in inputs],
+                "output": str(output),
+                "embedder": {"model": "lexical", "batch_size": 4},
+                "alternatives": {"k": 3},
+                "scorer": {"model": str(model), "template": "plain", "max_length": 200},
+                "select": {"budget": {"token_fraction": 0.3}},
+            },
+            [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()],
+        ),
+        "test",
+    )
 
 
 def run(*arguments, **more):
@@ -87,8 +111,17 @@ def test_accounts_add_up_with_every_kind_of_bad_row(done, files):
     distinct = len({content_hash(row["instruction"], row["input"], row["output"]) for row in corpus()})
     assert counts["read"] == lines == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
     assert counts["scored"] == distinct and counts["rejected"] == {
-        "malformed_json": 2, "invalid_utf8": 1, "not_an_object": 1, "missing_field": 2, "empty_output": 1, "empty_instruction": 1, "wrong_type": 2,
-        "too_long": 1, "no_assistant_turn": 1, "invalid_unicode": 1}
+        "malformed_json": 2,
+        "invalid_utf8": 1,
+        "not_an_object": 1,
+        "missing_field": 2,
+        "empty_output": 1,
+        "empty_instruction": 1,
+        "wrong_type": 2,
+        "too_long": 1,
+        "no_assistant_turn": 1,
+        "invalid_unicode": 1,
+    }
     for name in ("read", "duplicates", "scored", "selected"):
         assert counts[name] == sum(source[name] for source in counts["sources"].values())
 
@@ -107,7 +140,13 @@ def test_rejected_rows_name_their_line_and_keep_what_stood_there(done, files):
 def test_schemas_and_names(done):
     for kind, schema in (("scored", SCORED), ("selected", SELECTED), ("rejected", REJECTED)):
         assert pq.read_schema(next((done / kind).glob("part-*.parquet"))).equals(schema)
-    assert sorted(path.name for path in done.iterdir()) == ["config.yaml", "manifest.json", "rejected", "scored", "selected"]
+    assert sorted(path.name for path in done.iterdir()) == [
+        "config.yaml",
+        "manifest.json",
+        "rejected",
+        "scored",
+        "selected",
+    ]
     assert json.loads((done.parents[1] / "latest.json").read_text()) == {"run": f"runs/{done.name}"}
     assert not (done.parents[1] / ".work").exists()
 
@@ -125,8 +164,10 @@ def test_every_score_follows_from_the_twins(done):
     encoder = Encoder(tokenizer, from_text("manifest", manifest["scorer"]["template_text"]), True, 200)
     rows = [{"task": json.loads(row["extra"]).get("task"), **row} for row in scored]
     texts = sorted({fold(row["instruction"]) for row in rows})
-    pool = [{"text": text, "hash": instruction_key(text), "vector": vector} for text, vector in
-            zip(texts, embed_folded(LexicalEmbedder(), texts), strict=True)]
+    pool = [
+        {"text": text, "hash": instruction_key(text), "vector": vector}
+        for text, vector in zip(texts, embed_folded(LexicalEmbedder(), texts), strict=True)
+    ]
     for row in rows[:25]:
         expected, skipped = slow_alternatives(row, rows, pool, 3, 0.95)
         assert [one["instruction"] for one in row["alternatives"]] == expected and row["paraphrases_skipped"] == skipped
@@ -134,16 +175,23 @@ def test_every_score_follows_from_the_twins(done):
         own = loglik(model, encoder.prompt(row["instruction"], row["input"]), target) / len(target)
         others = [loglik(model, encoder.prompt(text, row["input"]), target) / len(target) for text in expected]
         empty = loglik(model, [tokenizer.bos_token_id], target) / len(target)
-        assert np.allclose([row["loglik_mean"], row["loglik_empty_mean"], *(one["loglik_mean"] for one in row["alternatives"])],
-                           [own, empty, *others], atol=1e-4)
+        assert np.allclose(
+            [row["loglik_mean"], row["loglik_empty_mean"], *(one["loglik_mean"] for one in row["alternatives"])],
+            [own, empty, *others],
+            atol=1e-4,
+        )
         assert row["tss"] == pytest.approx(slow_tss(own, others), abs=3e-4)
         assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 4, 1.0, 0.1), abs=3e-4)
-        assert row["n_prompt_tokens"] == len(encoder.prompt(row["instruction"], row["input"])) and row["n_target_tokens"] == len(target)
+        assert row["n_prompt_tokens"] == len(encoder.prompt(row["instruction"], row["input"])) and row[
+            "n_target_tokens"
+        ] == len(target)
         assert row["id"] == content_hash(row["instruction"], row["input"], row["output"]).hex()
 
 
 def selectable(done, score="tss_pp", cost=lambda row: row["n_prompt_tokens"] + row["n_target_tokens"]):
-    return [{**row, **json.loads(row["extra"]), "score": row[score], "cost": cost(row)} for row in table(done, "scored")]
+    return [
+        {**row, **json.loads(row["extra"]), "score": row[score], "cost": cost(row)} for row in table(done, "scored")
+    ]
 
 
 def test_the_selection_is_that_of_the_walk(done):
@@ -159,8 +207,9 @@ def test_the_selection_is_that_of_the_walk(done):
 def test_the_first_of_two_duplicates_is_kept(done):
     counts = json.loads((done / "manifest.json").read_text())["counts"]["sources"]
     assert counts["second"]["duplicates"] >= 2
-    twice = {row["id"] for row in map(lambda r: {"id": content_hash(r["instruction"], r["input"], r["output"]).hex()}, [corpus()[5]])}
-    assert {row["source"] for row in table(done, "scored") if row["id"] in twice} == {"first"}
+    twice = corpus()[5]
+    one = content_hash(twice["instruction"], twice["input"], twice["output"]).hex()
+    assert [row["source"] for row in table(done, "scored") if row["id"] == one] == ["first"]
 
 
 def test_pairs_are_accounted_for(done):
@@ -169,9 +218,16 @@ def test_pairs_are_accounted_for(done):
     assert manifest["pairs"]["computed"] + manifest["pairs"]["reused"] == wanted and manifest["pairs"]["reused"] > 0
 
 
-@pytest.mark.parametrize("more", [
-    {"ray__read_blocks": 1}, {"ray__read_blocks": 7}, {"ray__read_blocks": 64, "ray__scorers": 2, "ray__embedders": 2},
-    {"scorer__batch_tokens": 512}, {"scorer__batch_tokens": 4096, "ray__scorers": 2}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"ray__read_blocks": 1},
+        {"ray__read_blocks": 7},
+        {"ray__read_blocks": 64, "ray__scorers": 2, "ray__embedders": 2},
+        {"scorer__batch_tokens": 512},
+        {"scorer__batch_tokens": 4096, "ray__scorers": 2},
+    ],
+)
 def test_nothing_but_the_corpus_moves_a_score(done, model_folder, tmp_path, monkeypatch, more):
     if "ray__scorers" in more:
         monkeypatch.setattr(place, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
@@ -185,13 +241,17 @@ def test_nothing_but_the_corpus_moves_a_score(done, model_folder, tmp_path, monk
     for one, row in got.items():
         for name in ("loglik_mean", "loglik_empty_mean", "tss", "tss_pp", "ppl", "ifd"):
             assert row[name] == pytest.approx(expected[one][name], abs=1e-4 * max(1, abs(expected[one][name]))), name
-        assert [a["instruction"] for a in row["alternatives"]] == [a["instruction"] for a in expected[one]["alternatives"]]
+        assert [a["instruction"] for a in row["alternatives"]] == [
+            a["instruction"] for a in expected[one]["alternatives"]
+        ]
     assert [row["id"] for row in table(other, "selected")] == [row["id"] for row in table(done, "selected")]
 
 
 def reselect(done, **more):
     known = publish.read_manifest(done)
-    chosen = config.override(known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()])
+    chosen = config.override(
+        known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
+    )
     return flow.select(config.validate(chosen, "test"), done, Reporter(quiet=True)).run
 
 
@@ -204,7 +264,9 @@ def test_reselecting_needs_no_model_and_keeps_the_old_run(done):
         assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 1, 1.0, 0.0), abs=1e-9)
     assert [row["id"] for row in table(other, "selected")] == slow_select(selectable(other, cost=lambda row: 1), 7)
     manifest = json.loads((other / "manifest.json").read_text())
-    assert manifest["pairs"]["computed"] == 0 and manifest["parent"] == done.name and manifest["counts"]["selected"] == 7
+    assert (
+        manifest["pairs"]["computed"] == 0 and manifest["parent"] == done.name and manifest["counts"]["selected"] == 7
+    )
     assert len(table(other, "rejected")) == len(BAD_ROWS) and (done / "manifest.json").read_bytes() == before
 
 
@@ -212,19 +274,29 @@ def test_caps_keep_the_best_of_each_group(done):
     for column in ("instruction", "stars"):
         other = reselect(done, select__max_per={column: 2}, select__budget__token_fraction=0.5)
         asked = json.loads((other / "manifest.json").read_text())["budget"]["asked"]
-        assert [row["id"] for row in table(other, "selected")] == slow_select(slow_cap(selectable(done), column, 2), asked)
+        assert [row["id"] for row in table(other, "selected")] == slow_select(
+            slow_cap(selectable(done), column, 2), asked
+        )
 
 
 def test_quotas_split_the_budget(done):
     other = reselect(done, select__quota={"second": 0.25}, select__budget__tokens=600, select__cost="output")
     rows = selectable(done, cost=lambda row: row["n_target_tokens"])
-    expected = [one for source, room in (("second", 150), ("first", 450)) for one in slow_select([r for r in rows if r["source"] == source], room)]
+    expected = [
+        one
+        for source, room in (("second", 150), ("first", 450))
+        for one in slow_select([r for r in rows if r["source"] == source], room)
+    ]
     assert {row["id"] for row in table(other, "selected")} == set(expected)
 
 
 def test_filters_and_weighted_scores(done):
-    other = reselect(done, select__where="ifd < 1 and stars >= 2 and source == 'first'", select__score={"tss": 1, "ifd": -0.5},
-                     select__budget__examples=6)
+    other = reselect(
+        done,
+        select__where="ifd < 1 and stars >= 2 and source == 'first'",
+        select__score={"tss": 1, "ifd": -0.5},
+        select__budget__examples=6,
+    )
     rows = selectable(done)
     columns = {name: np.array([row[name] for row in rows]) for name in ("tss", "ifd")}
     standard = {name: (values - values.mean()) / values.std() for name, values in columns.items()}
@@ -236,19 +308,29 @@ def test_filters_and_weighted_scores(done):
 
 def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
     known = publish.read_manifest(done)
-    summary = flow.select(config.validate(config.override(known["config"], ["select.budget.tokens=10000000"]), "test"), done, Reporter(quiet=True))
-    assert len(table(summary.run, "selected")) == len(table(done, "scored")) and "covers the whole corpus" in summary.text
+    summary = flow.select(
+        config.validate(config.override(known["config"], ["select.budget.tokens=10000000"]), "test"),
+        done,
+        Reporter(quiet=True),
+    )
+    assert (
+        len(table(summary.run, "selected")) == len(table(done, "scored")) and "covers the whole corpus" in summary.text
+    )
 
 
 def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
     known = publish.read_manifest(done)
-    summary = flow.select(config.validate(config.override(known["config"], ["select.budget.tokens=1"]), "test"), done, Reporter(quiet=True))
+    summary = flow.select(
+        config.validate(config.override(known["config"], ["select.budget.tokens=1"]), "test"),
+        done,
+        Reporter(quiet=True),
+    )
     assert table(summary.run, "selected") == [] and "no row fits" in summary.text
     assert pq.read_schema(summary.run / "selected" / "part-00000.parquet").equals(SELECTED)
 
 
 def test_unknown_columns_are_named_before_any_scoring(done, files, model_folder, tmp_path):
-    with pytest.raises(BadRequest, match="no column 'pll'; accepted: .*stars"):
+    with pytest.raises(BadRequest, match=r"no column 'pll'; accepted: .*stars"):
         run(tmp_path / "out", files, model_folder, select__where="pll < 3")
     assert not (tmp_path / "out").exists()
 
@@ -270,7 +352,9 @@ def test_all_rows_rejected_publishes_nothing(ray_session, model_folder, tmp_path
 
 
 def test_one_instruction_alone_has_no_scores_and_is_never_selected(ray_session, model_folder, tmp_path):
-    path = write_jsonl(tmp_path / "one.jsonl", [{"instruction": "Sort.", "input": "b a", "output": f"a b {i}"} for i in range(4)])
+    path = write_jsonl(
+        tmp_path / "one.jsonl", [{"instruction": "Sort.", "input": "b a", "output": f"a b {i}"} for i in range(4)]
+    )
     done = run(tmp_path / "out", [path], model_folder, select__budget__token_fraction=1.0)
     counts = json.loads((done / "manifest.json").read_text())["counts"]
     assert counts["scored"] == counts["unscored"] == 4 and counts["selected"] == 0
