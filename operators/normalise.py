@@ -22,7 +22,10 @@ FLAT_LAYOUTS: dict[str, dict[str, str]] = {
 }
 TURN_LAYOUTS = {"messages": ("role", "content"), "conversations": ("from", "value")}
 USER_ROLES, ASSISTANT_ROLES = {"user", "human"}, {"assistant", "gpt", "model", "chatgpt", "bot"}
-ACCEPTED = "instruction+output, instruction+response, definition+output, definition+targets, messages, conversations, prompt+completion"
+ACCEPTED = (
+    "instruction+output, instruction+response, definition+output, definition+targets, messages, conversations, "
+    "prompt+completion"
+)
 
 
 class Rejection(Exception):

@@ -47,6 +47,13 @@ def parse(expression: str) -> ast.expr:
     return tree
 
 
+def check(expression: str) -> None:
+    """Raise WhereProblem where `expression` cannot be parsed, or does not fit the columns of the scored table."""
+    tree = parse(expression)
+    if column_names(tree) <= set(SCORED.names):
+        evaluate(tree, SCORED.empty_table())
+
+
 def _check(node: ast.AST, expression: str) -> None:
     allowed = (
         ast.BoolOp,
@@ -170,7 +177,7 @@ def numeric(table: pa.Table, name: str) -> np.ndarray:
 def score_of(
     table: pa.Table, score: str | Mapping[str, float], moments: Mapping[str, tuple[float, float]]
 ) -> np.ndarray:
-    """Float64 [N]: a column, or the weighted sum of columns standardised by `moments` (mean, standard deviation); NaN is null."""
+    """Float64 [N]: a column, or a weighted sum of columns standardised by `moments` (mean, deviation); NaN is null."""
     if isinstance(score, str):
         return numeric(table, score)
     total = np.zeros(len(table))

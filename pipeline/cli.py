@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except RunFailed as failure:
         print(
-            f"tss: the run failed in {failure}\ntss: nothing was published; an earlier run stays current. Run the same command again "
+            f"tss: the run failed in {failure}\n"
+            "tss: nothing was published; an earlier run stays current. Run the same command again "
             "once the cause is gone.",
             file=sys.stderr,
         )
@@ -107,7 +108,8 @@ def _select(arguments: argparse.Namespace) -> Any:
     ]
     if fixed:
         raise BadRequest(
-            f"--set {fixed[0]!r}: this would need the model; accepted by `tss select`: keys under score, select and ray, and output"
+            f"--set {fixed[0]!r}: this would need the model; "
+            "accepted by `tss select`: keys under score, select and ray, and output"
         )
     output, run = publish.find_run(arguments.run)
     known = publish.read_manifest(run)

@@ -109,7 +109,7 @@ class Select(_Section):
     @classmethod
     def _parsed(cls, value: str | None) -> str | None:
         if value is not None:
-            where.parse(value)
+            where.check(value)
         return value
 
     @field_validator("quota")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest, publish, stages
+from pipeline import manifest, publish, selection, stages
 from pipeline.config import Config
-from pipeline.errors import RunFailed
+from pipeline.job import Job
 from pipeline.parts import Record
 from pipeline.preflight import Checked, check_models, check_output, check_quota
 from pipeline.progress import Reporter
@@ -19,6 +18,18 @@ from pipeline.sources import Chunk, plan
 from pipeline.summary import Summary, summarise
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has found: parts and records of the scored rows, parts of the rejected ones, and what the manifest says."""
+
+    scored: list[Record]
+    rejected: list[Record]
+    counts: dict[str, dict[str, Any]]
+    pairs: dict[str, int]
+    scorer: dict[str, Any]
+    facts: dict[str, Any]
+
+
 def run(config: Config, reporter: Reporter) -> Summary:
     """The main job; raises BadRequest before any work, RunFailed after."""
     output = check_output(config.output)
@@ -26,130 +37,60 @@ def run(config: Config, reporter: Reporter) -> Summary:
     check_quota(config, {chunk.source for chunk in chunks})
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     checked = check_models(config)
-    with session(config.ray.address), _work(output) as (run_id, work):
-        sizes = pools(config)
-        job = stages.Run(config, str(work), sizes, reporter)
-        return _run(job, output, run_id, chunks, checked, scorer_dtype(config, sizes), pool_texts)
+    with session(config.ray.address), publish.workspace(output) as own:
+        job = Job(config, str(own.folder), pools(config), reporter)
+        return _select_and_publish(job, own, _score(job, chunks, pool_texts, checked))
 
 
-def _run(
-    job: stages.Run,
-    output: Path,
-    run_id: str,
-    chunks: list[Chunk],
-    checked: Checked,
-    dtype: str,
-    pool_texts: list[str] | None,
-) -> Summary:
+def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked: Checked) -> Outcome:
     read = stages.read(job, chunks, checked)
     admitted = [part for record in read for part in record["admitted"]]
     counts = manifest.admitted_counts(read)
-    _require_rows(counts, admitted)
+    manifest.require_rows(counts)
     columns = sorted({key for record in read for key in record["keys"]})
-    stages.require_columns(job.config, columns)
+    selection.require_columns(job.config, columns)
 
     index = stages.retrieve_alternatives(job, admitted, pool_texts)
     placed = stages.place_rows(job, admitted, index["tokens"])
+    dtype = scorer_dtype(job.config, job.pools)
     scored = stages.score_blocks(job, placed, checked.encoder, checked.model(dtype))  # likelihoods, then TSS and TSS++
-    counts = manifest.add_scored(counts, scored)
-    selection = stages.select(job, scored)
-
     rejected = [part for record in read for part in record["rejected"]]
-    facts = {"scorer": checked.scorer(dtype), "counts": counts, "pairs": manifest.pairs_of(scored)}
-    return _publish(
-        job,
-        output,
-        run_id,
-        scored,
-        selection,
-        rejected,
-        facts,
-        {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]},
-    )
+    facts = {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]}
+    counts = manifest.add_scored(counts, scored)
+    return Outcome(scored, rejected, counts, manifest.pairs_of(scored), checked.scorer(dtype), facts)
 
 
 def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
-    """Score and select anew from the likelihoods of a published run, without a model, and publish the result as a new run."""
+    """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
     output = check_output(config.output)
     known = publish.read_manifest(parent)
-    counts = {source: {**one, "selected": 0} for source, one in known["counts"]["sources"].items()}
-    check_quota(config, set(counts))
-    with session(config.ray.address), _work(output) as (run_id, work):
-        job = stages.Run(config, str(work), pools(config), reporter)
-        records = [
-            {"path": str(parent / file["path"]), "block": number}
-            for number, file in enumerate(known["files"]["scored"])
-        ]
-        stages.require_columns(config, known["columns"])
-        scored = stages.rescore(job, records)
-        selection = stages.select(job, scored)
-        rejected = publish.copy_parts(parent, known["files"]["rejected"], work)
-        facts = {
-            "scorer": known["scorer"],
-            "counts": counts,
-            "pairs": {"computed": 0, "reused": sum(known["pairs"].values())},
-        }
-        return _publish(
-            job,
-            output,
-            run_id,
-            scored,
-            selection,
-            rejected,
-            facts,
-            {
-                "parent": known["run"],
-                "columns": known["columns"],
-                "instructions": known["instructions"],
-                "pool": known["pool"],
-            },
+    check_quota(config, set(known["counts"]["sources"]))
+    selection.require_columns(config, known["columns"])
+    with session(config.ray.address), publish.workspace(output) as own:
+        job = Job(config, str(own.folder), pools(config), reporter)
+        scored = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
+        rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
+        facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool")}}
+        pairs = {"computed": 0, "reused": sum(known["pairs"].values())}
+        return _select_and_publish(
+            job, own, Outcome(scored, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
         )
 
 
-def _require_rows(counts: dict[str, dict[str, Any]], admitted: list[Record]) -> None:
-    if not admitted:
-        total = manifest.in_all(counts)
-        reasons = (
-            ", ".join(f"{reason} {number}" for reason, number in sorted(total["rejected"].items()))
-            or "the input has no rows"
-        )
-        raise RunFailed("read", f"{total['read']} rows read, none can be scored ({reasons}); nothing is published")
-
-
-def _publish(
-    job: stages.Run,
-    output: Path,
-    run_id: str,
-    scored: list[Record],
-    selection: stages.Selection,
-    rejected: list[Record],
-    facts: dict[str, Any],
-    extra: dict[str, Any],
-) -> Summary:
-    counts = {source: {**one, "selected": selection.sources.get(source, 0)} for source, one in facts["counts"].items()}
-    work = Path(job.work)
-    files = publish.gather(work, {"scored": scored, "selected": selection.parts, "rejected": rejected})
-    content = manifest.build(
-        job.config,
-        run_id=run_id,
-        files=files,
-        timings=job.reporter.timings,
-        extra=extra,
-        **{**facts, "counts": manifest.in_all(counts)},
-        budget={"asked": selection.asked, "unit": selection.unit, "used": selection.used, "corpus": selection.total},
-    )
-    final = publish.publish(output, work, run_id, content)
-    return summarise(content, scored, final)
-
-
-@contextmanager
-def _work(output: Path) -> Iterator[tuple[str, Path]]:
-    run_id = publish.new_run_id()
-    created = not output.exists()
-    work = publish.make_work(output, run_id)
-    try:
-        yield run_id, work
-    finally:
-        publish.remove_work(work)
-        if created and output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
+def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> Summary:
+    chosen = selection.select(job, outcome.scored)
+    files = publish.gather(own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
+    content = {
+        "run": own.run_id,
+        "config": job.config.model_dump(),
+        "versions": manifest.versions(),
+        "scorer": outcome.scorer,
+        "counts": manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources)),
+        "pairs": outcome.pairs,
+        "budget": {"asked": chosen.asked, "unit": chosen.unit, "used": chosen.used, "corpus": chosen.total},
+        "seed": job.config.seed,
+        "timings": {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
+        "files": files,
+        **outcome.facts,
+    }
+    return summarise(content, outcome.scored, publish.publish(own, content))

@@ -6,7 +6,6 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from pipeline.config import Config
 from pipeline.errors import RunFailed
 from pipeline.parts import Record
 
@@ -81,29 +80,15 @@ def pairs_of(records: list[Record]) -> dict[str, int]:
     return {"computed": computed, "reused": sum(record["work"]["pairs"] for record in records) - computed}
 
 
-def build(
-    config: Config,
-    *,
-    run_id: str,
-    scorer: dict[str, Any],
-    counts: dict[str, Any],
-    pairs: dict[str, int],
-    budget: dict[str, Any],
-    timings: dict[str, float],
-    files: dict[str, list[dict[str, Any]]],
-    extra: dict[str, Any],
-) -> dict[str, Any]:
-    """The manifest (SPEC 5), as JSON-ready data."""
-    return {
-        "run": run_id,
-        "config": config.model_dump(),
-        "versions": versions(),
-        "scorer": scorer,
-        "counts": counts,
-        "pairs": pairs,
-        "budget": budget,
-        "seed": config.seed,
-        "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
-        "files": files,
-        **extra,
-    }
+def add_selected(counts: dict[str, dict[str, Any]], selected: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """The same counts with selected rows."""
+    return {source: {**one, "selected": selected.get(source, 0)} for source, one in counts.items()}
+
+
+def require_rows(counts: dict[str, dict[str, Any]]) -> None:
+    """Raise RunFailed where every row was rejected, or there was none."""
+    total = in_all(counts)
+    if total["read"] == sum(total["rejected"].values()):
+        reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(total["rejected"].items()))
+        found = f"none can be scored ({reasons})" if reasons else "the input has no rows"
+        raise RunFailed("read", f"{total['read']} rows read, {found}")

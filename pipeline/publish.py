@@ -10,6 +10,9 @@ import datetime
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +27,47 @@ MANIFEST, POINTER = "manifest.json", "latest.json"
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
 
-def new_run_id() -> str:
+def _new_run_id() -> str:
     """A name that sorts by time and that two runs of one second do not share."""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
-def make_work(output: Path, run_id: str) -> Path:
-    """The run's own folder for parts; raises BadRequest where it cannot be made."""
-    work = output / ".work" / run_id
+@dataclass(frozen=True)
+class Workspace:
+    """Where a run is written before readers see it: `<output>/.work/<id>/`."""
+
+    output: Path
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder for parts."""
+        return self.output / ".work" / self.run_id
+
+
+@contextmanager
+def workspace(output: Path) -> Iterator[Workspace]:
+    """A new run's workspace, removed at the end however it ends; raises BadRequest where it cannot be made."""
+    own = Workspace(output, _new_run_id())
+    created = not output.exists()
     try:
-        work.mkdir(parents=True)
+        own.folder.mkdir(parents=True)
     except OSError as error:
         raise BadRequest(f"output: {str(output)!r} cannot be written: {error.strerror}") from error
-    return work
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own.folder, ignore_errors=True)
+        for folder in (own.folder.parent, output) if created else (own.folder.parent,):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
-def remove_work(work: Path) -> None:
-    """Remove a run's parts, and the folder of such folders if it was the last."""
-    shutil.rmtree(work, ignore_errors=True)
-    if work.parent.is_dir() and not any(work.parent.iterdir()):
-        work.parent.rmdir()
-
-
-def gather(work: Path, parts: dict[str, list[Record]]) -> dict[str, list[dict[str, Any]]]:
-    """Move recorded parts to `<work>/run/<kind>/part-00000.parquet`, in order; a kind without rows gets one empty file."""
+def gather(own: Workspace, parts: dict[str, list[Record]]) -> dict[str, list[dict[str, Any]]]:
+    """Move recorded parts, in order, to `run/<kind>/part-*.parquet` of the workspace; a kind without rows gets one empty."""
     files: dict[str, list[dict[str, Any]]] = {}
     for kind, schema in _SCHEMAS.items():
-        folder = work / "run" / kind
+        folder = own.folder / "run" / kind
         folder.mkdir(parents=True)
         files[kind] = []
         for number, record in enumerate(parts[kind]):
@@ -64,29 +81,37 @@ def gather(work: Path, parts: dict[str, list[Record]]) -> dict[str, list[dict[st
     return files
 
 
-def copy_parts(run: Path, files: list[dict[str, Any]], work: Path) -> list[Record]:
+def parts_of(run: Path, files: list[dict[str, Any]]) -> list[Record]:
+    """Records of a published run's parts; raises BadRequest for a path that leaves the run's folder."""
+    for file in files:
+        if not (run / file["path"]).resolve().is_relative_to(run.resolve()):
+            raise BadRequest(f"{run / MANIFEST}: the file {file['path']!r} is outside of the run")
+    return [{**file, "path": str(run / file["path"]), "block": number} for number, file in enumerate(files)]
+
+
+def copy_parts(run: Path, files: list[dict[str, Any]], own: Workspace) -> list[Record]:
     """Copies of a published run's parts, as records of this run."""
-    records = []
-    for number, file in enumerate(files):
-        if file["rows"]:
-            path = work / f"copied-{number:05d}.parquet"
-            shutil.copyfile(run / file["path"], path)
-            records.append({"path": str(path), "rows": file["rows"], "bytes": file["bytes"]})
-    return records
+    copies = []
+    for record in parts_of(run, files):
+        if record["rows"]:
+            path = own.folder / f"copied-{record['block']:05d}.parquet"
+            shutil.copyfile(record["path"], path)
+            copies.append({**record, "path": str(path)})
+    return copies
 
 
-def publish(output: Path, work: Path, run_id: str, manifest: dict[str, Any]) -> Path:
+def publish(own: Workspace, manifest: dict[str, Any]) -> Path:
     """Write manifest and configuration beside the gathered parts, move all of it into place, and point to it."""
-    staged, final = work / "run", output / "runs" / run_id
+    staged, final = own.folder / "run", own.output / "runs" / own.run_id
     (staged / "config.yaml").write_text(
         yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     final.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(final)
-    pointer = work / POINTER
-    pointer.write_text(json.dumps({"run": f"runs/{run_id}"}) + "\n", encoding="utf-8")
-    pointer.replace(output / POINTER)
+    pointer = own.folder / POINTER
+    pointer.write_text(json.dumps({"run": f"runs/{own.run_id}"}) + "\n", encoding="utf-8")
+    pointer.replace(own.output / POINTER)
     return final
 
 

@@ -82,7 +82,7 @@ def _configure() -> None:
 
 
 def pools(config: Config) -> Pools:
-    """Pool sizes from the configuration and the cluster: on GPUs one scorer each, else one scorer a machine with all its cores."""
+    """Pool sizes: on GPUs one scorer each, else one scorer a machine with all its cores, unless the configuration says more."""
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0))

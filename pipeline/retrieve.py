@@ -31,7 +31,7 @@ def instructions_of_part(batch: pa.Table, *, work: str) -> pa.Table:
 
 
 def build_table(parts: list[Record], index: str, pool_texts: list[str] | None) -> Record:
-    """Merge all INSTRUCTIONS into `instructions.parquet`, sorted by key; a pool file's instructions replace the run's as the pool."""
+    """Merge all INSTRUCTIONS into `instructions.parquet`, sorted by key; a pool file's replace the run's as the pool."""
     table = merge_instructions(read_part(part) for part in parts)
     if pool_texts is not None:
         table = table.set_column(table.column_names.index("in_pool"), "in_pool", pa.array([False] * len(table)))
@@ -105,7 +105,7 @@ def build_neighbours(parts: list[Record], index: str) -> None:
 
 
 def read_pool_file(path: str) -> list[str]:
-    """Instructions of a pool file: one a line of .txt, or the column `instruction` of .jsonl, .csv or .parquet; raises BadRequest."""
+    """Instructions of a pool file: the lines of .txt, the column `instruction` of the other kinds; raises BadRequest."""
     key = f"alternatives.pool: {path!r}"
     try:
         match Path(path).suffix.lower():

@@ -29,7 +29,8 @@ def summarise(manifest: dict[str, Any], scored: list[Record], run: Path) -> Summ
     lost = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts["rejected"].items())) or "none"
     lines = [
         "",
-        f"rows         {counts['read']:,} read, {sum(counts['rejected'].values()):,} rejected ({lost}), {counts['duplicates']:,} duplicates, "
+        f"rows         {counts['read']:,} read, {sum(counts['rejected'].values()):,} rejected ({lost}), "
+        f"{counts['duplicates']:,} duplicates, "
         f"{counts['scored']:,} scored"
         + (f" ({counts['unscored']:,} without alternatives)" if counts["unscored"] else ""),
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
@@ -49,7 +50,8 @@ def _speed(scored: list[Record], timings: dict[str, float]) -> str:
         return ""
     work = {name: sum(record["work"][name] for record in scored) for name in ("computed", "tokens", "forwarded_tokens")}
     padding = 1 - work["tokens"] / max(1, work["forwarded_tokens"])
-    return f"; {work['computed'] / seconds:,.0f} pairs and {work['tokens'] / seconds:,.0f} tokens a second, {padding:.0%} padding"
+    pairs, tokens = work["computed"] / seconds, work["tokens"] / seconds
+    return f"; {pairs:,.0f} pairs and {tokens:,.0f} tokens a second, {padding:.0%} padding"
 
 
 def _quantiles(scored: list[Record]) -> list[str]:

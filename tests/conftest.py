@@ -37,7 +37,8 @@ settings.register_profile("suite", deadline=None, max_examples=60, derandomize=T
 settings.load_profile("suite")
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first %}<bos>{% endif %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+    "{% for message in messages %}{% if loop.first %}<bos>{% endif %}"
+    "[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -68,6 +68,8 @@ def main() -> None:
     )
     config = kinds.add_parser("config")
     config.add_argument("configs", nargs="+")
+    for kind in (demo, config):
+        kind.add_argument("--set", dest="overrides", action="append", default=[], help="passed on to tss")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if chosen.kind == "demo":
@@ -86,7 +88,7 @@ def main() -> None:
         else:
             runs = {path: ["run", path] for path in chosen.configs}
         for name, arguments in runs.items():
-            figures = measure(arguments)
+            figures = measure([*arguments, *(word for text in chosen.overrides for word in ("--set", text))])
             print(f"{name}: " + ", ".join(f"{key} {value:,.0f}" for key, value in figures.items()), flush=True)
 
 

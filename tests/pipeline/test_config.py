@@ -20,6 +20,7 @@ BAD = [
     ("select: {budget: {tokens: -.inf}}\n", [], r"select.budget"),
     ("select: {score: quality}\n", [], r"no numeric column 'quality'; accepted: .*tss_pp"),
     ("select: {where: 'ppl <'}\n", [], r"select.where"),
+    ("select: {where: 'source < 3'}\n", [], r"select.where: .*does not fit its columns"),
     ("select: {quota: {a: 0.7, b: 0.7}}\n", [], r"add up to at most 1"),
     ("", ["scorer.k=3"], r"scorer.k: unknown key"),
     ("", ["nothing"], r"expected key=value"),

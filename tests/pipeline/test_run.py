@@ -336,7 +336,7 @@ def test_unknown_columns_are_named_before_any_scoring(done, files, model_folder,
 
 
 def test_many_output_files_keep_one_ranking(done, monkeypatch):
-    monkeypatch.setattr("pipeline.selecting.ROWS_PER_FILE", 5)
+    monkeypatch.setattr("pipeline.selection_passes.ROWS_PER_FILE", 5)
     other = reselect(done, select__budget__token_fraction=0.6)
     assert len(list((other / "selected").glob("*.parquet"))) > 2
     assert [row["selection_rank"] for row in table(other, "selected")] == list(range(len(table(other, "selected"))))

@@ -1,7 +1,7 @@
-"""Stage 6: the longest prefix of the ranking that fits the budget, found with histograms and written best first.
+"""What selection does to each scored part: totals, caps, histograms, and the choice itself.
 
-Every pass reads a few columns of the scored parts and returns numbers of bounded size. All conditions are predicates of a
-row alone (`where`, a cut per capped group, a cut per budget), so the last pass needs no join.
+Every pass reads a few columns and returns numbers of bounded size. All conditions are predicates of a row alone (`where`, a
+cut per capped group, a cut per budget), so the last pass needs no join.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 
 from operators import budget, where
 from operators.schema import SCORED, SELECTED
-from pipeline.errors import RunFailed
-from pipeline.parts import Record, read_part, record_table, stream_records, write_part
+from pipeline.parts import read_part, record_table, write_part
 
 ROWS_PER_FILE = 100_000
 WHOLE = ""  # the name of the one budget where no quota splits it
@@ -212,35 +211,3 @@ def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
     ranks = pa.array(np.arange(offsets[file], offsets[file] + len(rows)), pa.int64())
     table = rows.drop_columns(["order", "file"]).append_column("selection_rank", ranks)
     return record_table([{**write_part(f"{work}/selected", table, SELECTED), "block": file}])
-
-
-def moments_of(records: list[Record], names: list[str]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were summed, which
-    moves the last bits of a float, cannot move a selection."""
-    count = sum(record["count"] for record in records)
-    result = {}
-    for place, name in enumerate(names):
-        mean = sum(record["sums"][place] for record in records) / max(1, count)
-        variance = sum(record["squares"][place] for record in records) / max(1, count) - mean**2
-        result[name] = (float(f"{mean:.9g}"), float(f"{max(0.0, variance) ** 0.5:.9g}"))
-    return result
-
-
-def search(run: Any, cuts: dict[str, budget.Cut]) -> dict[str, budget.Cut]:
-    """Advance all cuts digit by digit until each has ended; `run` maps the prefixes under search to a dataset of histograms."""
-    while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
-        costs = {name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in open_cuts}
-        rows = {name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in open_cuts}
-        for record in stream_records(run({name: list(cut.prefix or ()) for name, cut in open_cuts.items()})):
-            costs[record["budget"]][record["bins"]] += np.array(record["costs"], dtype=np.int64)
-            rows[record["budget"]][record["bins"]] += np.array(record["rows"], dtype=np.int64)
-        for name, cut in open_cuts.items():
-            bins = np.flatnonzero(rows[name])
-            cuts[name] = cut.advance(bins, costs[name][bins], rows[name][bins])
-    return cuts
-
-
-def require_rows(total_rows: int) -> None:
-    """A selection needs at least one scored row."""
-    if not total_rows:
-        raise RunFailed("select", "there is no scored row to select from")

@@ -1,0 +1,71 @@
+"""One run under way, and how its stages run on Ray Data: datasets of items, batches as Arrow tables, errors as RunFailed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from pipeline.config import Config
+from pipeline.errors import RunFailed
+from pipeline.parts import Record, records_of
+from pipeline.progress import Reporter
+from pipeline.resources import Pools
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run under way: its folder for parts, and what every stage needs."""
+
+    config: Config
+    work: str
+    pools: Pools
+    reporter: Reporter
+
+    @property
+    def index(self) -> str:
+        """Folder of the instruction table, its embeddings and neighbours."""
+        return str(Path(self.work) / "index")
+
+
+def items(values: list[Any]) -> Any:
+    """A dataset with one block for each value, as JSON in the column `item`."""
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    return ray.data.from_items([{"item": text} for text in texts], override_num_blocks=max(1, len(texts)))
+
+
+def mapped(dataset: Any, function: Any, **options: Any) -> Any:
+    """`map_batches` over Arrow tables, by default a whole block at a time."""
+    return dataset.map_batches(function, batch_format="pyarrow", **{"batch_size": None, **options})
+
+
+def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda record: None) -> list[Record]:
+    """Run a stage to its end; whatever goes wrong in it becomes RunFailed with the cause in one line."""
+    try:
+        return records_of(dataset, tick)
+    except RayError as error:
+        raise RunFailed(stage, _cause(error)) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
+    cause = type(error).__name__
+    deeper: Any = error
+    while isinstance(deeper, BaseException):
+        lines = [line.strip() for line in str(deeper).splitlines() if line.strip()]
+        cause, deeper = lines[-1] if lines else cause, getattr(deeper, "cause", None) or deeper.__cause__
+    return cause[:1000]
+
+
+def once(stage: str, function: Callable, *args: Any) -> Any:
+    """Run a plain function in one task of the cluster: its memory is not the driver's."""
+    try:
+        return ray.get(ray.remote(num_cpus=1)(function).remote(*args))
+    except RayError as error:
+        raise RunFailed(stage, _cause(error)) from error

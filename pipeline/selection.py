@@ -1,0 +1,148 @@
+"""Stage 6, the driver's side: the longest prefix of the ranking that fits the budget, written best first.
+
+The driver holds histograms of fixed size and records of parts, never rows: see `operators/budget.py` for the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from operators import budget, where
+from pipeline import selection_passes as passes
+from pipeline.config import Config
+from pipeline.errors import BadRequest
+from pipeline.job import Job, execute, items, mapped
+from pipeline.parts import Record
+
+ORDER_SAMPLE = 1000  # orders kept of each part, from which the boundaries of the output files are drawn
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected: parts best first, rows by source, and the budget asked and used in its unit."""
+
+    parts: list[Record]
+    sources: dict[str, int]
+    unit: str
+    asked: int
+    total: int
+    used: int
+
+
+def select(job: Job, scored: list[Record]) -> Selection:
+    """Select the longest prefix of the ranking under the budget."""
+    wanted = job.config.select
+    ((unit, _),) = wanted.budget.items()
+    cost = "rows" if unit.startswith("example") else wanted.cost
+    names = [] if isinstance(wanted.score, str) else list(wanted.score)
+    slim = [{"path": record["path"]} for record in scored]
+    with job.reporter.stage("select", None, "passes") as stage:
+
+        def sweep(function: Any, **kwargs: Any) -> list[Record]:
+            records = execute("select", mapped(items(slim), function, fn_kwargs=kwargs))
+            stage.advance()
+            return records
+
+        totals = sweep(passes.totals_of_part, score=names, cost=cost)
+        total = sum(record["total"] for record in totals)
+        asked = budget.largest_budget(total, wanted.budget)
+        cuts = _budgets(asked, wanted.quota)
+        quota = list(cuts) if wanted.quota else []
+        ranking = passes.Ranking(wanted.score, _moments(totals, names), cost, wanted.where, [], quota)
+        for column, n in wanted.max_per.items():
+            ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, slim, ranking, column, n))])
+            stage.advance()
+
+        while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
+            prefixes = {name: list(cut.prefix or ()) for name, cut in open_cuts.items()}
+            records = sweep(passes.histogram_of_part, ranking=asdict(ranking), prefixes=prefixes)
+            cuts = {**cuts, **{name: _advance(cut, records, name) for name, cut in open_cuts.items()}}
+        chosen = sweep(
+            passes.choose_of_part,
+            ranking=asdict(ranking),
+            work=job.work,
+            sample=ORDER_SAMPLE,
+            cuts={name: None if cut.prefix is None else list(cut.prefix) for name, cut in cuts.items()},
+        )
+        rows = sum(cut.rows for cut in cuts.values())
+        parts = _write_ranked(job, chosen, rows)
+        stage.advance(note=f"{rows:,} rows")
+    sources: dict[str, int] = {}
+    for record in chosen:
+        for source, number in record["sources"].items():
+            sources[source] = sources.get(source, 0) + number
+    return Selection(
+        parts, sources, "examples" if cost == "rows" else "tokens", asked, total, sum(cut.used for cut in cuts.values())
+    )
+
+
+def _moments(records: list[Record], names: list[str]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were summed, which
+    moves the last bits of a float, cannot move a selection."""
+    count = sum(record["count"] for record in records)
+    result = {}
+    for place, name in enumerate(names):
+        mean = sum(record["sums"][place] for record in records) / max(1, count)
+        variance = sum(record["squares"][place] for record in records) / max(1, count) - mean**2
+        result[name] = (float(f"{mean:.9g}"), float(f"{max(0.0, variance) ** 0.5:.9g}"))
+    return result
+
+
+def _advance(cut: budget.Cut, records: list[Record], name: str) -> budget.Cut:
+    """One digit deeper with the sum of all parts' histograms."""
+    costs, rows = (np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for _ in range(2))
+    for record in records:
+        if record["budget"] == name:
+            costs[record["bins"]] += np.array(record["costs"], dtype=np.int64)
+            rows[record["bins"]] += np.array(record["rows"], dtype=np.int64)
+    bins = np.flatnonzero(rows)
+    return cut.advance(bins, costs[bins], rows[bins])
+
+
+def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
+    """A search for each budget: one, or one for each source of the quota and one for what the quota leaves to the others."""
+    shares = dict(quota)
+    left = 1 - sum(shares.values())
+    if left > 1e-9:
+        shares[passes.WHOLE] = left
+    return {name: budget.Cut((), int(asked * share + 1e-9)) for name, share in shares.items()}
+
+
+def _cap(job: Job, slim: list[Record], ranking: passes.Ranking, column: str, n: int) -> list[str]:
+    best = mapped(items(slim), passes.caps_of_part, fn_kwargs={"ranking": asdict(ranking), "column": column, "n": n})
+    cuts = mapped(
+        best.repartition(max(1, len(slim) // 16), keys=["group"]),
+        passes.cuts_of_groups,
+        fn_kwargs={"work": job.work, "n": n},
+    )
+    return [record["path"] for record in execute("select", cuts)]
+
+
+def _write_ranked(job: Job, chosen: list[Record], rows: int) -> list[Record]:
+    files = -(-rows // passes.ROWS_PER_FILE)
+    if not files:
+        return []
+    sample = sorted(order for record in chosen for order in record["orders"])
+    boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
+    paths = [{"path": record["path"]} for record in chosen]
+    counts = execute("select", mapped(items(paths), passes.count_files, fn_kwargs={"boundaries": boundaries}))
+    in_file = [sum(record["rows"][file] for record in counts) for file in range(files)]
+    offsets = [sum(in_file[:file]) for file in range(files)]
+    dataset = mapped(items(paths), passes.file_of_rows, fn_kwargs={"boundaries": boundaries})
+    dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
+    records = execute("select", mapped(dataset, passes.write_ranked, fn_kwargs={"offsets": offsets, "work": job.work}))
+    return sorted(records, key=lambda record: record["block"])
+
+
+def require_columns(config: Config, keys: list[str]) -> None:
+    """Raise BadRequest where a filter or a cap names a column that neither the scored table nor any row has."""
+    named = {f"select.max_per.{name}": name for name in config.select.max_per}
+    if config.select.where:
+        named |= {f"select.where ({name})": name for name in where.column_names(where.parse(config.select.where))}
+    known = {*where.SCORED.names, *keys}
+    for key, name in named.items():
+        if name not in known:
+            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*where.SCORED.names, *keys])}")
