@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from operators.hub import looks_local, why_not_on_hub
 from operators.text import fold_space
 
 LEXICAL = "lexical"
@@ -75,10 +77,6 @@ def load_embedder(model: str, batch_size: int, *, trust_remote_code: bool = Fals
 
 def check_embedder(model: str) -> None:
     """Raise EmbedderProblem, before anything is loaded, where `model` cannot be had."""
-    from pathlib import Path
-
-    from operators.models import looks_local
-
     if model == LEXICAL:
         return
     if looks_local(model):
@@ -88,12 +86,9 @@ def check_embedder(model: str) -> None:
                 f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline"
             )
         return
-    from huggingface_hub import hf_hub_download
-
-    try:
-        hf_hub_download(model, "config.json")
-    except (OSError, ValueError) as error:
-        raise _fail(model, error) from error
+    reason = why_not_on_hub(model)
+    if reason:
+        raise _fail(model, OSError(reason))
 
 
 def _fail(model: str, error: Exception) -> EmbedderProblem:

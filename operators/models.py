@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from operators.hub import looks_local, why_not_on_hub
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -16,14 +18,12 @@ class ModelProblem(ValueError):
     """A model or tokenizer that cannot be used, in words for the person who named it."""
 
 
-def looks_local(name: str) -> bool:
-    """Whether a model name means a folder: it exists, or it is written as a path and so is never asked of a hub."""
-    return Path(name).exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1
-
-
 def check_model_name(name: str, key: str) -> None:
-    """Raise ModelProblem where `name` is written as a path and no folder is there, or the folder has only pickled weights."""
+    """Raise ModelProblem where `name` is no folder in transformers format with safetensors and not on the hub either."""
     if not looks_local(name):
+        reason = why_not_on_hub(name)
+        if reason:
+            raise _fail(key, name, "the model", OSError(reason))
         return
     folder = Path(name)
     if not folder.is_dir():

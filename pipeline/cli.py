@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status."""
     arguments = _parser().parse_args(argv)
     _quiet_libraries()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end cleans up as Ctrl-C does
     try:
         summary = arguments.verb(arguments)
     except BadRequest as problem:
@@ -81,6 +83,7 @@ def _quiet_libraries() -> None:
     """Libraries' own progress and advice would drown the run's; what matters of them comes back as an error."""
     for name, value in {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",
         "TRANSFORMERS_VERBOSITY": "error",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "true",

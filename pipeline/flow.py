@@ -15,7 +15,7 @@ from pipeline.progress import Reporter
 from pipeline.resources import pools, scorer_dtype, session
 from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
-from pipeline.summary import Summary, summarise
+from pipeline.summary import Digest, Summary, summarise
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Outcome:
     """What a run has found: parts and records of the scored rows, parts of the rejected ones, and what the manifest says."""
 
     scored: list[Record]
+    digest: Digest
     rejected: list[Record]
     counts: dict[str, dict[str, Any]]
     pairs: dict[str, int]
@@ -53,11 +54,11 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
     index = stages.retrieve_alternatives(job, admitted, pool_texts)
     placed = stages.place_rows(job, admitted, index["tokens"])
     dtype = scorer_dtype(job.config, job.pools)
-    scored = stages.score_blocks(job, placed, checked.encoder, checked.model(dtype))  # likelihoods, then TSS and TSS++
+    scored, digest = stages.score_blocks(job, placed, checked.encoder, checked.model(dtype))  # likelihoods and scores
     rejected = [part for record in read for part in record["rejected"]]
     facts = {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]}
     counts = manifest.add_scored(counts, scored)
-    return Outcome(scored, rejected, counts, manifest.pairs_of(scored), checked.scorer(dtype), facts)
+    return Outcome(scored, digest, rejected, counts, manifest.pairs_of(scored), checked.scorer(dtype), facts)
 
 
 def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
@@ -68,12 +69,12 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
     selection.require_columns(config, known["columns"])
     with session(config.ray.address), publish.workspace(output) as own:
         job = Job(config, str(own.folder), pools(config), reporter)
-        scored = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
+        scored, digest = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
         rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
         facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool")}}
         pairs = {"computed": 0, "reused": sum(known["pairs"].values())}
         return _select_and_publish(
-            job, own, Outcome(scored, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
+            job, own, Outcome(scored, digest, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
         )
 
 
@@ -93,4 +94,4 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "files": files,
         **outcome.facts,
     }
-    return summarise(content, outcome.scored, publish.publish(own, content))
+    return summarise(content, outcome.scored, outcome.digest, publish.publish(own, content))

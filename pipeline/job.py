@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from pipeline.config import Config
 from pipeline.errors import RunFailed
-from pipeline.parts import Record, records_of
+from pipeline.parts import Record
 from pipeline.progress import Reporter
 from pipeline.resources import Pools
 
@@ -45,12 +45,23 @@ def mapped(dataset: Any, function: Any, **options: Any) -> Any:
     return dataset.map_batches(function, batch_format="pyarrow", **{"batch_size": None, **options})
 
 
-def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda record: None) -> list[Record]:
-    """Run a stage to its end; whatever goes wrong in it becomes RunFailed with the cause in one line."""
+def stream(stage: str, dataset: Any) -> Iterator[Record]:
+    """Run a stage; its records as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one line."""
     try:
-        return records_of(dataset, tick)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for text in batch["record"].to_pylist():
+                yield json.loads(text)
     except RayError as error:
         raise RunFailed(stage, _cause(error)) from error
+
+
+def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda record: None) -> list[Record]:
+    """Run a stage to its end and keep its records; `tick` sees each as it arrives."""
+    records = []
+    for record in stream(stage, dataset):
+        tick(record)
+        records.append(record)
+    return records
 
 
 def _cause(error: BaseException) -> str:

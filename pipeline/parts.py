@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,3 @@ def read_part(record: Record, columns: list[str] | None = None) -> pa.Table:
 def record_table(records: Iterable[Record]) -> pa.Table:
     """Records as the output batch of a Ray Data stage."""
     return pa.table({"record": pa.array([json.dumps(record) for record in records], pa.string())})
-
-
-def records_of(dataset: Any, tick: Callable[[Record], None]) -> list[Record]:
-    """Run a dataset of records to its end, streaming; `tick` is called with each record as it arrives."""
-    found = []
-    for record in stream_records(dataset):
-        tick(record)
-        found.append(record)
-    return found
-
-
-def stream_records(dataset: Any) -> Iterator[Record]:
-    """The records of a dataset, as they arrive."""
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for text in batch["record"].to_pylist():
-            yield json.loads(text)

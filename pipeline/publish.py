@@ -24,6 +24,7 @@ from pipeline.errors import BadRequest
 from pipeline.parts import Record
 
 MANIFEST, POINTER = "manifest.json", "latest.json"
+_NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool")
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
 
@@ -136,6 +137,10 @@ def find_run(path: Path) -> tuple[Path, Path]:
 def read_manifest(run: Path) -> dict[str, Any]:
     """The manifest of a published run; raises BadRequest."""
     try:
-        return json.loads((run / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in manifest]
+    except (OSError, ValueError, TypeError) as error:
         raise BadRequest(f"{run / MANIFEST}: cannot be read: {error}") from error
+    if missing:
+        raise BadRequest(f"{run / MANIFEST}: is no manifest of a finished run: it has no {', '.join(missing)}")
+    return manifest

@@ -14,10 +14,10 @@ from operators import budget, where
 from pipeline import selection_passes as passes
 from pipeline.config import Config
 from pipeline.errors import BadRequest
-from pipeline.job import Job, execute, items, mapped
+from pipeline.job import Job, execute, items, mapped, stream
 from pipeline.parts import Record
 
-ORDER_SAMPLE = 1000  # orders kept of each part, from which the boundaries of the output files are drawn
+ORDER_SAMPLE = 50  # orders kept of each part, from which the boundaries of the output files are drawn
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ def select(job: Job, scored: list[Record]) -> Selection:
             stage.advance()
 
         while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
-            prefixes = {name: list(cut.prefix or ()) for name, cut in open_cuts.items()}
-            records = sweep(passes.histogram_of_part, ranking=asdict(ranking), prefixes=prefixes)
-            cuts = {**cuts, **{name: _advance(cut, records, name) for name, cut in open_cuts.items()}}
+            cuts = {**cuts, **_advance(open_cuts, slim, ranking)}
+            stage.advance()
         chosen = sweep(
             passes.choose_of_part,
             ranking=asdict(ranking),
@@ -91,15 +90,18 @@ def _moments(records: list[Record], names: list[str]) -> dict[str, tuple[float, 
     return result
 
 
-def _advance(cut: budget.Cut, records: list[Record], name: str) -> budget.Cut:
-    """One digit deeper with the sum of all parts' histograms."""
-    costs, rows = (np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for _ in range(2))
-    for record in records:
-        if record["budget"] == name:
-            costs[record["bins"]] += np.array(record["costs"], dtype=np.int64)
-            rows[record["bins"]] += np.array(record["rows"], dtype=np.int64)
-    bins = np.flatnonzero(rows)
-    return cut.advance(bins, costs[bins], rows[bins])
+def _advance(cuts: dict[str, budget.Cut], slim: list[Record], ranking: passes.Ranking) -> dict[str, budget.Cut]:
+    """All cuts one digit deeper, with the sum of all parts' histograms."""
+    prefixes = {name: list(cut.prefix or ()) for name, cut in cuts.items()}
+    costs, rows = ({name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in cuts} for _ in range(2))
+    kwargs = {"ranking": asdict(ranking), "prefixes": prefixes}
+    for record in stream("select", mapped(items(slim), passes.histogram_of_part, fn_kwargs=kwargs)):
+        costs[record["budget"]][record["bins"]] += np.array(record["costs"], dtype=np.int64)
+        rows[record["budget"]][record["bins"]] += np.array(record["rows"], dtype=np.int64)
+    bins = {name: np.flatnonzero(rows[name]) for name in cuts}
+    return {
+        name: cut.advance(bins[name], costs[name][bins[name]], rows[name][bins[name]]) for name, cut in cuts.items()
+    }
 
 
 def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:

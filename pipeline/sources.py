@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from operators.hub import why_not_on_hub
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 
@@ -149,15 +150,12 @@ def _hidden(path: str, root: str) -> bool:
 
 def _hub(index: int, one: Input, columns: dict[str, str] | None) -> Chunk:
     name = one.path.removeprefix("hf://datasets/").strip("/")
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().dataset_info(name, timeout=20)
-    except (OSError, ValueError) as error:
+    reason = why_not_on_hub(name, "dataset")
+    if reason:
         raise BadRequest(
-            f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({str(error).splitlines()[0]}); "
-            "is the name right and the hub reachable? Offline, give the path of a dataset saved by datasets"
-        ) from error
+            f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({reason}); is the name right and the hub "
+            "reachable? Offline, give the path of a dataset saved by datasets"
+        )
     return Chunk(name, "hub", None, one.source or name.rpartition("/")[2], columns, index, 0, 1, split=one.split)
 
 

@@ -11,6 +11,7 @@ from pipeline.parts import Record
 from pipeline.preflight import Checked
 from pipeline.resources import actor_pool
 from pipeline.sources import Chunk
+from pipeline.summary import Digest
 
 EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 NEIGHBOUR_RANGE = 2048
@@ -120,8 +121,10 @@ def place_rows(job: Job, admitted: list[Record], tokens: int) -> list[Record]:
         return sorted(records, key=lambda record: record["block"])
 
 
-def score_blocks(job: Job, placed: list[Record], encoder: dict[str, Any], model: dict[str, Any]) -> list[Record]:
-    """Score block by block in the actor pool; records in the order of the blocks."""
+def score_blocks(
+    job: Job, placed: list[Record], encoder: dict[str, Any], model: dict[str, Any]
+) -> tuple[list[Record], Digest]:
+    """Score block by block in the actor pool; records in the order of the blocks, and a digest of the scores."""
     config = job.config
     kwargs = {
         "work": job.work,
@@ -143,23 +146,28 @@ def score_blocks(job: Job, placed: list[Record], encoder: dict[str, Any], model:
         num_gpus=job.pools.gpus_per_scorer or None,
     )
     with job.reporter.stage("score", len(placed), "blocks") as stage:
-        done = {"pairs": 0, "seconds": 0.0}
+        done, digest = {"pairs": 0, "seconds": 0.0}, Digest()
 
         def tick(record: Record) -> None:
             done["pairs"] += record["work"]["computed"]
             done["seconds"] += record["seconds"]
+            digest.take(record)
             stage.advance(
                 note=f"{done['pairs']:,} pairs, {done['pairs'] / max(done['seconds'], 1e-9):,.0f} a second and scorer"
             )
 
-        return sorted(execute("score", dataset, tick), key=lambda record: record["block"])
+        return sorted(execute("score", dataset, tick), key=lambda record: record["block"]), digest
 
 
-def rescore(job: Job, parts: list[Record]) -> list[Record]:
-    """Scores anew from known likelihoods."""
+def rescore(job: Job, parts: list[Record]) -> tuple[list[Record], Digest]:
+    """Scores anew from known likelihoods; as `score_blocks`."""
     with job.reporter.stage("rescore", len(parts)) as stage:
         kwargs = {"work": job.work, "score": job.config.score.model_dump()}
-        records = execute(
-            "rescore", mapped(items(parts), score.rescore_part, fn_kwargs=kwargs), lambda record: stage.advance()
-        )
-        return sorted(records, key=lambda record: record["block"])
+        digest = Digest()
+
+        def tick(record: Record) -> None:
+            digest.take(record)
+            stage.advance()
+
+        records = execute("rescore", mapped(items(parts), score.rescore_part, fn_kwargs=kwargs), tick)
+        return sorted(records, key=lambda record: record["block"]), digest

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.parts import Record
 
 SAMPLE = 10_000  # score quantiles come from this many rows: those with the smallest ids
+EXTREMES = 5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -23,7 +24,23 @@ class Summary:
     text: str
 
 
-def summarise(manifest: dict[str, Any], scored: list[Record], run: Path) -> Summary:
+class Digest:
+    """What the summary shows of the scores, of bounded size: a fixed random sample of (id, score), the best and the worst."""
+
+    def __init__(self) -> None:
+        self.sample: list[list] = []
+        self.best: list[list] = []
+        self.worst: list[list] = []
+
+    def take(self, record: Record) -> None:
+        """Move a scored part's sample and extremes out of its record."""
+        # Ids are hashes, so the rows with the smallest ones are a random sample, and always the same one.
+        self.sample = heapq.nsmallest(SAMPLE, self.sample + record.pop("sample"))
+        self.best = heapq.nsmallest(EXTREMES, self.best + record.pop("best"), key=lambda row: (-row[0], row[1]))
+        self.worst = heapq.nsmallest(EXTREMES, self.worst + record.pop("worst"), key=lambda row: (row[0], row[1]))
+
+
+def summarise(manifest: dict[str, Any], scored: list[Record], digest: Digest, run: Path) -> Summary:
     """The summary of a published run from its manifest and the records of its scored parts."""
     counts, budget, pairs = manifest["counts"], manifest["budget"], manifest["pairs"]
     lost = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts["rejected"].items())) or "none"
@@ -35,10 +52,10 @@ def summarise(manifest: dict[str, Any], scored: list[Record], run: Path) -> Summ
         + (f" ({counts['unscored']:,} without alternatives)" if counts["unscored"] else ""),
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
         f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(scored, manifest['timings'])}",
-        *_quantiles(scored),
+        *_quantiles(digest, counts["scored"] - counts["unscored"]),
         _budget(budget, counts["selected"]),
-        *_examples("best", "best", scored, heapq.nlargest),
-        *_examples("worst", "worst", scored, heapq.nsmallest),
+        *_examples("best", digest.best),
+        *_examples("worst", digest.worst),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
@@ -54,14 +71,13 @@ def _speed(scored: list[Record], timings: dict[str, float]) -> str:
     return f"; {pairs:,.0f} pairs and {tokens:,.0f} tokens a second, {padding:.0%} padding"
 
 
-def _quantiles(scored: list[Record]) -> list[str]:
-    sample = heapq.nsmallest(SAMPLE, (tuple(row) for record in scored for row in record["sample"]))
-    if not sample:
+def _quantiles(digest: Digest, known: int) -> list[str]:
+    if not digest.sample:
         return ["tss_pp       no row has a score"]
-    values = np.quantile([score for _, score in sample], QUANTILES)
+    values = np.quantile([score for _, score in digest.sample], QUANTILES)
     named = "  ".join(f"{quantile:.0%} {value:.2f}" for quantile, value in zip(QUANTILES, values, strict=True))
-    known = sum(record["rows"] for record in scored)
-    return [f"tss_pp       {named}" + (f"  (from {len(sample):,} rows)" if len(sample) < known else "")]
+    estimated = f"  (from {len(digest.sample):,} rows)" if len(digest.sample) < known else ""
+    return [f"tss_pp       {named}{estimated}"]
 
 
 def _budget(budget: dict[str, Any], selected: int) -> str:
@@ -76,12 +92,10 @@ def _budget(budget: dict[str, Any], selected: int) -> str:
     return text
 
 
-def _examples(title: str, key: str, scored: list[Record], pick: Any) -> list[str]:
-    rows = [tuple(row) for record in scored for row in record[key]]
-    chosen = pick(5, rows, key=lambda row: row[0])
+def _examples(title: str, rows: list[list]) -> list[str]:
     return [
         f"{title if number == 0 else '':<12} {score:+7.2f}  {_cut(instruction, 60)} -> {_cut(output, 50)}"
-        for number, (score, _, instruction, output) in enumerate(chosen)
+        for number, (score, _, instruction, output) in enumerate(rows)
     ]
 
 
