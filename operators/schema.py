@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-# Where a row came from: index of the input in the config, of the file in that input, and line or row (from 1).
-_POSITION = [pa.field("input_index", pa.int32()), pa.field("file_index", pa.int32()), pa.field("line", pa.int64())]
+# Where a row came from: its file, index of the input in the config and of the file in that input, line or row (from 1).
+_POSITION = [
+    pa.field("file", pa.string()),
+    pa.field("input_index", pa.int32()),
+    pa.field("file_index", pa.int32()),
+    pa.field("line", pa.int64()),
+]
 _TEXT = [pa.field(name, pa.string()) for name in ("source", "instruction", "input", "output", "extra")]
 
 # read -> everything after it: a valid row with its token counts. `input_chars` is how many characters of the input are

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 
@@ -29,6 +31,16 @@ def tss_pp(loglik: float, alternatives: np.ndarray, *, hardest: int, tau: float,
 def rank(loglik: float, alternatives: np.ndarray) -> int:
     """How many alternatives explain the output at least as well; 0 means that the true instruction explains it best."""
     return int((alternatives >= loglik).sum())
+
+
+def finite(likelihoods: pa.Table) -> np.ndarray:
+    """Bool [N]: whether every likelihood of a row is a finite number; what is not must never become a score."""
+    own = np.isfinite(likelihoods["loglik_sum"].to_numpy()) & np.isfinite(likelihoods["loglik_empty_mean"].to_numpy())
+    others = [
+        all(math.isfinite(one["loglik_mean"]) for one in alternatives)
+        for alternatives in likelihoods["alternatives"].to_pylist()
+    ]
+    return own & np.array(others, dtype=bool)
 
 
 def add_scores(likelihoods: pa.Table, *, hardest: int, tau: float, quality_weight: float, normalize: str) -> pa.Table:

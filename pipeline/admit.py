@@ -106,6 +106,7 @@ class _Output:
                 "source": self._chunk.source,
                 **vars(example),
                 **measured,
+                "file": self._chunk.uri,
                 "input_index": self._chunk.input_index,
                 "file_index": self._chunk.file_index,
                 "line": row.line,

@@ -55,9 +55,10 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
     placed = stages.place_rows(job, admitted, index["tokens"])
     dtype = scorer_dtype(job.config, job.pools)
     scored, digest = stages.score_blocks(job, placed, checked.encoder, checked.model(dtype))  # likelihoods and scores
-    rejected = [part for record in read for part in record["rejected"]]
+    rejected = [part for record in [*read, *scored] for part in record["rejected"]]
     facts = {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]}
     counts = manifest.add_scored(counts, scored)
+    manifest.require_rows(counts)
     return Outcome(scored, digest, rejected, counts, manifest.pairs_of(scored), checked.scorer(dtype), facts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections import Counter
 from typing import Any
 
 from pipeline.errors import RunFailed
@@ -45,12 +46,20 @@ def admitted_counts(records: list[Record]) -> dict[str, dict[str, Any]]:
 
 
 def add_scored(counts: dict[str, dict[str, Any]], records: list[Record]) -> dict[str, dict[str, Any]]:
-    """The same counts with duplicates, scored and unscored rows; raises RunFailed where a row has been lost."""
-    result = {source: {**one, "duplicates": 0, "scored": 0, "unscored": 0} for source, one in counts.items()}
+    """The same counts with duplicates, scored and unscored rows, and those rejected while scoring; raises RunFailed where a
+    row has been lost."""
+    result = {
+        source: {**one, "rejected": Counter(one["rejected"]), "duplicates": 0, "scored": 0, "unscored": 0}
+        for source, one in counts.items()
+    }
     for record in records:
         for source, found in record["sources"].items():
-            for name, number in found.items():
-                result[source][name] += number
+            result[source]["scored"] += found["scored"]
+            result[source]["unscored"] += found["unscored"]
+        for source, number in record["duplicates"].items():
+            result[source]["duplicates"] += number
+        for source, reasons in record["reasons"].items():
+            result[source]["rejected"].update(reasons)
     for source, one in result.items():
         accounted = sum(one["rejected"].values()) + one["duplicates"] + one["scored"]
         if one["read"] != accounted:
@@ -86,9 +95,9 @@ def add_selected(counts: dict[str, dict[str, Any]], selected: dict[str, int]) ->
 
 
 def require_rows(counts: dict[str, dict[str, Any]]) -> None:
-    """Raise RunFailed where every row was rejected, or there was none."""
+    """Raise RunFailed where no row is left: all were rejected, or there was none."""
     total = in_all(counts)
-    if total["read"] == sum(total["rejected"].values()):
+    if total["read"] == sum(total["rejected"].values()) + total["duplicates"]:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(total["rejected"].items()))
         found = f"none can be scored ({reasons})" if reasons else "the input has no rows"
         raise RunFailed("read", f"{total['read']} rows read, {found}")

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from operators.alternatives import Query
 from operators.likelihoods import Candidates, score_rows
-from operators.schema import LIKELIHOODS, SCORED
-from operators.tss import add_scores
+from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
+from operators.tss import add_scores, finite
 from pipeline.admit import cached_encoder
 from pipeline.parts import Record, read_part, record_table, write_part
 from pipeline.retrieve import cached_pool
@@ -63,10 +63,32 @@ class ScoreBlock:
         duplicates = placed.filter(placed["duplicate"])
         rows = placed.filter(pc.invert(placed["duplicate"]))
         likelihoods, work = score_rows(rows, self._candidates(rows), self._pool, self._encoder, self._scorer, self._k)
-        record = finish_rows(likelihoods, self._work, self._score)
-        for source, number in _count(duplicates["source"]).items():
-            record["sources"].setdefault(source, {"scored": 0, "unscored": 0})["duplicates"] = number
-        return {**record, "block": part["block"], "work": vars(work), "seconds": time.monotonic() - began}
+        good = finite(likelihoods)
+        record = finish_rows(likelihoods.filter(pa.array(good)), self._work, self._score)
+        return {
+            **record,
+            "block": part["block"],
+            "duplicates": _count(duplicates["source"]),
+            **self._reject(rows.filter(pa.array(~good))),
+            "work": vars(work),
+            "seconds": time.monotonic() - began,
+        }
+
+    def _reject(self, rows: pa.Table) -> Record:
+        """Write a REJECTED part of rows whose likelihoods are no finite numbers."""
+        detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
+        found = [
+            {
+                **{name: row[name] for name in ("source", "file", "line")},
+                "raw": json.dumps({name: row[name] for name in ("instruction", "input", "output", "extra")}),
+                "reason": "not_finite",
+                "detail": detail,
+            }
+            for row in rows.to_pylist()
+        ]
+        parts = [write_part(f"{self._work}/rejected", from_rows(found, REJECTED), REJECTED)] if found else []
+        reasons = {source: {"not_finite": number} for source, number in _count(rows["source"]).items()}
+        return {"rejected": parts, "reasons": reasons}
 
     def _candidates(self, rows: pa.Table) -> list[Candidates]:
         found = []

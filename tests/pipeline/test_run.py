@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import byte_tokenizer, random_model, write_jsonl
 from reference import alternatives as slow_alternatives
 from reference import cap as slow_cap
@@ -359,6 +360,22 @@ def test_one_instruction_alone_has_no_scores_and_is_never_selected(ray_session, 
     counts = json.loads((done / "manifest.json").read_text())["counts"]
     assert counts["scored"] == counts["unscored"] == 4 and counts["selected"] == 0
     assert all(row["tss_pp"] is None and row["n_alternatives"] == 0 and row["ppl"] > 0 for row in table(done, "scored"))
+
+
+def test_what_the_model_gives_no_number_for_is_rejected(ray_session, tmp_path):
+    model, tokenizer = random_model("llama"), byte_tokenizer(bos=True)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Z")] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = corpus(8)
+    path = write_jsonl(tmp_path / "a.jsonl", [*rows, {**rows[0], "output": "Zz"}, {**rows[0], "output": "aZz"}])
+    done = run(tmp_path / "out", [path], tmp_path / "model")
+    counts = json.loads((done / "manifest.json").read_text())["counts"]
+    assert counts["rejected"] == {"not_finite": 2} and counts["scored"] == counts["read"] - counts["duplicates"] - 2
+    rejected = table(done, "rejected")
+    assert [row["line"] for row in sorted(rejected, key=lambda row: row["line"])] == [9, 10]
+    assert all(row["file"] == str(path) and json.loads(row["raw"])["output"].endswith("Zz") for row in rejected)
 
 
 def test_a_pool_file_replaces_the_pool(ray_session, model_folder, tmp_path):
