@@ -7,6 +7,7 @@ Layouts (SPEC 7) are recognised row by row: Alpaca, Dolly, Natural Instructions,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
         raise Rejection("empty_instruction", "the instruction is empty or white space alone")
     if not fields["output"].strip():
         raise Rejection("empty_output", "the output is empty or white space alone")
-    extra = json.dumps(rest, ensure_ascii=False, default=str)
+    extra = _as_json(rest)
     for name, text in (*fields.items(), ("another column", extra)):
         _require_unicode(name, text)
     task = record.get("task")
@@ -132,6 +133,24 @@ def _content(column: str, value: Any) -> str:
     ):
         return "".join(part["text"] for part in value)
     return _require_text(column, value)
+
+
+def _as_json(columns: dict) -> str:
+    """Strict JSON of the user's columns: dates and the like as text, and so are NaN and infinities, which JSON has not."""
+    try:
+        return json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(columns), ensure_ascii=False, default=str)
+    except RecursionError as error:
+        raise Rejection("wrong_type", "a column is nested too deeply") from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _require_text(name: str, value: Any) -> str:

@@ -38,6 +38,7 @@ def run(config: Config, reporter: Reporter) -> Summary:
     check_quota(config, {chunk.source for chunk in chunks})
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     checked = check_models(config)
+    reporter.say("start        the request is in order; Ray starts")
     with session(config.ray.address), publish.workspace(output) as own:
         job = Job(config, str(own.folder), pools(config), reporter)
         return _select_and_publish(job, own, _score(job, chunks, pool_texts, checked))

@@ -1,5 +1,6 @@
 """Every layout is recognised, text stays verbatim, nothing is lost, and what cannot be used has a reason."""
 
+import datetime
 import json
 
 import pytest
@@ -82,6 +83,25 @@ def test_other_columns_and_references_travel_in_extra():
     )
     assert json.loads(example.extra) == {"targets": ["Z"], "task": "t", "n": 3, "deep": {"a": [None]}}
     assert example.task == "t"
+
+
+def test_extra_is_strict_json_whatever_the_columns_hold():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    example = normalise(
+        {
+            "instruction": "I",
+            "output": "Y",
+            "n": float("nan"),
+            "list": [1, float("inf")],
+            "day": datetime.date(2026, 1, 2),
+        }
+    )
+    strict = json.loads(example.extra, parse_constant=lambda name: pytest.fail(name))
+    assert strict == {"n": "nan", "list": [1, "inf"], "day": "2026-01-02"}
+    with pytest.raises(Rejection, match="nested too deeply"):
+        normalise({"instruction": "I", "output": "Y", "deep": deep})
 
 
 def test_turns_between_question_and_answer_stay_with_the_row():
