@@ -19,7 +19,9 @@ from pipeline.admit import cached_encoder
 from pipeline.parts import Record, read_part, record_table, write_part
 from pipeline.retrieve import cached_pool
 
-SAMPLE_OF_PART = 10_000  # rows with the smallest ids: ids are hashes, so this is a random sample, and always the same one
+SAMPLE_OF_PART = (
+    10_000  # rows with the smallest ids: ids are hashes, so this is a random sample, and always the same one
+)
 EXTREMES = 5
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 

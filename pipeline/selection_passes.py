@@ -50,17 +50,13 @@ def _eligible(table: pa.Table, ranking: Ranking) -> tuple[pa.Table, np.ndarray, 
     if ranking.where:
         keep &= where.evaluate(where.parse(ranking.where), table)
     if ranking.quota:
-        shared = _rest_of_quota(ranking)
+        shared = WHOLE in ranking.quota  # what the named sources leave is there for all others
         keep &= np.array([source in ranking.quota or shared for source in table["source"].to_pylist()], dtype=bool)
     table, orders = table.filter(pa.array(keep)), budget.order_of(scores[keep])
     for column, paths in ranking.caps:
         inside = _inside_cap(table, orders, column, paths)
         table, orders = table.filter(pa.array(inside)), orders[inside]
     return table, orders, _costs(table, ranking.cost)
-
-
-def _rest_of_quota(ranking: Ranking) -> bool:
-    return WHOLE in ranking.quota
 
 
 def _costs(table: pa.Table, cost: str) -> np.ndarray:
