@@ -136,7 +136,7 @@ def _content(column: str, value: Any) -> str:
 
 
 def _as_json(columns: dict) -> str:
-    """Strict JSON of the user's columns: dates and the like as text, and so are NaN and infinities, which JSON has not."""
+    """Strict JSON of the user's columns: dates and the like as text; NaN and infinities, which JSON has not, as null."""
     try:
         return json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
@@ -147,7 +147,7 @@ def _as_json(columns: dict) -> str:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return None
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -97,14 +97,20 @@ def needed_columns(names: set[str]) -> list[str]:
     )
 
 
-def column(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
-    """A column of the scored table, or the user column of that name from `extra` (null where a row has none)."""
+def column(table: pa.Table, name: str, kind: type | None = None) -> pa.ChunkedArray | pa.Array:
+    """A column of the scored table, or the user column of that name from `extra` (null where a row has none).
+
+    A user column may hold numbers in some rows and text in others: `kind` (float or str) says which of them are meant, and
+    the others are null. Without it, numbers if there is nothing else, or all as text.
+    """
     if name in SCORED.names:
         return table[name]
     values = [json.loads(text).get(name) for text in table["extra"].to_pylist()]
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float}:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    if kind is float or (kind is None and kinds <= {int, float}):
+        return pa.array([float(value) if isinstance(value, (int, float)) else None for value in values], pa.float64())
+    if kind is str:
+        return pa.array([value if isinstance(value, str) else None for value in values], pa.string())
     return pa.array(
         [
             None if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -140,7 +146,8 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
             return pc.negate(_evaluate(operand, table))
         case ast.BinOp(left=left, op=op, right=right):
             return _ARITHMETIC[type(op)](
-                pc.cast(_evaluate(left, table), pa.float64()), pc.cast(_evaluate(right, table), pa.float64())
+                pc.cast(_operand(left, table, float), pa.float64()),
+                pc.cast(_operand(right, table, float), pa.float64()),
             )
         case ast.BoolOp(op=op, values=values):
             combine = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
@@ -152,6 +159,7 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
 
 def _compare(left: ast.expr, ops: list[ast.cmpop], comparators: list[ast.expr], table: pa.Table) -> Any:
     result = None
+    kind = _kind_of([left, *comparators])
     for op, right in zip(ops, comparators, strict=True):
         if isinstance(op, (ast.In, ast.NotIn)):
             if not isinstance(right, (ast.List, ast.Tuple)) or not all(
@@ -159,13 +167,23 @@ def _compare(left: ast.expr, ops: list[ast.cmpop], comparators: list[ast.expr], 
             ):
                 raise WhereProblem(f"'in' needs a list of values, found {ast.unparse(right)!r}")
             values = [item.value for item in right.elts if isinstance(item, ast.Constant)]
-            one = pc.is_in(_evaluate(left, table), value_set=pa.array(values))
+            one = pc.is_in(_operand(left, table, kind), value_set=pa.array(values))
             one = pc.invert(one) if isinstance(op, ast.NotIn) else one
         else:
-            one = _COMPARE[type(op)](_evaluate(left, table), _evaluate(right, table))
+            one = _COMPARE[type(op)](_operand(left, table, kind), _operand(right, table, kind))
         result = one if result is None else pc.and_kleene(result, one)
         left = right
     return result
+
+
+def _kind_of(nodes: list[ast.expr]) -> type | None:
+    """Whether a comparison is of numbers or of text, by what is written out in it."""
+    constants = [part.value for node in nodes for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return None if not constants else str if isinstance(constants[0], str) else float
+
+
+def _operand(node: ast.expr, table: pa.Table, kind: type | None) -> Any:
+    return column(table, node.id, kind) if isinstance(node, ast.Name) else _evaluate(node, table)
 
 
 def numeric(table: pa.Table, name: str) -> np.ndarray:

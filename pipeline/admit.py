@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -56,13 +57,25 @@ def admit_chunk(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long
 def _admit(chunk: Chunk, work: str, encoder: Encoder, too_long: str) -> Record:
     output = _Output(work, chunk)
     waiting: list[RawRow] = []
-    for row in read_chunk(chunk):
+    for row in _rows(chunk):
         waiting.append(row)
         if len(waiting) == ROWS_AT_ONCE:
             output.take(waiting, encoder, too_long)
             waiting = []
     output.take(waiting, encoder, too_long)
     return output.finish()
+
+
+def _rows(chunk: Chunk) -> Iterator[RawRow]:
+    try:
+        yield from read_chunk(chunk)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnreadableFile(f"{chunk.uri} cannot be read to its end: {reason}") from error
+
+
+class UnreadableFile(RuntimeError):
+    """A file that ends or breaks in the middle: what else it holds is unknown, so no run is published without it."""
 
 
 class _Output:

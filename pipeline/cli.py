@@ -116,8 +116,12 @@ def _select(arguments: argparse.Namespace) -> Any:
         )
     output, run = publish.find_run(arguments.run)
     known = publish.read_manifest(run)
-    data = config.override({**known["config"], "output": str(output)}, arguments.overrides)
-    return flow.select(config.validate(data, str(run / publish.MANIFEST)), run, Reporter(quiet=arguments.quiet))
+    data = config.override({**known["config"], **known["base"], "output": str(output)}, arguments.overrides)
+    return flow.select(
+        config.validate(data, str(run / publish.MANIFEST), overrides=arguments.overrides),
+        run,
+        Reporter(quiet=arguments.quiet),
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -181,8 +181,10 @@ def load(path: Path, overrides: list[str]) -> Config:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise BadRequest(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise BadRequest(f"{path}: found {type(data).__name__}, expected keys such as input and output")
-    return validate(override(data, overrides), str(path), text)
+        raise BadRequest(
+            f"{path}: found {_KIND_NAMES.get(type(data), 'a single value')}, expected keys such as input and output"
+        )
+    return validate(override(data, overrides), str(path), text, overrides)
 
 
 def override(data: dict, overrides: list[str]) -> dict:
@@ -221,15 +223,15 @@ def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
         node[parts[-1]] = value
 
 
-def validate(data: dict, origin: str, text: str = "") -> Config:
+def validate(data: dict, origin: str, text: str = "", overrides: Sequence[str] = ()) -> Config:
     """The Config of `data`; raises BadRequest with a line for each problem."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise BadRequest("\n".join(_explain(problem, origin, text) for problem in error.errors())) from error
+        raise BadRequest("\n".join(_explain(problem, origin, text, overrides) for problem in error.errors())) from error
 
 
-def _explain(problem: Any, origin: str, text: str) -> str:
+def _explain(problem: Any, origin: str, text: str, overrides: Sequence[str]) -> str:
     # A union reports once per member and adds the member's name to the path; those are no keys of the user's.
     path = [
         part
@@ -239,6 +241,8 @@ def _explain(problem: Any, origin: str, text: str) -> str:
     key = ".".join(map(str, path))
     line = _line_of(text, path)
     at = f"{origin}:{line}" if line else origin
+    if any(key == (set_key := one.partition("=")[0].strip()) or set_key.startswith(f"{key}.") for one in overrides):
+        at = "--set"
     if problem["type"] == "extra_forbidden":
         known = _keys_at(path[:-1])
         close = difflib.get_close_matches(str(path[-1]), known, n=1)
@@ -273,6 +277,9 @@ def _line_of(text: str, path: list[Any]) -> int | None:
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
+
+
+_KIND_NAMES = {type(None): "an empty file", list: "a list"}
 
 
 def _short(value: Any) -> str:

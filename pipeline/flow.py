@@ -10,7 +10,7 @@ from pipeline import manifest, publish, selection, stages
 from pipeline.config import Config
 from pipeline.job import Job
 from pipeline.parts import Record
-from pipeline.preflight import Checked, check_models, check_output, check_quota
+from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
 from pipeline.progress import Reporter
 from pipeline.resources import pools, scorer_dtype, session
 from pipeline.retrieve import read_pool_file
@@ -33,13 +33,14 @@ class Outcome:
 
 def run(config: Config, reporter: Reporter) -> Summary:
     """The main job; raises BadRequest before any work, RunFailed after."""
+    check_shadowing()
     output = check_output(config.output)
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     checked = check_models(config)
-    reporter.say("start        the request is in order; Ray starts")
-    with session(config.ray.address), publish.workspace(output) as own:
+    with publish.workspace(output) as own, session(config.ray.address):
+        reporter.say("start        the request is in order, Ray is up")
         job = Job(config, str(own.folder), pools(config), reporter)
         return _select_and_publish(job, own, _score(job, chunks, pool_texts, checked))
 
@@ -57,7 +58,13 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
     dtype = scorer_dtype(job.config, job.pools)
     scored, digest = stages.score_blocks(job, placed, checked.encoder, checked.model(dtype))  # likelihoods and scores
     rejected = [part for record in [*read, *scored] for part in record["rejected"]]
-    facts = {"columns": columns, "instructions": index["instructions"], "pool": index["pool"]}
+    facts = {
+        "columns": columns,
+        "instructions": index["instructions"],
+        "pool": index["pool"],
+        # What `tss select` starts from, whatever selections came between.
+        "base": {"score": job.config.score.model_dump(), "select": job.config.select.model_dump()},
+    }
     counts = manifest.add_scored(counts, scored)
     manifest.require_rows(counts)
     return Outcome(scored, digest, rejected, counts, manifest.pairs_of(scored), checked.scorer(dtype), facts)
@@ -65,15 +72,16 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
 
 def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
     """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
+    check_shadowing()
     output = check_output(config.output)
     known = publish.read_manifest(parent)
     check_quota(config, set(known["counts"]["sources"]))
     selection.require_columns(config, known["columns"])
-    with session(config.ray.address), publish.workspace(output) as own:
+    with publish.workspace(output) as own, session(config.ray.address):
         job = Job(config, str(own.folder), pools(config), reporter)
         scored, digest = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
         rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
-        facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool")}}
+        facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool", "base")}}
         pairs = {"computed": 0, "reused": sum(known["pairs"].values())}
         return _select_and_publish(
             job, own, Outcome(scored, digest, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
@@ -91,6 +99,7 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "counts": manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources)),
         "pairs": outcome.pairs,
         "budget": {"asked": chosen.asked, "unit": chosen.unit, "used": chosen.used, "corpus": chosen.total},
+        "eligible": chosen.eligible,
         "seed": job.config.seed,
         "timings": {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
         "files": files,

@@ -69,7 +69,8 @@ def _cause(error: BaseException) -> str:
     cause = type(error).__name__
     deeper: Any = error
     while isinstance(deeper, BaseException):
-        lines = [line.strip() for line in str(deeper).splitlines() if line.strip()]
+        told = str(deeper).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
+        lines = [line.strip() for line in told.splitlines() if line.strip()]
         cause, deeper = lines[-1] if lines else cause, getattr(deeper, "cause", None) or deeper.__cause__
     return cause[:1000]
 

@@ -60,6 +60,18 @@ def check_output(output: str) -> Path:
     return path
 
 
+def check_shadowing() -> None:
+    """Raise BadRequest where the working folder holds other packages of our names: Ray's workers would import those."""
+    here, installed = Path.cwd(), Path(__file__).resolve().parents[1]
+    for name in ("operators", "pipeline"):
+        other = next((path for path in (here / name / "__init__.py", here / f"{name}.py") if path.is_file()), None)
+        if other and other.resolve().parent not in (installed / name, installed):
+            raise BadRequest(
+                f"{other} would be imported by Ray's workers instead of the installed package {installed / name}; "
+                "run tss from another folder"
+            )
+
+
 def check_models(config: Config) -> Checked:
     """Load tokenizer, configuration and template, and ask for the embedder; raises BadRequest."""
     from operators.embedder import EmbedderProblem, check_embedder

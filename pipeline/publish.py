@@ -24,7 +24,7 @@ from pipeline.errors import BadRequest
 from pipeline.parts import Record
 
 MANIFEST, POINTER = "manifest.json", "latest.json"
-_NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool")
+_NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
 

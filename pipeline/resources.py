@@ -79,6 +79,7 @@ def _configure() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # else the cause of a failure is only in the text of a traceback
 
 
 def pools(config: Config) -> Pools:

@@ -30,6 +30,7 @@ class Selection:
     asked: int
     total: int
     used: int
+    eligible: int  # rows that have a score and pass filters and caps
 
 
 def select(job: Job, scored: list[Record]) -> Selection:
@@ -56,8 +57,11 @@ def select(job: Job, scored: list[Record]) -> Selection:
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, slim, ranking, column, n))])
             stage.advance()
 
+        eligible: int | None = None
         while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
-            cuts = {**cuts, **_advance(open_cuts, slim, ranking)}
+            advanced, rows = _advance(open_cuts, slim, ranking)
+            eligible = rows if eligible is None else eligible  # the first histogram covers all of them
+            cuts = {**cuts, **advanced}
             stage.advance()
         chosen = sweep(
             passes.choose_of_part,
@@ -74,7 +78,13 @@ def select(job: Job, scored: list[Record]) -> Selection:
         for source, number in record["sources"].items():
             sources[source] = sources.get(source, 0) + number
     return Selection(
-        parts, sources, "examples" if cost == "rows" else "tokens", asked, total, sum(cut.used for cut in cuts.values())
+        parts,
+        sources,
+        "examples" if cost == "rows" else "tokens",
+        asked,
+        total,
+        sum(cut.used for cut in cuts.values()),
+        eligible or 0,
     )
 
 
@@ -90,8 +100,10 @@ def _moments(records: list[Record], names: list[str]) -> dict[str, tuple[float, 
     return result
 
 
-def _advance(cuts: dict[str, budget.Cut], slim: list[Record], ranking: passes.Ranking) -> dict[str, budget.Cut]:
-    """All cuts one digit deeper, with the sum of all parts' histograms."""
+def _advance(
+    cuts: dict[str, budget.Cut], slim: list[Record], ranking: passes.Ranking
+) -> tuple[dict[str, budget.Cut], int]:
+    """All cuts one digit deeper, with the sum of all parts' histograms; and the rows in these."""
     prefixes = {name: list(cut.prefix or ()) for name, cut in cuts.items()}
     costs, rows = ({name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in cuts} for _ in range(2))
     kwargs = {"ranking": asdict(ranking), "prefixes": prefixes}
@@ -99,9 +111,10 @@ def _advance(cuts: dict[str, budget.Cut], slim: list[Record], ranking: passes.Ra
         costs[record["budget"]][record["bins"]] += np.array(record["costs"], dtype=np.int64)
         rows[record["budget"]][record["bins"]] += np.array(record["rows"], dtype=np.int64)
     bins = {name: np.flatnonzero(rows[name]) for name in cuts}
-    return {
+    advanced = {
         name: cut.advance(bins[name], costs[name][bins[name]], rows[name][bins[name]]) for name, cut in cuts.items()
     }
+    return advanced, int(sum(rows[name].sum() for name in cuts))
 
 
 def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:

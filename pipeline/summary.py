@@ -53,9 +53,11 @@ def summarise(manifest: dict[str, Any], scored: list[Record], digest: Digest, ru
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
         f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(scored, manifest['timings'])}",
         *_quantiles(digest, counts["scored"] - counts["unscored"]),
-        _budget(budget, counts["selected"]),
-        *_examples("best", digest.best),
-        *_examples("worst", digest.worst),
+        f"selection    {_settings(manifest['config'])}",
+        _budget(budget, counts["selected"], manifest["eligible"]),
+        *_examples("best scored", digest.best),
+        *_examples("worst scored", digest.worst),
+        *_warnings(counts["sources"]),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
@@ -80,7 +82,7 @@ def _quantiles(digest: Digest, known: int) -> list[str]:
     return [f"tss_pp       {named}{estimated}"]
 
 
-def _budget(budget: dict[str, Any], selected: int) -> str:
+def _budget(budget: dict[str, Any], selected: int, eligible: int) -> str:
     text = f"budget       {budget['asked']:,} {budget['unit']} asked, {budget['used']:,} used by {selected:,} selected rows"
     if budget["asked"] >= budget["corpus"]:
         text += (
@@ -88,8 +90,30 @@ def _budget(budget: dict[str, Any], selected: int) -> str:
             "so every row that has a score and passes the filters is taken"
         )
     elif not selected:
-        text += "; no row fits: the best one alone costs more, or the filters admit none"
+        text += (
+            "; no row fits: the best one alone costs more"
+            if eligible
+            else "; no row has a score and passes the filters"
+        )
     return text
+
+
+def _settings(config: dict[str, Any]) -> str:
+    select, score = config["select"], config["score"]
+    chosen = [
+        f"by {select['score']}",
+        f"hardest {score['hardest']}, tau {score['tau']:g}, quality {score['quality_weight']:g}",
+    ]
+    chosen += [f"{name} {select[name]}" for name in ("where", "max_per", "quota") if select[name]]
+    return "; ".join(chosen)
+
+
+def _warnings(sources: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"warning      source {source!r}: all {one['read']:,} rows rejected ({', '.join(sorted(one['rejected']))})"
+        for source, one in sorted(sources.items())
+        if one["read"] and one["read"] == sum(one["rejected"].values())
+    ]
 
 
 def _examples(title: str, rows: list[list]) -> list[str]:

@@ -99,7 +99,7 @@ def test_extra_is_strict_json_whatever_the_columns_hold():
         }
     )
     strict = json.loads(example.extra, parse_constant=lambda name: pytest.fail(name))
-    assert strict == {"n": "nan", "list": [1, "inf"], "day": "2026-01-02"}
+    assert strict == {"n": None, "list": [1, None], "day": "2026-01-02"}
     with pytest.raises(Rejection, match="nested too deeply"):
         normalise({"instruction": "I", "output": "Y", "deep": deep})
 

@@ -14,7 +14,15 @@ TABLE = pa.table(
         "ifd": [0.5, 1.5, 0.5, 0.2],
         "source": ["a", "b", "a", "c"],
         "rank": pa.array([0, 1, None, 2], pa.int32()),
-        "extra": [json.dumps(x) for x in ({"stars": 3, "lang": "en"}, {"stars": 5}, {}, {"lang": "de", "stars": None})],
+        "extra": [
+            json.dumps(x)
+            for x in (
+                {"stars": 3, "lang": "en", "mixed": "two"},
+                {"stars": 5, "mixed": 2.5},
+                {},
+                {"lang": "de", "stars": None},
+            )
+        ],
     }
 )
 CASES = [
@@ -31,6 +39,9 @@ CASES = [
     ("lang == 'de'", [0, 0, 0, 1]),
     ("ppl / ifd > 10", [0, 0, 0, 1]),
     ("source != 'a'", [0, 1, 0, 1]),
+    ("mixed > 1", [0, 1, 0, 0]),
+    ("mixed == 'two'", [1, 0, 0, 0]),
+    ("mixed + 1 > 2", [0, 1, 0, 0]),
 ]
 
 

@@ -109,6 +109,23 @@ def test_a_process_of_its_own_says_one_thing_and_exits_with_2(request_folder):
     assert result.returncode == 2 and result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_package_of_our_name_in_the_working_folder_is_refused(request_folder, capsys, monkeypatch):
+    (request_folder / "pipeline").mkdir()
+    (request_folder / "pipeline" / "__init__.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(request_folder)
+    assert cli.main(["run", str(request_folder / "c.yaml")]) == 2
+    assert "run tss from another folder" in capsys.readouterr().err
+
+
+def test_a_file_that_breaks_off_is_named(ray_session, request_folder, capsys):
+    (request_folder / "b.jsonl.gz").write_text("no gzip")
+    path = request_folder / "b.jsonl.gz"
+    assert cli.main(["run", str(request_folder / "c.yaml"), "--quiet", "--set", f"input={path}"]) == 1
+    shown = capsys.readouterr().err
+    assert f"stage read: {path} cannot be read to its end" in shown and "Traceback" not in shown
+    assert not (request_folder / "out").exists()
+
+
 def test_a_stage_that_fails_is_named_and_nothing_is_published(ray_session, request_folder, capsys, monkeypatch):
 
     class Broken:

@@ -22,7 +22,7 @@ BAD = [
     ("select: {where: 'ppl <'}\n", [], r"select.where"),
     ("select: {where: 'source < 3'}\n", [], r"select.where: .*does not fit its columns"),
     ("select: {quota: {a: 0.7, b: 0.7}}\n", [], r"add up to at most 1"),
-    ("", ["scorer.k=3"], r"scorer.k: unknown key"),
+    ("", ["scorer.k=3"], r"^--set: scorer.k: unknown key"),
     ("", ["nothing"], r"expected key=value"),
     ("", ["seed.x=3"], r"seed: found"),
     ("", ["input.3.path=b"], r"no place of a list of 1|holds a single value"),

@@ -23,7 +23,7 @@ from operators.encode import Encoder
 from operators.schema import REJECTED, SCORED, SELECTED
 from operators.template import from_text
 from operators.text import content_hash
-from pipeline import config, flow, place, publish
+from pipeline import cli, config, flow, place, publish
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.progress import Reporter
 
@@ -307,6 +307,16 @@ def test_filters_and_weighted_scores(done):
     assert [row["id"] for row in table(other, "selected")] == slow_select(kept, 6)
 
 
+def test_each_selection_starts_from_the_settings_of_the_run(done, capsys):
+    output = str(done.parents[1])
+    assert cli.main(["select", output, "--quiet", "--set", "select.where='rank < 0'", "--set", "score.hardest=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "where rank < 0" in shown and "hardest 1" in shown and "no row has a score and passes the filters" in shown
+    assert cli.main(["select", output, "--quiet"]) == 0
+    last = done.parents[1] / json.loads((done.parents[1] / "latest.json").read_text())["run"]
+    assert [row["id"] for row in table(last, "selected")] == [row["id"] for row in table(done, "selected")]
+
+
 def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
     known = publish.read_manifest(done)
     summary = flow.select(
@@ -326,7 +336,7 @@ def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
         done,
         Reporter(quiet=True),
     )
-    assert table(summary.run, "selected") == [] and "no row fits" in summary.text
+    assert table(summary.run, "selected") == [] and "no row fits: the best one alone costs more" in summary.text
     assert pq.read_schema(summary.run / "selected" / "part-00000.parquet").equals(SELECTED)
 
 
