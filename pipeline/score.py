@@ -18,11 +18,8 @@ from operators.tss import add_scores, finite
 from pipeline.admit import cached_encoder
 from pipeline.parts import Record, read_part, record_table, write_part
 from pipeline.retrieve import cached_pool
+from pipeline.summary import EXTREMES, SAMPLE
 
-SAMPLE_OF_PART = (
-    10_000  # rows with the smallest ids: ids are hashes, so this is a random sample, and always the same one
-)
-EXTREMES = 5
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
@@ -133,7 +130,7 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _sample(known: pa.Table) -> list[list]:
-    smallest = known.select(["id", "tss_pp"]).sort_by("id").slice(0, SAMPLE_OF_PART)
+    smallest = known.select(["id", "tss_pp"]).sort_by("id").slice(0, SAMPLE)
     return [list(row) for row in zip(*(column.to_pylist() for column in smallest.columns), strict=True)]
 
 
