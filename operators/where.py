@@ -91,10 +91,8 @@ def column_names(node: ast.expr) -> set[str]:
 
 def needed_columns(names: set[str]) -> list[str]:
     """The stored columns to read for these names: columns of their own, and `extra` for all that are user columns."""
-    own = [name for name in SCORED.names if name in names]
-    return (
-        own if own and len(own) == len(names) else [*own, *(["extra"] if "extra" not in own else [])] if names else own
-    )
+    wanted = names | {"extra"} if names - set(SCORED.names) else names
+    return [name for name in SCORED.names if name in wanted]
 
 
 def column(table: pa.Table, name: str, kind: type | None = None) -> pa.ChunkedArray | pa.Array:

@@ -75,14 +75,7 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
             "threads": job.pools.threads_per_embedder,
             **config.embedder.model_dump(),
         }
-        dataset = mapped(
-            items(ranges),
-            retrieve.EmbedRange,
-            fn_constructor_kwargs=kwargs,
-            compute=actor_pool(job.pools.embedders),
-            batch_size=1,
-            num_gpus=job.pools.gpus_per_embedder or None,
-        )
+        dataset = _in_actors(ranges, retrieve.EmbedRange, kwargs, job.pools.embedders, job.pools.gpus_per_embedder)
         parts = execute("embed", dataset, lambda record: stage.advance())
         once("embed", retrieve.build_matrix, parts, job.index)
     ranges = _ranges(table["instructions"], NEIGHBOUR_RANGE)
@@ -95,6 +88,18 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
         )
         once("neighbours", retrieve.build_neighbours, parts, job.index)
     return table
+
+
+def _in_actors(values: list[Any], actor: type, settings: dict[str, Any], size: int, gpus: float) -> Any:
+    """A dataset of the records that a pool of `size` actors makes of these values, one value at a time."""
+    return mapped(
+        items(values),
+        actor,
+        fn_constructor_kwargs=settings,
+        compute=actor_pool(size),
+        batch_size=1,
+        num_gpus=gpus or None,
+    )
 
 
 def _ranges(count: int, size: int) -> list[dict[str, int]]:
@@ -137,14 +142,7 @@ def score_blocks(
         "score": config.score.model_dump(),
         "threads": job.pools.threads_per_scorer,
     }
-    dataset = mapped(
-        items(placed),
-        score.ScoreBlock,
-        fn_constructor_kwargs=kwargs,
-        compute=actor_pool(job.pools.scorers),
-        batch_size=1,
-        num_gpus=job.pools.gpus_per_scorer or None,
-    )
+    dataset = _in_actors(placed, score.ScoreBlock, kwargs, job.pools.scorers, job.pools.gpus_per_scorer)
     with job.reporter.stage("score", len(placed), "blocks") as stage:
         done, digest = {"pairs": 0, "seconds": 0.0}, Digest()
 
