@@ -89,3 +89,52 @@ def cap(rows: list[dict], column: str, n: int) -> list[dict]:
         if seen[row[column]] <= n:
             kept.append(row)
     return kept
+
+
+def distinct_prefixes(sequences: list[list[int]]) -> int:
+    """How many different beginnings the sequences have: the tokens that must be computed once."""
+    return len({tuple(sequence[: end + 1]) for sequence in sequences for end in range(len(sequence))})
+
+
+def tree_attention(q, k, v, start, stop, parent, scale: float, window: int | None):
+    """Attention of every token to those of its own segment up to itself and of all segments above, one token at a time.
+
+    q [T, H, D], k and v [T, G, D]: segments stand side by side and hold positions start[s] .. stop[s] - 1.
+    """
+    first, places = [], []
+    for low, high in zip(start, stop, strict=True):
+        first.append(len(places))
+        places += range(low, high)
+    out = torch.zeros_like(q)
+    for segment, (low, high) in enumerate(zip(start, stop, strict=True)):
+        above, seen = parent[segment], []
+        while above >= 0:
+            seen += range(first[above], first[above] + stop[above] - start[above])
+            above = parent[above]
+        for place in range(first[segment], first[segment] + high - low):
+            keys = [*seen, *range(first[segment], place + 1)]
+            keys = [one for one in keys if window is None or places[place] - places[one] < window]
+            for head in range(q.shape[1]):
+                group = head * k.shape[1] // q.shape[1]
+                weights = torch.softmax(scale * (k[keys, group] @ q[place, head]), dim=0)
+                out[place, head] = weights @ v[keys, group]
+    return out
+
+
+def varlen_attention(
+    q, k, v, edges_q, edges_k, max_q, max_k, *, scale, window_size, return_aux, enable_gqa=False
+):  # the signature of torch.nn.attention.varlen.varlen_attn
+    """Variable-length attention group by group, with its log-sum-exps [H, T] as the kernels of GPUs give them."""
+    assert max_q == max(edges_q.diff()) and max_k == max(edges_k.diff()) and return_aux.lse
+    assert enable_gqa == (q.shape[1] != k.shape[1])
+    out, lse = torch.zeros_like(q), torch.zeros(q.shape[1], q.shape[0])
+    for group in range(len(edges_q) - 1):
+        mine, keys = slice(edges_q[group], edges_q[group + 1]), slice(edges_k[group], edges_k[group + 1])
+        for head in range(q.shape[1]):
+            shared = head * k.shape[1] // q.shape[1]
+            scores = scale * (q[mine, head] @ k[keys, shared].T)
+            if window_size == (-1, 0):
+                scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            out[mine, head] = scores.softmax(-1) @ v[keys, shared]
+            lse[head, mine] = scores.logsumexp(-1)
+    return out, lse

@@ -51,11 +51,56 @@ def test_any_lengths_in_any_batch(lengths, batch_tokens):
     assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
 
 
-def test_targets_in_one_chunk_or_many(monkeypatch):
-    model, (prompts, targets) = _MODELS["llama"], ([[5, 6, 7]] * 3, [[8, 9] * 20, [3], [4, 5]])
-    whole = TargetScorer(model, 4096).sums(prompts, targets)
-    monkeypatch.setattr("operators.logprob._HEAD_CHUNK_BYTES", {"cpu": 4 * 260 * 3})
-    assert np.allclose(TargetScorer(model, 4096).sums(prompts, targets), whole, atol=1e-4)
+def test_known_families_share_prefixes(model):
+    scorer = TargetScorer(model, 4096)
+    assert scorer.way == "packed"
+    prompts, targets = [[*range(40), last] for last in (1, 2, 3)], [[4, 5], [6], [7, 8, 9]]
+    got = scorer.sums(prompts, targets)
+    assert np.allclose(got, [loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)], atol=1e-4)
+    # 40 shared, then each its own end; the last token of a sequence is never needed.
+    assert scorer.forwarded_tokens == 40 + 3 + (1 + 0 + 2)
+
+
+@pytest.mark.parametrize("way", ["padded", "whole"])
+def test_other_ways_give_the_same(model, way, monkeypatch):
+    monkeypatch.setattr("operators.logprob.walkable", lambda model: False)
+    monkeypatch.setattr("operators.logprob.tiled", lambda model: way == "padded")
+    scorer = TargetScorer(model, 100)
+    assert scorer.way == way
+    prompts, targets = [[1, 2, 3], [9], [1, 2, 3, 4] * 8], [[4, 5], [6, 7, 8], [5] * 20]
+    expected = [loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)]
+    assert np.allclose(scorer.sums(prompts, targets), expected, atol=1e-4)
+
+
+class OtherLayer(torch.nn.Module):
+    """A layer that does what no walk expects."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name in ("layer", "_modules") else getattr(self.layer, name)
+
+    def forward(self, hidden, **kwargs):
+        return self.layer(hidden, **kwargs) * 1.5
+
+
+def test_a_layer_that_does_more_is_noticed():
+    model = random_model("llama")
+    model.model.layers[0] = OtherLayer(model.model.layers[0])
+    scorer = TargetScorer(model, 4096)
+    assert scorer.way == "padded"
+    assert np.allclose(scorer.sums([[1, 2, 3]], [[4, 5]]), [loglik(model, [1, 2, 3], [4, 5])], atol=1e-4)
+
+
+def test_bfloat16_is_near():
+    model = random_model("llama")
+    prompts, targets = [[*range(30), last] for last in (1, 2, 3)], [[4, 5] * 5, [6] * 7, [7, 8, 9]]
+    expected = np.array([loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)])
+    scorer = TargetScorer(model.to(torch.bfloat16), 4096)
+    assert scorer.way == "packed"
+    assert (np.abs(scorer.sums(prompts, targets) - expected) / [10, 7, 3]).max() < 0.05
 
 
 class OutOfMemoryAbove(torch.nn.Module):

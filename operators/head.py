@@ -1,0 +1,81 @@
+"""Log-probabilities of target ids from final hidden states, without ever holding full logits.
+
+The vocabulary is cut into tiles whose logits stay in cache; their log-sum-exps are merged, in float32 whatever the model's
+dtype. The logit of a target is one scalar product with its row of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Finish = Callable[[torch.Tensor], torch.Tensor]
+
+# Positions in one matrix product, and float32 logits held at once. On a CPU a tile stays in the cache of its cores, and enough
+# positions share each reading of the head's weights.
+_ROWS = {"cpu": 1024, "cuda": 8192}
+_TILE_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+
+
+def tiled(model: Any) -> bool:
+    """Whether the output head is a plain matrix, with or without a bias."""
+    return type(model.get_output_embeddings()) is torch.nn.Linear
+
+
+def finish_of(model: Any) -> Finish:
+    """What the model's configuration says is done to logits after the head, in place where it does something."""
+    config = model.config.get_text_config()
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def finish(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.mul_(scale) if scale != 1.0 else logits
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+    return finish
+
+
+def target_logprobs(
+    head: torch.nn.Linear, finish: Finish, hidden_MC: torch.Tensor, wanted_M: torch.Tensor
+) -> torch.Tensor:
+    """Float32 [M]: log p(wanted) at each position."""
+    device = hidden_MC.device.type
+    rows = _ROWS.get(device, 1024)
+    parts = [
+        _logprobs(
+            head,
+            finish,
+            hidden_MC[start : start + rows],
+            wanted_M[start : start + rows],
+            _TILE_BYTES.get(device, 8 << 20),
+        )
+        for start in range(0, len(wanted_M), rows)
+    ]
+    return torch.cat(parts) if parts else hidden_MC.new_zeros(0, dtype=torch.float32)
+
+
+def _logprobs(
+    head: torch.nn.Linear, finish: Finish, hidden_RC: torch.Tensor, wanted_R: torch.Tensor, tile_bytes: int
+) -> torch.Tensor:
+    weight_VC, bias_V = head.weight, head.bias
+    width = max(256, tile_bytes // (4 * len(wanted_R)))
+    highest = torch.full(wanted_R.shape, -torch.inf, dtype=torch.float32, device=hidden_RC.device)
+    total = torch.zeros_like(highest)
+    logits = hidden_RC.new_empty(len(wanted_R), min(width, len(weight_VC)))
+    for start in range(0, len(weight_VC), width):
+        tile_VC = weight_VC[start : start + width]
+        tile = logits if len(tile_VC) == logits.shape[1] else hidden_RC.new_empty(len(wanted_R), len(tile_VC))
+        torch.mm(hidden_RC, tile_VC.t(), out=tile)
+        exact = tile.float()
+        if bias_V is not None:
+            exact.add_(bias_V[start : start + width])
+        finish(exact)
+        above = torch.maximum(highest, exact.amax(1))
+        total = total * torch.exp(highest - above) + exact.sub_(above[:, None]).exp_().sum(1)
+        highest = above
+    own = (hidden_RC.float() * weight_VC[wanted_R].float()).sum(1)
+    if bias_V is not None:
+        own += bias_V[wanted_R]
+    return finish(own) - highest - total.log()
