@@ -23,6 +23,17 @@ def order_of(scores: np.ndarray) -> np.ndarray:
     return ~ascending
 
 
+def lowest_score(prefix: tuple[int, ...] | None) -> float:
+    """The lowest score that a row can have whose digits begin with `prefix`; -inf for None."""
+    if prefix is None:
+        return -np.inf
+    digits = [*prefix[:4], *[0xFFFF] * (4 - len(prefix[:4]))]
+    ascending = ~np.uint64(sum(digit << shift for digit, shift in zip(digits, (48, 32, 16, 0), strict=True)))
+    bits = ascending ^ np.uint64(1 << 63) if ascending >> np.uint64(63) else ~ascending
+    score = float(np.array([bits]).view(np.float64)[0])
+    return score if np.isfinite(score) else -np.inf
+
+
 def digits_of(orders: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Int64 [N, DIGITS]: the 16-bit digits of (order, id), most significant first. `ids` holds 32 hex characters each."""
     shifts = np.array([48, 32, 16, 0], dtype=np.uint64)
@@ -80,6 +91,14 @@ def below(digits: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:
         result |= undecided & (digits[:, place] < digit)
         undecided &= digits[:, place] == digit
     return result
+
+
+def within(digits: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:
+    """Bool [N]: whether each row comes before those that begin with `prefix`, or is one of them."""
+    begins = np.ones(len(digits), dtype=bool)
+    for place, digit in enumerate(prefix or ()):
+        begins &= digits[:, place] == digit
+    return below(digits, prefix) | begins
 
 
 def best_of_groups(groups: np.ndarray, orders: np.ndarray, ids: np.ndarray, n: int) -> np.ndarray:

@@ -1,23 +1,29 @@
-"""From placed rows to their likelihoods: choose alternatives that fit, compute every distinct pair once, put them back."""
+"""From encoded rows to their likelihoods: every distinct pair once, all of them or only as many as a threshold asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from operators.alternatives import Pool, Query
-from operators.encode import Encoder, Ids, empty_context
+from operators.batching import Ids
 from operators.logprob import TargetScorer
 from operators.schema import LIKELIHOODS, from_rows
-from operators.template import TemplateProblem
+from operators.tss import ScoreSettings, upper_bound
+
+_EMPTY, _OWN, _FIRST = (
+    0,
+    1,
+    2,
+)  # columns of likelihoods: without a prompt, under the own instruction, under the alternatives
 
 
 @dataclass
 class Work:
-    """What a block of rows cost: pairs asked for, pairs that went through the model, their tokens with and without padding."""
+    """What a block of rows cost: pairs asked for, pairs that went through the model, their tokens, and the tokens that did,
+    with padding and without prefixes that were shared."""
 
     pairs: int = 0
     computed: int = 0
@@ -25,166 +31,140 @@ class Work:
     forwarded_tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The ranked candidates of one row, from its NEIGHBOURS row."""
+class Scoring:
+    """ENCODED rows while their pairs are scored; `context` is that of l(0), `known` LIKELIHOODS of the same rows so far.
 
-    query: Query
-    rows: Sequence[int]
-    similarities: Sequence[float]
-    complete: bool
-    paraphrases_skipped: int
-
-
-class _Pairs:
-    """Distinct (prompt, target) pairs in the order in which they were first asked for."""
-
-    def __init__(self) -> None:
-        self._index: dict[tuple, int] = {}
-        self.prompts: list[Ids] = []
-        self.targets: list[Ids] = []
-        self.asked = 0
-
-    def add(self, prompt_key: tuple, prompt: Ids, output: str, target: Ids) -> int:
-        self.asked += 1
-        place = self._index.setdefault((prompt_key, output), len(self.prompts))
-        if place == len(self.prompts):
-            self.prompts.append(prompt)
-            self.targets.append(target)
-        return place
-
-
-class _Prompts:
-    """Prompt ids by (instruction, input), each encoded once and in batches."""
-
-    def __init__(self, encoder: Encoder):
-        self._encoder = encoder
-        self._known: dict[tuple[str, str], Ids | TemplateProblem] = {}
-
-    def learn(self, keys: list[tuple[str, str]]) -> None:
-        new = [key for key in dict.fromkeys(keys) if key not in self._known]
-        self._known.update(zip(new, self._encoder.prompts(new), strict=True))
-
-    def fits(self, key: tuple[str, str], room: int) -> bool:
-        """Whether the template works on it and its ids are at most `room`."""
-        ids = self._known[key]
-        return not isinstance(ids, TemplateProblem) and len(ids) <= room
-
-    def __getitem__(self, key: tuple[str, str]) -> Ids:
-        ids = self._known[key]
-        if isinstance(ids, TemplateProblem):
-            raise ids
-        return ids
-
-
-@dataclass
-class _Choice:
-    """Alternatives of one row while they are being chosen."""
-
-    rows: list[int] = field(default_factory=list)
-    similarities: list[float] = field(default_factory=list)
-    next: int = 0
-
-
-def choose_alternatives(
-    inputs: list[str], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts, k: int
-) -> list[_Choice]:
-    """The first `k` candidates of each row whose prompt has at most `room` ids; one that is too long is replaced by the next.
-
-    Where a stored candidate list ends too early, the row's whole ranking is computed.
+    A likelihood is the mean over target ids of their log-probability, in nats.
     """
-    choices = [_Choice() for _ in inputs]
-    candidates = list(candidates)
-    open_rows = list(range(len(inputs)))
-    while open_rows:
-        offers: dict[int, list[int]] = {}
-        for row in open_rows:
-            offer = _offer(choices[row], candidates, row, pool, k)
-            if offer:
-                offers[row] = offer
-        prompts.learn(
-            [(pool.texts[candidates[row].rows[i]], inputs[row]) for row, offer in offers.items() for i in offer]
-        )
-        for row, offer in offers.items():
-            choice, ranked = choices[row], candidates[row]
-            for i in offer:
-                if prompts.fits((pool.texts[ranked.rows[i]], inputs[row]), room[row]):
-                    choice.rows.append(ranked.rows[i])
-                    choice.similarities.append(ranked.similarities[i])
-            choice.next = offer[-1] + 1
-        open_rows = [row for row in offers if len(choices[row].rows) < k]
-    return choices
 
+    def __init__(self, encoded: pa.Table, context: Ids, scorer: TargetScorer, known: pa.Table | None = None):
+        self._encoded, self._scorer, self.work = encoded, scorer, Work()
+        self._targets = _ragged(encoded["target"])
+        prompts = _ragged(encoded["prompt"])
+        self._offers = encoded["alternatives"].to_pylist()
+        others = iter(_ragged_of_structs(encoded["alternatives"], "prompt"))
+        self.counts = np.array([len(offers) for offers in self._offers], dtype=np.int64)
+        self._prompts = [
+            [np.asarray(context, dtype=np.int64), own, *(next(others) for _ in range(count))]
+            for own, count in zip(prompts, self.counts.tolist(), strict=True)
+        ]
+        width = _FIRST + int(self.counts.max(initial=0))
+        self._sums = np.full((len(encoded), width), np.nan)
+        self.done = np.zeros((len(encoded), width), dtype=bool)
+        self._means = np.full((len(encoded), width), np.nan, dtype=np.float32)
+        self._by_ids: dict[tuple[bytes, bytes], float] = {}
+        if known is not None:
+            self._recall(known)
 
-def _offer(choice: _Choice, candidates: list[Candidates], row: int, pool: Pool, k: int) -> list[int]:
-    ranked = candidates[row]
-    if choice.next >= len(ranked.rows) and not ranked.complete:
-        ((_, rows, similar, complete, skipped),) = pool.search([ranked.query], len(pool))
-        ranked = candidates[row] = Candidates(ranked.query, rows.tolist(), similar.tolist(), complete, skipped)
-    return list(range(choice.next, min(choice.next + k - len(choice.rows), len(ranked.rows))))
+    def _recall(self, known: pa.Table) -> None:
+        for row, record in enumerate(known.to_pylist()):
+            found = [record["loglik_empty_mean"], record["loglik_mean"]]
+            found += [one["loglik_mean"] for one in record["alternatives"]]
+            for column, mean in enumerate(found):
+                if mean is not None:
+                    self._means[row, column], self.done[row, column] = mean, True
+            self._sums[row, _OWN] = record["loglik_sum"]
 
+    def score(self, wanted: np.ndarray) -> None:
+        """Score the cells [R, 2 + K] that are wanted and not done; pairs of equal ids are scored once."""
+        cells = np.argwhere(wanted & ~self.done & self._exists())
+        keys: list[tuple[bytes, bytes]] = []
+        new: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
+        for row, column in cells.tolist():
+            prompt, target = self._prompts[row][column], self._targets[row]
+            key = (prompt.tobytes(), target.tobytes())
+            keys.append(key)
+            if key not in self._by_ids:
+                new[key] = prompt, target
+        before = self._scorer.forwarded_tokens
+        sums = self._scorer.sums([prompt for prompt, _ in new.values()], [target for _, target in new.values()])
+        self._by_ids.update(zip(new, sums.tolist(), strict=True))
+        self.work.pairs += len(cells)
+        self.work.computed += len(new)
+        self.work.tokens += sum(len(prompt) + len(target) for prompt, target in new.values())
+        self.work.forwarded_tokens += self._scorer.forwarded_tokens - before
+        for (row, column), key in zip(cells.tolist(), keys, strict=True):
+            total = self._by_ids[key]
+            self._sums[row, column] = total
+            self._means[row, column] = np.float32(total / len(self._targets[row]))
+            self.done[row, column] = True
 
-def score_rows(
-    rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder: Encoder, scorer: TargetScorer, k: int
-) -> tuple[pa.Table, Work]:
-    """LIKELIHOODS of rows (columns of ADMITTED) with their candidates, and what it cost.
+    def score_all(self) -> None:
+        """Score every pair."""
+        self.score(np.ones_like(self.done))
 
-    For each row: l(I), l(0) and l of each alternative, the mean over target ids of the log-likelihood in nats.
-    """
-    records = rows.to_pylist()
-    inputs = [record["input"][: record["input_chars"]] for record in records]
-    outputs = {record["output"]: None for record in records}
-    targets = dict(zip(outputs, encoder.targets(list(outputs)), strict=True))
-    prompts = _Prompts(encoder)
-    prompts.learn([(record["instruction"], input) for record, input in zip(records, inputs, strict=True)])
-    room = [encoder.max_length - len(targets[record["output"]]) for record in records]
-    choices = choose_alternatives(inputs, room, candidates, pool, prompts, k)
+    def score_down_to(self, threshold: float, settings: ScoreSettings) -> None:
+        """Score every row until its tss_pp is known or cannot reach `threshold`.
 
-    pairs, places = _Pairs(), []
-    for record, input, choice in zip(records, inputs, choices, strict=True):
-        keys = [(record["instruction"], input), *((pool.texts[row], input) for row in choice.rows)]
-        output, target = record["output"], targets[record["output"]]
-        places.append(
+        Alternatives come in the order of their rank, one more for each row that is still open at each step: the hardest are
+        mostly among the nearest, and the order that would be best saves little more (tests/benchmarks/RESULTS.md).
+        """
+        first = np.zeros_like(self.done)
+        first[:, :_FIRST] = True
+        self.score(first)
+        while len(rows := self._reaching(threshold, settings)):
+            wanted = np.zeros_like(self.done)
+            wanted[rows, self.done[rows].sum(axis=1)] = True
+            self.score(wanted)
+
+    def _reaching(self, threshold: float, settings: ScoreSettings) -> np.ndarray:
+        """Rows that have alternatives left to score and an upper bound that is not below the threshold."""
+        left = np.flatnonzero(self.done.sum(axis=1) < self.counts + _FIRST)
+        bounds = [
+            upper_bound(
+                self._means[row, _OWN],
+                self._means[row, _FIRST:][self.done[row, _FIRST:]],
+                int(self.counts[row]),
+                len(self._targets[row]),
+                settings,
+            )
+            for row in left
+        ]
+        return left[np.array(bounds, dtype=np.float64) >= threshold]
+
+    def _exists(self) -> np.ndarray:
+        return np.arange(self.done.shape[1]) < self.counts[:, None] + _FIRST
+
+    def finite(self) -> np.ndarray:
+        """Bool [R]: whether every likelihood that was computed is a finite number."""
+        return np.all(np.isfinite(self._means) | ~self.done, axis=1)
+
+    def table(self) -> pa.Table:
+        """LIKELIHOODS; an alternative that was not scored has a null mean."""
+        records = self._encoded.drop_columns(["prompt", "target", "alternatives", "file", "line"]).to_pylist()
+        return from_rows(
             [
-                pairs.add((), empty_context(encoder.tokenizer), output, target),
-                *(pairs.add(key, prompts[key], output, target) for key in keys),
-            ]
+                {
+                    **record,
+                    "n_target_tokens": len(self._targets[row]),
+                    "loglik_sum": np.float32(self._sums[row, _OWN]),
+                    "loglik_mean": self._means[row, _OWN],
+                    "loglik_empty_mean": self._means[row, _EMPTY],
+                    "n_alternatives": len(self._offers[row]),
+                    "alternatives": [
+                        {
+                            "instruction": offer["instruction"],
+                            "similarity": offer["similarity"],
+                            "loglik_mean": self._means[row, _FIRST + place] if self.done[row, _FIRST + place] else None,
+                        }
+                        for place, offer in enumerate(self._offers[row])
+                    ],
+                }
+                for row, record in enumerate(records)
+            ],
+            LIKELIHOODS,
         )
-    forwarded_before = scorer.forwarded_tokens
-    sums = scorer.sums(pairs.prompts, pairs.targets)
-    work = Work(
-        pairs=pairs.asked,
-        computed=len(pairs.prompts),
-        forwarded_tokens=scorer.forwarded_tokens - forwarded_before,
-        tokens=sum(map(len, pairs.prompts)) + sum(map(len, pairs.targets)),
-    )
-    return from_rows(
-        [
-            _record(record, input, choice, ranked, sums[place], len(targets[record["output"]]), pool)
-            for record, input, choice, ranked, place in zip(records, inputs, choices, candidates, places, strict=True)
-        ],
-        LIKELIHOODS,
-    ), work
 
 
-def _record(
-    record: dict, input: str, choice: _Choice, ranked: Candidates, sums: np.ndarray, n_target: int, pool: Pool
-) -> dict:
-    means = (sums / n_target).astype(np.float32)  # [l(0), l(I), l(I_1) .. l(I_K)]
-    return {
-        **{
-            name: record[name]
-            for name in ("id", "source", "instruction", "input", "output", "extra", "n_prompt_tokens")
-        },
-        "n_target_tokens": n_target,
-        "loglik_sum": np.float32(sums[1]),
-        "loglik_mean": means[1],
-        "loglik_empty_mean": means[0],
-        "n_alternatives": len(choice.rows),
-        "paraphrases_skipped": ranked.paraphrases_skipped,
-        "input_truncated": len(input) < len(record["input"]),
-        "alternatives": [
-            {"instruction": pool.texts[row], "similarity": similarity, "loglik_mean": mean}
-            for row, similarity, mean in zip(choice.rows, choice.similarities, means[2:], strict=True)
-        ],
-    }
+def _ragged(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The lists of a list column as int64 arrays."""
+    found: list[np.ndarray] = []
+    for chunk in column.chunks:
+        values, edges = chunk.values.to_numpy().astype(np.int64), chunk.offsets.to_numpy()
+        found += [values[start:stop] for start, stop in itertools.pairwise(edges)]
+    return found
+
+
+def _ragged_of_structs(column: pa.ChunkedArray, name: str) -> list[np.ndarray]:
+    """The lists in field `name` of the structs of a list column, one after the other."""
+    return [ids for chunk in column.chunks for ids in _ragged(pa.chunked_array([chunk.flatten().field(name)]))]

@@ -77,6 +77,34 @@ PLACED = pa.schema(
     ]
 )
 
+# Rows with the token ids of all prompts and targets that may be scored; never stored, from one stage straight to the next.
+ENCODED = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        *_TEXT,
+        pa.field("file", pa.string()),
+        pa.field("line", pa.int64()),
+        pa.field("n_prompt_tokens", pa.int32()),
+        pa.field("paraphrases_skipped", pa.int32()),
+        pa.field("input_truncated", pa.bool_()),
+        pa.field("prompt", pa.list_(pa.int32())),
+        pa.field("target", pa.list_(pa.int32())),
+        pa.field(
+            "alternatives",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("instruction", pa.string()),
+                        pa.field("similarity", pa.float32()),
+                        pa.field("prompt", pa.list_(pa.int32())),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+# `loglik_mean` is null where a bounded selection did not need it.
 ALTERNATIVE = pa.struct(
     [
         pa.field("instruction", pa.string()),
@@ -103,6 +131,7 @@ SCORE_COLUMNS = pa.schema(
     [
         pa.field("tss", pa.float64()),
         pa.field("tss_pp", pa.float64()),
+        pa.field("tss_pp_bound", pa.float64()),  # an upper bound, where a bounded selection left tss_pp null
         pa.field("rank", pa.int32()),
         pa.field("ppl", pa.float64()),
         pa.field("ifd", pa.float64()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -28,41 +29,64 @@ def tss_pp(loglik: float, alternatives: np.ndarray, *, hardest: int, tau: float,
     return (1 + quality_weight) * loglik - tau * log_mean_exp(hard / tau)
 
 
+@dataclass(frozen=True)
+class ScoreSettings:
+    """The constants of SPEC 3."""
+
+    hardest: int
+    tau: float
+    quality_weight: float
+    normalize: str  # "token": mean log-likelihoods; "sequence": sums over the target
+
+
+def upper_bound(loglik: float, scored: np.ndarray, alternatives: int, n_target: int, settings: ScoreSettings) -> float:
+    """An upper bound of tss_pp of a row with so many alternatives, of which only some have been `scored`.
+
+    An alternative more can only raise the sum over the hardest ones, so those not scored count as probability zero. The last
+    digits are given away: what follows must never be above the bound because of rounding.
+    """
+    scale = n_target if settings.normalize == "sequence" else 1
+    hardest = min(settings.hardest, alternatives)
+    others = np.sort(np.asarray(scored, dtype=np.float64))[::-1][:hardest] * scale
+    if not len(others):
+        return math.inf
+    padded = np.concatenate([others, np.full(hardest - len(others), -np.inf)])
+    bound = tss_pp(
+        float(loglik) * scale, padded, hardest=hardest, tau=settings.tau, quality_weight=settings.quality_weight
+    )
+    return bound + 1e-9 * (1 + abs(bound))
+
+
 def rank(loglik: float, alternatives: np.ndarray) -> int:
     """How many alternatives explain the output at least as well; 0 means that the true instruction explains it best."""
     return int((alternatives >= loglik).sum())
 
 
-def finite(likelihoods: pa.Table) -> np.ndarray:
-    """Bool [N]: whether every likelihood of a row is a finite number; what is not must never become a score."""
-    own = np.isfinite(likelihoods["loglik_sum"].to_numpy()) & np.isfinite(likelihoods["loglik_empty_mean"].to_numpy())
-    others = [
-        all(math.isfinite(one["loglik_mean"]) for one in alternatives)
-        for alternatives in likelihoods["alternatives"].to_pylist()
-    ]
-    return own & np.array(others, dtype=bool)
-
-
-def add_scores(likelihoods: pa.Table, *, hardest: int, tau: float, quality_weight: float, normalize: str) -> pa.Table:
-    """SCORED from LIKELIHOODS. Rows without alternatives get null tss, tss_pp and rank.
-
-    `normalize`: "token" takes mean log-likelihoods, "sequence" sums over the target (means times target tokens).
-    """
+def add_scores(likelihoods: pa.Table, settings: ScoreSettings) -> pa.Table:
+    """SCORED from LIKELIHOODS. Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that
+    were not scored, and these get tss_pp_bound."""
+    normalize = settings.normalize
     lengths = likelihoods["n_target_tokens"].to_numpy().astype(np.float64)
     scale = lengths if normalize == "sequence" else np.ones_like(lengths)
     means = likelihoods["loglik_mean"].to_numpy().astype(np.float64)
     empty = likelihoods["loglik_empty_mean"].to_numpy().astype(np.float64)
-    columns: dict[str, list] = {"tss": [], "tss_pp": [], "rank": []}
+    columns: dict[str, list] = {"tss": [], "tss_pp": [], "rank": [], "tss_pp_bound": []}
     for row, alternatives in enumerate(likelihoods["alternatives"].to_pylist()):
-        if not alternatives:
-            for values in columns.values():
-                values.append(None)
+        known = [one["loglik_mean"] for one in alternatives if one["loglik_mean"] is not None]
+        if len(known) < len(alternatives) or not alternatives:
+            for name in ("tss", "tss_pp", "rank"):
+                columns[name].append(None)
+            bound = upper_bound(means[row], np.array(known), len(alternatives), int(lengths[row]), settings)
+            columns["tss_pp_bound"].append(bound if alternatives else None)
             continue
         loglik = means[row] * scale[row]
-        others = np.array([one["loglik_mean"] for one in alternatives], dtype=np.float64) * scale[row]
+        others = np.array(known, dtype=np.float64) * scale[row]
         columns["tss"].append(tss(loglik, others))
-        columns["tss_pp"].append(tss_pp(loglik, others, hardest=hardest, tau=tau, quality_weight=quality_weight))
+        columns["tss_pp"].append(
+            tss_pp(loglik, others, hardest=settings.hardest, tau=settings.tau, quality_weight=settings.quality_weight)
+        )
         columns["rank"].append(rank(loglik, others))
+        columns["tss_pp_bound"].append(None)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         own, without_prompt = means * scale, empty * scale
         columns["ppl"] = np.exp(-own).tolist()

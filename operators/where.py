@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from operators.schema import SCORED
 
 SCORE_CHOICES = tuple(
-    field.name for field in SCORED if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+    field.name
+    for field in SCORED
+    if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name != "tss_pp_bound"
 )
 _COMPARE: dict[type, Callable] = {
     ast.Lt: pc.less,

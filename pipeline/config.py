@@ -73,6 +73,7 @@ class Score(_Section):
     normalize: Literal["token", "sequence"] = "token"
 
 
+ON_ALTERNATIVES = {"tss", "tss_pp", "tss_pp_bound", "rank", "alternatives"}
 BUDGET_UNITS = ("tokens", "token_fraction", "examples", "example_fraction")
 
 
@@ -83,6 +84,28 @@ class Select(_Section):
     where: str | None = None
     max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     quota: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    mode: Literal["full", "bounded"] = "full"
+
+    def on_alternatives(self) -> set[str]:
+        """Keys and columns of this selection that depend on the likelihoods of all alternatives."""
+        names = {self.score} if isinstance(self.score, str) else set(self.score)
+        names |= where.column_names(where.parse(self.where)) if self.where else set()
+        return names & ON_ALTERNATIVES
+
+    def boundable(self) -> bool:
+        """Whether an upper bound of tss_pp is enough to leave a row out: tss_pp alone orders, and rows compete with no others
+        than those above them."""
+        filtered = where.column_names(where.parse(self.where)) if self.where else set()
+        return self.score == "tss_pp" and not filtered & ON_ALTERNATIVES and not self.max_per and not self.quota
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Select:
+        if self.mode == "bounded" and not self.boundable():
+            raise ValueError(
+                "mode: bounded needs score: tss_pp, no max_per, no quota, and a where without "
+                f"{', '.join(sorted(ON_ALTERNATIVES))}; accepted otherwise: mode: full"
+            )
+        return self
 
     @field_validator("score")
     @classmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import manifest, publish, selection, stages
+from pipeline.bounded import score_bounded
 from pipeline.config import Config
+from pipeline.encode import Round
 from pipeline.job import Job
 from pipeline.parts import Record
 from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
@@ -15,7 +17,7 @@ from pipeline.progress import Reporter
 from pipeline.resources import pools, scorer_dtype, session
 from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
-from pipeline.summary import Digest, Summary, summarise
+from pipeline.summary import Summary, summarise
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Outcome:
     """What a run has found: parts and records of the scored rows, parts of the rejected ones, and what the manifest says."""
 
     scored: list[Record]
-    digest: Digest
     rejected: list[Record]
     counts: dict[str, dict[str, Any]]
     pairs: dict[str, int]
     scorer: dict[str, Any]
     facts: dict[str, Any]
+    work: dict[str, int] = field(default_factory=dict)
 
 
 def run(config: Config, reporter: Reporter) -> Summary:
@@ -56,8 +58,12 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
     index = stages.retrieve_alternatives(job, admitted, pool_texts)
     placed = stages.place_rows(job, admitted, index["tokens"])
     dtype = scorer_dtype(job.config, job.pools)
-    scored, digest = stages.score_blocks(job, placed, checked.encoder, checked.model(dtype))  # likelihoods and scores
-    rejected = [part for record in [*read, *scored] for part in record["rejected"]]
+    blocks, models = stages.fresh_blocks(placed), (checked.encoder, checked.model(dtype))
+    if job.config.select.mode == "bounded":
+        blocks = score_bounded(job, blocks, sum(part["rows"] for part in admitted), *models)
+    else:
+        blocks = stages.score_blocks(job, blocks, *models, Round())  # likelihoods and scores
+    rejected = [part for record in [*read, *blocks] for part in record["rejected"]]
     facts = {
         "columns": columns,
         "instructions": index["instructions"],
@@ -65,9 +71,17 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
         # What `tss select` starts from, whatever selections came between.
         "base": {"score": job.config.score.model_dump(), "select": job.config.select.model_dump()},
     }
-    counts = manifest.add_scored(counts, scored)
+    counts = manifest.add_scored(counts, blocks)
     manifest.require_rows(counts)
-    return Outcome(scored, digest, rejected, counts, manifest.pairs_of(scored), checked.scorer(dtype), facts)
+    return Outcome(
+        stages.scored_of(blocks),
+        rejected,
+        counts,
+        manifest.pairs_of(blocks),
+        checked.scorer(dtype),
+        facts,
+        manifest.work_of(blocks),
+    )
 
 
 def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
@@ -79,17 +93,20 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
     selection.require_columns(config, known["columns"])
     with publish.workspace(output) as own, session(config.ray.address):
         job = Job(config, str(own.folder), pools(config), reporter)
-        scored, digest = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
+        blocks = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
+        selection.require_scores(job, blocks)
         rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
         facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool", "base")}}
         pairs = {"computed": 0, "reused": sum(known["pairs"].values())}
+        scored = stages.scored_of(blocks)
         return _select_and_publish(
-            job, own, Outcome(scored, digest, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
+            job, own, Outcome(scored, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
         )
 
 
 def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> Summary:
     chosen = selection.select(job, outcome.scored)
+    digest = stages.digest(job, outcome.scored)
     files = publish.gather(own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
     content = {
         "run": own.run_id,
@@ -105,4 +122,4 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "files": files,
         **outcome.facts,
     }
-    return summarise(content, outcome.scored, outcome.digest, publish.publish(own, content))
+    return summarise(content, outcome.work, digest, publish.publish(own, content))

@@ -49,13 +49,14 @@ def add_scored(counts: dict[str, dict[str, Any]], records: list[Record]) -> dict
     """The same counts with duplicates, scored and unscored rows, and those rejected while scoring; raises RunFailed where a
     row has been lost."""
     result = {
-        source: {**one, "rejected": Counter(one["rejected"]), "duplicates": 0, "scored": 0, "unscored": 0}
+        source: {**one, "rejected": Counter(one["rejected"]), "duplicates": 0, "scored": 0, "unscored": 0, "bounded": 0}
         for source, one in counts.items()
     }
     for record in records:
         for source, found in record["sources"].items():
             result[source]["scored"] += found["scored"]
             result[source]["unscored"] += found["unscored"]
+            result[source]["bounded"] += found["bounded"]
         for source, number in record["duplicates"].items():
             result[source]["duplicates"] += number
         for source, reasons in record["reasons"].items():
@@ -72,7 +73,8 @@ def add_scored(counts: dict[str, dict[str, Any]], records: list[Record]) -> dict
 
 def in_all(counts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Sums over sources, with the sources under `sources`."""
-    total: dict[str, Any] = {"read": 0, "rejected": {}, "duplicates": 0, "scored": 0, "unscored": 0, "selected": 0}
+    names = ("read", "duplicates", "scored", "unscored", "bounded", "selected")
+    total: dict[str, Any] = {"rejected": {}, **dict.fromkeys(names, 0)}
     for one in counts.values():
         for name, value in one.items():
             if isinstance(value, dict):
@@ -83,10 +85,18 @@ def in_all(counts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {**total, "sources": counts}
 
 
-def pairs_of(records: list[Record]) -> dict[str, int]:
+def work_of(blocks: list[Record]) -> dict[str, int]:
+    """What scoring cost in all: pairs asked for and computed, their tokens, tokens that went through the model."""
+    total: Counter[str] = Counter()
+    for block in blocks:
+        total.update(block["work"])
+    return dict(total)
+
+
+def pairs_of(blocks: list[Record]) -> dict[str, int]:
     """Pairs that went through the model, and pairs that were answered by an equal one."""
-    computed = sum(record["work"]["computed"] for record in records)
-    return {"computed": computed, "reused": sum(record["work"]["pairs"] for record in records) - computed}
+    work = work_of(blocks)
+    return {"computed": work.get("computed", 0), "reused": work.get("pairs", 0) - work.get("computed", 0)}
 
 
 def add_selected(counts: dict[str, dict[str, Any]], selected: dict[str, int]) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Where each row is scored: duplicates are found, and rows with shared work are brought together in blocks.
 
 Rows go first by hash of (input, output): there duplicates meet, and so do rows that share pairs. Such a group then takes
-the place of its first row's instruction, so that rows of one instruction, which share alternatives and prompt heads, stand
-side by side; blocks are cut by cost. A row's block and the rows beside it follow from the corpus alone, never from the
+the place of its first row's instruction, and instructions stand in neighbourhood order: rows of one instruction, and rows of
+instructions that are alternatives of each other, share prompts, and those of a block are computed once. Blocks are cut by
+cost. A row's block and the rows beside it follow from the corpus alone, never from the
 order of rows, the read blocks or the number of actors: that is why these cannot move a score.
 """
 
@@ -14,13 +15,16 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from operators.alternatives import has_input
 from operators.schema import PLACED, conform
 from pipeline.parts import read_part, record_table, write_part
 
-BLOCK_TOKENS = 1 << 18  # about this many tokens, over all sequences of its rows, are scored between two commits
+# About so many tokens, over all sequences of its rows, make a block: prefixes are shared within it, so it is large; it is also
+# what a failed actor loses, and no more actors than blocks can work.
+BLOCK_TOKENS = 1 << 20
 _TEXTS = ("instruction", "input", "output", "extra")
 
 
@@ -40,12 +44,15 @@ def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, 
     instructions = pq.read_table(f"{index}/instructions.parquet", columns=["key", "tokens"])
     queries = pq.read_table(f"{index}/neighbours.parquet", columns=["instruction_row", "has_input", "task"]).to_pydict()
     rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
-    starts = np.concatenate([[0], np.cumsum(instructions["tokens"].to_numpy())])
+    order, tokens = np.load(f"{index}/order.npy", allow_pickle=False), instructions["tokens"].to_numpy()
+    stretches = np.zeros((len(order), 2), dtype=np.int64)
+    stretches[order, 1] = np.cumsum(tokens[order])
+    stretches[:, 0] = stretches[:, 1] - tokens
     by_query = {
         key: row
         for row, key in enumerate(zip(queries["instruction_row"], queries["has_input"], queries["task"], strict=True))
     }
-    return rows, starts, by_query
+    return rows, stretches, by_query
 
 
 def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
@@ -59,10 +66,10 @@ def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
     duplicate = np.zeros(len(ids), dtype=bool)
     duplicate[by_id[~first]] = True
 
-    rows, starts, by_query = _lookups(index)
+    rows, stretches, by_query = _lookups(index)
     instruction_rows = np.array([rows[key] for key in table["instruction_key"].to_pylist()])
     pair_keys = np.array([int.from_bytes(key[:8], "big") for key in table["pair_key"].to_pylist()], dtype=np.uint64)
-    place = _places(pair_keys, ids, instruction_rows, starts)
+    place = _places(pair_keys, ids, instruction_rows, stretches)
     queries = zip(
         instruction_rows.tolist(), map(has_input, table["input"].to_pylist()), table["task"].to_pylist(), strict=True
     )
@@ -74,7 +81,7 @@ def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
             pa.string(),
         )
         placed = placed.set_column(placed.column_names.index(name), name, column)
-    width = max(1, -(-int(starts[-1]) // blocks))
+    width = max(1, -(-int(stretches[:, 1].max()) // blocks))
     return conform_placed(placed, np.minimum(place // width, blocks - 1).tolist())
 
 
@@ -83,25 +90,24 @@ def conform_placed(table: pa.Table, block: list[int]) -> pa.Table:
     return conform(table, PLACED).append_column("block", pa.array(block, pa.int64()))
 
 
-def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray, stretches: np.ndarray) -> np.ndarray:
     """Int64 [N]: each group of equal (input, output) stands in its first row's instruction's stretch of the cost axis."""
     order = np.lexsort((ids, pair_keys))
     heads = np.flatnonzero(np.r_[True, pair_keys[order][1:] != pair_keys[order][:-1]])
     head_of = np.empty(len(order), dtype=np.int64)
     head_of[order] = order[np.repeat(heads, np.diff(np.r_[heads, len(order)]))]
-    stretch = instruction_rows[head_of]
-    share = pair_keys / 2.0**64
-    return (starts[stretch] + share * (starts[stretch + 1] - starts[stretch])).astype(np.int64)
+    first, last = stretches[instruction_rows[head_of]].T
+    return (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
 
 
 def write_block(batch: pa.Table, *, work: str) -> pa.Table:
-    """Write one block of PLACED rows in their one order; the record holds its number."""
+    """Write one block of PLACED rows in their one order; the record holds its number, and its duplicates by source."""
     if not len(batch):
         return record_table([])
-    number = batch["block"][0].as_py()
-    return record_table(
-        [{**write_part(f"{work}/placed", in_order(batch.drop_columns(["block"])), PLACED), "block": number}]
-    )
+    part = write_part(f"{work}/placed", in_order(batch.drop_columns(["block"])), PLACED)
+    counted = pc.value_counts(batch.filter(batch["duplicate"])["source"]).to_pylist()
+    duplicates = {one["values"]: one["counts"] for one in counted}
+    return record_table([{**part, "block": batch["block"][0].as_py(), "duplicates": duplicates}])
 
 
 def in_order(table: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
 from operators.embedder import embed_folded, load_embedder
+from operators.order import neighbourhood_order
 from operators.schema import EMBEDDINGS, INSTRUCTIONS, NEIGHBOURS, from_rows
 from pipeline.errors import BadRequest
 from pipeline.parts import Record, read_part, record_table, write_part
@@ -72,10 +73,13 @@ class EmbedRange:
 
 
 def build_matrix(parts: list[Record], index: str) -> None:
-    """All embeddings as one `embeddings.npy`, rows as in the table, which every worker of a machine maps and shares."""
+    """All embeddings as one `embeddings.npy`, rows as in the table, which every worker of a machine maps and shares; and in
+    `order.npy` the rows in neighbourhood order."""
     ordered = sorted(parts, key=lambda part: part["start"])
     blocks = [np.stack(read_part(part)["embedding"].to_numpy()).astype(np.float32) for part in ordered]
-    np.save(f"{index}/embeddings.npy", np.concatenate(blocks), allow_pickle=False)
+    matrix = np.concatenate(blocks)
+    np.save(f"{index}/embeddings.npy", matrix, allow_pickle=False)
+    np.save(f"{index}/order.npy", neighbourhood_order(matrix), allow_pickle=False)
 
 
 @lru_cache(maxsize=1)

@@ -1,42 +1,41 @@
-"""Stage 5: blocks of placed rows become SCORED parts; and the same end for rows whose likelihoods are already known."""
+"""Stage 5b: encoded blocks become SCORED parts; and the same end for rows whose likelihoods are already known."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from operators.alternatives import Query
-from operators.likelihoods import Candidates, score_rows
+from operators.encode import empty_context
+from operators.likelihoods import Scoring
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
-from operators.tss import add_scores, finite
+from operators.tss import ScoreSettings, add_scores
 from pipeline.admit import cached_encoder
+from pipeline.encode import from_bytes
 from pipeline.parts import Record, read_part, record_table, write_part
-from pipeline.retrieve import cached_pool
 from pipeline.summary import EXTREMES, SAMPLE
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
 class ScoreBlock:
-    """Actor: holds the model, turns each block of PLACED rows into one SCORED part."""
+    """Actor: holds the model, turns each encoded block into one SCORED part.
+
+    Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too.
+    """
 
     def __init__(
         self,
         *,
         work: str,
-        index: str,
         encoder: dict[str, Any],
-        pool: dict[str, Any],
         model: dict[str, Any],
         batch_tokens: int | str,
-        k: int,
         score: dict[str, Any],
+        threshold: float | None,
         threads: int,
     ):
         import torch
@@ -45,31 +44,37 @@ class ScoreBlock:
         from operators.models import load_model
 
         torch.set_num_threads(threads)
-        self._work, self._k, self._score = work, k, score
-        self._pool = cached_pool(**pool)
-        self._neighbours = pq.read_table(f"{index}/neighbours.parquet")
-        self._encoder = cached_encoder(**encoder)
+        self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
+        self._context = empty_context(cached_encoder(**encoder).tokenizer)
         loaded = load_model(**model)
         device = next(loaded.parameters()).device.type
         self._scorer = TargetScorer(loaded, BATCH_TOKENS[device] if batch_tokens == "auto" else int(batch_tokens))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return record_table(self._block(json.loads(text)) for text in batch["item"].to_pylist())
+        return record_table(
+            self._block(json.loads(item), from_bytes(encoded))
+            for item, encoded in zip(batch["item"].to_pylist(), batch["encoded"].to_pylist(), strict=True)
+        )
 
-    def _block(self, part: Record) -> Record:
+    def _block(self, part: Record, encoded: pa.Table) -> Record:
         began = time.monotonic()
-        placed = read_part(part)
-        duplicates = placed.filter(placed["duplicate"])
-        rows = placed.filter(pc.invert(placed["duplicate"]))
-        likelihoods, work = score_rows(rows, self._candidates(rows), self._pool, self._encoder, self._scorer, self._k)
-        good = finite(likelihoods)
-        record = finish_rows(likelihoods.filter(pa.array(good)), self._work, self._score)
+        before = read_part(part["scored"]) if part["scored"] else SCORED.empty_table()
+        seen = pc.index_in(encoded["id"], value_set=before["id"].combine_chunks())
+        known = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
+        scoring = Scoring(encoded, self._context, self._scorer, known)
+        if self._threshold is None:
+            scoring.score_all()
+        else:
+            scoring.score_down_to(self._threshold, self._score)
+        good = pa.array(scoring.finite(), pa.bool_())
+        others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
+        scored = pa.concat_tables([others, add_scores(scoring.table().filter(good), self._score)])
         return {
-            **record,
             "block": part["block"],
-            "duplicates": _count(duplicates["source"]),
-            **self._reject(rows.filter(pa.array(~good))),
-            "work": vars(work),
+            "scored": write_part(f"{self._work}/scored", scored, SCORED),
+            "sources": sources_of(scored),
+            **self._reject(encoded.filter(pc.invert(good))),
+            "work": vars(scoring.work),
             "seconds": time.monotonic() - began,
         }
 
@@ -83,46 +88,47 @@ class ScoreBlock:
                 "reason": "not_finite",
                 "detail": detail,
             }
-            for row in rows.to_pylist()
+            for row in rows.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
         ]
         parts = [write_part(f"{self._work}/rejected", from_rows(found, REJECTED), REJECTED)] if found else []
         reasons = {source: {"not_finite": number} for source, number in _count(rows["source"]).items()}
         return {"rejected": parts, "reasons": reasons}
-
-    def _candidates(self, rows: pa.Table) -> list[Candidates]:
-        found = []
-        for number in rows["query_row"].to_pylist():
-            row = self._neighbours.slice(number, 1).to_pylist()[0]
-            query = Query(row["instruction_row"], row["has_input"], row["task"])
-            found.append(
-                Candidates(query, row["candidates"], row["similarities"], row["complete"], row["paraphrases_skipped"])
-            )
-        return found
 
 
 def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any]) -> pa.Table:
     """SCORED parts anew from the likelihoods that other SCORED parts hold: no model is needed."""
     records = []
     for part in map(json.loads, batch["item"].to_pylist()):
-        records.append({**finish_rows(read_part(part, LIKELIHOODS.names), work, score), "block": part["block"]})
+        scored = add_scores(read_part(part, LIKELIHOODS.names), ScoreSettings(**score))
+        records.append(
+            {
+                "block": part["block"],
+                "scored": write_part(f"{work}/scored", scored, SCORED),
+                "sources": sources_of(scored),
+            }
+        )
     return record_table(records)
 
 
-def finish_rows(likelihoods: pa.Table, work: str, score: dict[str, Any]) -> Record:
-    """Add the scores, write the part, and record what the summary and the manifest need of it."""
-    scored = add_scores(likelihoods, **score)
-    by_source: dict[str, dict[str, int]] = defaultdict(dict)
+def sources_of(scored: pa.Table) -> dict[str, dict[str, int]]:
+    """Per source: rows of a SCORED part, those without a score, and those of them that a bounded selection left."""
     unscored = _count(scored.filter(pc.is_null(scored["tss_pp"]))["source"])
-    for source, number in _count(scored["source"]).items():
-        by_source[source] = {"scored": number, "unscored": unscored.get(source, 0)}
-    known = scored.select(["id", "tss_pp", "instruction", "output"]).filter(pc.is_valid(scored["tss_pp"]))
+    bounded = _count(scored.filter(pc.is_valid(scored["tss_pp_bound"]))["source"])
     return {
-        **write_part(f"{work}/scored", scored, SCORED),
-        "sources": dict(by_source),
-        "sample": _sample(known),
-        "best": _extremes(known, "descending"),
-        "worst": _extremes(known, "ascending"),
+        source: {"scored": number, "unscored": unscored.get(source, 0), "bounded": bounded.get(source, 0)}
+        for source, number in _count(scored["source"]).items()
     }
+
+
+def digest_part(batch: pa.Table) -> pa.Table:
+    """Records of what the summary shows of SCORED parts: a sample of scores by id, the best rows and the worst."""
+    records = []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        table = read_part(part, ["id", "tss_pp", "instruction", "output"])
+        known = table.filter(pc.is_valid(table["tss_pp"]))
+        best, worst = (_extremes(known, direction) for direction in ("descending", "ascending"))
+        records.append({"sample": _sample(known), "best": best, "worst": worst})
+    return record_table(records)
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from operators import budget, where
 from pipeline import selection_passes as passes
 from pipeline.config import Config
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, RunFailed
 from pipeline.job import Job, execute, items, mapped, stream
 from pipeline.parts import Record
 
@@ -33,11 +33,67 @@ class Selection:
     eligible: int  # rows that have a score and pass filters and caps
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Where the budget ends when rows without a tss_pp stand at their bound."""
+
+    threshold: float  # the score of the row that ends it, or a little below; -inf where all rows fit
+    without_score: int  # rows up to and with that row that have no tss_pp
+
+
+def reach(job: Job, scored: list[Record], scale: float = 1.0, share: float = 1.0) -> Reach:
+    """Where `scale` times the budget ends; `share` of the corpus is in `scored`."""
+    slim = [{"path": record["path"]} for record in scored]
+    ranking = passes.Ranking("tss_pp", {}, _cost(job.config), job.config.select.where, [], [], by_bound=True)
+    with job.reporter.stage("threshold", None, "passes") as stage:
+        totals = execute("threshold", mapped(items(slim), passes.totals_of_part, fn_kwargs=_totals(ranking.cost)))
+        total = sum(record["total"] for record in totals)
+        cuts = {
+            passes.WHOLE: budget.Cut(
+                (), int(scale * budget.largest_budget(int(total / share), job.config.select.budget))
+            )
+        }
+        while not cuts[passes.WHOLE].done:
+            cuts, _ = _advance(cuts, slim, ranking)
+            stage.advance()
+        prefix = cuts[passes.WHOLE].prefix
+        kwargs = {"ranking": asdict(ranking), "prefix": None if prefix is None else list(prefix)}
+        found = execute("threshold", mapped(items(slim), passes.reach_of_part, fn_kwargs=kwargs))
+        result = Reach(budget.lowest_score(prefix), sum(record["without_score"] for record in found))
+        stage.advance(note=f"{result.threshold:.4g}, {result.without_score:,} rows above it without a score")
+    return result
+
+
+def require_scores(job: Job, blocks: list[Record]) -> None:
+    """Raise RunFailed where bounded rows, which have no tss_pp, could change the selection."""
+    bounded = sum(found["bounded"] for block in blocks for found in block["sources"].values())
+    used = job.config.select.on_alternatives()
+    if not bounded or not used:
+        return
+    problem = None
+    if not job.config.select.boundable():
+        problem = f"{bounded:,} rows have no tss_pp, and {', '.join(sorted(used))} cannot be compared without it"
+    elif (count := reach(job, [block["scored"] for block in blocks]).without_score) > 0:
+        problem = f"{count:,} rows that could be selected have no tss_pp"
+    if problem:
+        raise RunFailed(
+            "select", f"the run was scored with select.mode: bounded; {problem}; run it with select.mode: full"
+        )
+
+
+def _cost(config: Config) -> str:
+    ((unit, _),) = config.select.budget.items()
+    return "rows" if unit.startswith("example") else config.select.cost
+
+
+def _totals(cost: str, names: list[str] | None = None) -> dict[str, Any]:
+    return {"score": names or [], "cost": cost}
+
+
 def select(job: Job, scored: list[Record]) -> Selection:
     """Select the longest prefix of the ranking under the budget."""
     wanted = job.config.select
-    ((unit, _),) = wanted.budget.items()
-    cost = "rows" if unit.startswith("example") else wanted.cost
+    cost = _cost(job.config)
     names = [] if isinstance(wanted.score, str) else list(wanted.score)
     slim = [{"path": record["path"]} for record in scored]
     with job.reporter.stage("select", None, "passes") as stage:
@@ -47,7 +103,7 @@ def select(job: Job, scored: list[Record]) -> Selection:
             stage.advance()
             return records
 
-        totals = sweep(passes.totals_of_part, score=names, cost=cost)
+        totals = sweep(passes.totals_of_part, **_totals(cost, names))
         total = sum(record["total"] for record in totals)
         asked = budget.largest_budget(total, wanted.budget)
         cuts = _budgets(asked, wanted.quota)

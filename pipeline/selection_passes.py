@@ -35,17 +35,21 @@ class Ranking:
     where: str | None
     caps: list[tuple[str, list[str]]]  # (column, paths of its group cuts)
     quota: list[str]  # sources with a budget of their own
+    by_bound: bool = False  # rows without a tss_pp stand where their bound is
 
     def columns(self) -> list[str]:
         """The stored columns that a pass reads."""
         names = {self.score} if isinstance(self.score, str) else set(self.score)
         names |= {"id", "source", "n_prompt_tokens", "n_target_tokens"} | {name for name, _ in self.caps}
+        names |= {"tss_pp_bound"} if self.by_bound else set()
         return where.needed_columns(names | (where.column_names(where.parse(self.where)) if self.where else set()))
 
 
 def _eligible(table: pa.Table, ranking: Ranking) -> tuple[pa.Table, np.ndarray, np.ndarray]:
     """Rows that may be taken, their orders (uint64) and costs (int64)."""
     scores = where.score_of(table, ranking.score, ranking.moments)
+    if ranking.by_bound:
+        scores = np.where(np.isnan(scores), where.numeric(table, "tss_pp_bound"), scores)
     keep = np.isfinite(scores)
     if ranking.where:
         keep &= where.evaluate(where.parse(ranking.where), table)
@@ -149,6 +153,17 @@ def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dic
             own = owners == name
             bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefix))
             records.append({"budget": name, "bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()})
+    return record_table(records)
+
+
+def reach_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefix: list[int] | None) -> pa.Table:
+    """How many rows of a part that stand before the end of the budget, or end it, have no score."""
+    chosen, records = Ranking(**ranking), []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        table, orders, _ = _eligible(read_part(part, chosen.columns()), chosen)
+        digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
+        inside = budget.within(digits, None if prefix is None else tuple(prefix))
+        records.append({"without_score": int((inside & np.isnan(where.numeric(table, "tss_pp"))).sum())})
     return record_table(records)
 
 

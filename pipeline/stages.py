@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from typing import Any
 
-from pipeline import admit, place, retrieve, score
-from pipeline.job import Job, execute, items, mapped, once
+from pipeline import admit, encode, place, retrieve, score
+from pipeline.encode import Round
+from pipeline.job import Job, execute, items, mapped, once, stream
 from pipeline.parts import Record
 from pipeline.preflight import Checked
 from pipeline.resources import actor_pool
@@ -75,7 +77,9 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
             "threads": job.pools.threads_per_embedder,
             **config.embedder.model_dump(),
         }
-        dataset = _in_actors(ranges, retrieve.EmbedRange, kwargs, job.pools.embedders, job.pools.gpus_per_embedder)
+        dataset = _in_actors(
+            items(ranges), retrieve.EmbedRange, kwargs, job.pools.embedders, job.pools.gpus_per_embedder
+        )
         parts = execute("embed", dataset, lambda record: stage.advance())
         once("embed", retrieve.build_matrix, parts, job.index)
     ranges = _ranges(table["instructions"], NEIGHBOUR_RANGE)
@@ -90,10 +94,10 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
     return table
 
 
-def _in_actors(values: list[Any], actor: type, settings: dict[str, Any], size: int, gpus: float) -> Any:
-    """A dataset of the records that a pool of `size` actors makes of these values, one value at a time."""
+def _in_actors(dataset: Any, actor: type, settings: dict[str, Any], size: int, gpus: float) -> Any:
+    """A dataset of the records that a pool of `size` actors makes of the rows of another, one row at a time."""
     return mapped(
-        items(values),
+        dataset,
         actor,
         fn_constructor_kwargs=settings,
         compute=actor_pool(size),
@@ -127,45 +131,95 @@ def place_rows(job: Job, admitted: list[Record], tokens: int) -> list[Record]:
 
 
 def score_blocks(
-    job: Job, placed: list[Record], encoder: dict[str, Any], model: dict[str, Any]
-) -> tuple[list[Record], Digest]:
-    """Score block by block in the actor pool; records in the order of the blocks, and a digest of the scores."""
+    job: Job, blocks: list[Record], encoder: dict[str, Any], model: dict[str, Any], round: Round
+) -> list[Record]:
+    """One round of scoring: tasks encode block by block, the actor pool scores; the records of the blocks after it.
+
+    A block's record holds what was placed there and what all rounds so far have made of it.
+    """
     config = job.config
-    kwargs = {
+    settings = {
         "work": job.work,
-        "index": job.index,
         "encoder": encoder,
-        "pool": pool_settings(job),
         "model": model,
         "batch_tokens": config.scorer.batch_tokens,
-        "k": config.alternatives.k,
         "score": config.score.model_dump(),
+        "threshold": round.threshold,
         "threads": job.pools.threads_per_scorer,
     }
-    dataset = _in_actors(placed, score.ScoreBlock, kwargs, job.pools.scorers, job.pools.gpus_per_scorer)
-    with job.reporter.stage("score", len(placed), "blocks") as stage:
-        done, digest = {"pairs": 0, "seconds": 0.0}, Digest()
+    items_ = [{name: block[name] for name in ("block", "placed", "scored")} for block in blocks]
+    encoded = mapped(
+        items(items_),
+        encode.encode_block,
+        fn_kwargs={
+            "index": job.index,
+            "encoder": encoder,
+            "pool": pool_settings(job),
+            "k": config.alternatives.k,
+            "round": asdict(round),
+        },
+    )
+    dataset = _in_actors(encoded, score.ScoreBlock, settings, job.pools.scorers, job.pools.gpus_per_scorer)
+    after = {block["block"]: block for block in blocks}
+    with job.reporter.stage("score" if round.name == "all" else f"score {round.name}", len(blocks), "blocks") as stage:
+        pairs, seconds = 0, 0.0
+        for record in stream("score", dataset):
+            pairs, seconds = pairs + record["work"]["computed"], seconds + record["seconds"]
+            stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
+            after[record["block"]] = _joined(after[record["block"]], record)
+    return [after[number] for number in sorted(after)]
 
-        def tick(record: Record) -> None:
-            done["pairs"] += record["work"]["computed"]
-            done["seconds"] += record["seconds"]
-            digest.take(record)
-            stage.advance(
-                note=f"{done['pairs']:,} pairs, {done['pairs'] / max(done['seconds'], 1e-9):,.0f} a second and scorer"
-            )
 
-        return sorted(execute("score", dataset, tick), key=lambda record: record["block"]), digest
+def fresh_blocks(placed: list[Record]) -> list[Record]:
+    """Records of blocks of which nothing is scored yet."""
+    return [
+        {
+            "block": part["block"],
+            "placed": {"path": part["path"]},
+            "scored": None,
+            "duplicates": part["duplicates"],
+            "sources": {},
+            "rejected": [],
+            "reasons": {},
+            "work": {},
+        }
+        for part in placed
+    ]
 
 
-def rescore(job: Job, parts: list[Record]) -> tuple[list[Record], Digest]:
-    """Scores anew from known likelihoods; as `score_blocks`."""
+def _joined(block: Record, new: Record) -> Record:
+    """A block's record after one more round: the new scored part holds all rows; work and rejections add up."""
+    reasons = {source: Counter(found) for source, found in block["reasons"].items()}
+    for source, found in new["reasons"].items():
+        reasons.setdefault(source, Counter()).update(found)
+    return {
+        **block,
+        "scored": new["scored"],
+        "sources": new["sources"],
+        "rejected": block["rejected"] + new["rejected"],
+        "reasons": reasons,
+        "work": dict(Counter(block["work"]) + Counter(new["work"])),
+    }
+
+
+def rescore(job: Job, parts: list[Record]) -> list[Record]:
+    """Scores anew from known likelihoods; block records with `scored` and `sources`."""
     with job.reporter.stage("rescore", len(parts)) as stage:
         kwargs = {"work": job.work, "score": job.config.score.model_dump()}
-        digest = Digest()
+        dataset = mapped(items(parts), score.rescore_part, fn_kwargs=kwargs)
+        return sorted(execute("rescore", dataset, lambda record: stage.advance()), key=lambda record: record["block"])
 
-        def tick(record: Record) -> None:
-            digest.take(record)
+
+def digest(job: Job, parts: list[Record]) -> Digest:
+    """What the summary shows of the scores in SCORED parts."""
+    found = Digest()
+    with job.reporter.stage("digest", len(parts)) as stage:
+        for record in stream("digest", mapped(items(parts), score.digest_part)):
+            found.take(record)
             stage.advance()
+    return found
 
-        records = execute("rescore", mapped(items(parts), score.rescore_part, fn_kwargs=kwargs), tick)
-        return sorted(records, key=lambda record: record["block"]), digest
+
+def scored_of(blocks: list[Record]) -> list[Record]:
+    """The SCORED parts of block records."""
+    return [{**block["scored"], "block": block["block"]} for block in blocks]

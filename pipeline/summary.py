@@ -40,18 +40,17 @@ class Digest:
         self.worst = heapq.nsmallest(EXTREMES, self.worst + record.pop("worst"), key=lambda row: (row[0], row[1]))
 
 
-def summarise(manifest: dict[str, Any], scored: list[Record], digest: Digest, run: Path) -> Summary:
-    """The summary of a published run from its manifest and the records of its scored parts."""
+def summarise(manifest: dict[str, Any], work: dict[str, int], digest: Digest, run: Path) -> Summary:
+    """The summary of a published run from its manifest and what its scoring cost."""
     counts, budget, pairs = manifest["counts"], manifest["budget"], manifest["pairs"]
     lost = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts["rejected"].items())) or "none"
     lines = [
         "",
         f"rows         {counts['read']:,} read, {sum(counts['rejected'].values()):,} rejected ({lost}), "
         f"{counts['duplicates']:,} duplicates, "
-        f"{counts['scored']:,} scored"
-        + (f" ({counts['unscored']:,} without alternatives)" if counts["unscored"] else ""),
+        f"{counts['scored']:,} scored" + _without_score(counts["unscored"] - counts["bounded"], counts["bounded"]),
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
-        f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(scored, manifest['timings'])}",
+        f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(work, manifest['timings'])}",
         *_quantiles(digest, counts["scored"] - counts["unscored"]),
         f"selection    {_settings(manifest['config'])}",
         _budget(budget, counts["selected"], manifest["eligible"]),
@@ -63,14 +62,20 @@ def summarise(manifest: dict[str, Any], scored: list[Record], digest: Digest, ru
     return Summary(run, "\n".join(lines))
 
 
-def _speed(scored: list[Record], timings: dict[str, float]) -> str:
-    seconds = timings.get("score", 0.0)
-    if not seconds or not any("work" in record for record in scored):
+def _without_score(alone: int, bounded: int) -> str:
+    parts = [f"{alone:,} without alternatives"] if alone else []
+    parts += [f"{bounded:,} bounded, without tss_pp"] if bounded else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _speed(work: dict[str, int], timings: dict[str, float]) -> str:
+    seconds = sum(value for name, value in timings.items() if name.startswith("score"))
+    if not seconds or not work:
         return ""
-    work = {name: sum(record["work"][name] for record in scored) for name in ("computed", "tokens", "forwarded_tokens")}
-    padding = 1 - work["tokens"] / max(1, work["forwarded_tokens"])
     pairs, tokens = work["computed"] / seconds, work["tokens"] / seconds
-    return f"; {pairs:,.0f} pairs and {tokens:,.0f} tokens a second, {padding:.0%} padding"
+    # Padding and sharing in one figure: tokens of all sequences over tokens that went through the model.
+    reuse = work["tokens"] / max(1, work["forwarded_tokens"])
+    return f"; {pairs:,.0f} pairs and {tokens:,.0f} tokens a second, {reuse:.2f} tokens for each one computed"
 
 
 def _quantiles(digest: Digest, known: int) -> list[str]:

@@ -8,8 +8,9 @@ from reference import loglik
 
 from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
 from operators.encode import Encoder, empty_context
-from operators.likelihoods import Candidates, score_rows
+from operators.likelihoods import Scoring
 from operators.logprob import TargetScorer
+from operators.pairs import Candidates, encode_rows
 from operators.template import from_text, load_template
 
 INSTRUCTIONS = [
@@ -33,6 +34,8 @@ def rows_of(texts):
                 "extra": "{}",
                 "task": None,
                 "instruction_key": instruction_key(instruction),
+                "file": "f",
+                "line": i + 1,
                 "n_prompt_tokens": 5,
                 "n_target_tokens": 5,
                 "input_chars": len(input),
@@ -61,8 +64,10 @@ def score(texts, *, k=2, max_length=400, template=None, count=2, input_chars=Non
     tokenizer = byte_tokenizer(bos=True)
     encoder = Encoder(tokenizer, template or load_template("plain"), True, max_length)
     model = random_model("llama")
-    result, work = score_rows(rows, candidates, pool, encoder, TargetScorer(model, 500), k)
-    return result.to_pylist(), work, encoder, model, pool
+    encoded = encode_rows(rows, candidates, pool, encoder, k)
+    scoring = Scoring(encoded, empty_context(tokenizer), TargetScorer(model, 500))
+    scoring.score_all()
+    return scoring.table().to_pylist(), scoring.work, encoder, model, pool
 
 
 def test_every_value_is_that_of_the_twin():

@@ -64,9 +64,8 @@ def row(**values):
 
 
 def scores(normalize="token", **values):
-    table = tss.add_scores(
-        from_rows([row(**values)], LIKELIHOODS), hardest=1, tau=1.0, quality_weight=0.1, normalize=normalize
-    )
+    settings = tss.ScoreSettings(hardest=1, tau=1.0, quality_weight=0.1, normalize=normalize)
+    table = tss.add_scores(from_rows([row(**values)], LIKELIHOODS), settings)
     return table.to_pylist()[0]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from reference import fold, loglik
 from reference import select as slow_select
 from reference import tss as slow_tss
 from reference import tss_pp as slow_tss_pp
+from runs import corpus, reselect, run, table
 
 from operators.alternatives import instruction_key
 from operators.embedder import LexicalEmbedder, embed_folded
@@ -26,26 +26,6 @@ from operators.text import content_hash
 from pipeline import cli, config, flow, place, publish
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.progress import Reporter
-
-VERBS = ["Sort", "Count", "Reverse", "Double", "Translate", "Copy", "Shorten"]
-THINGS = ["the words", "the numbers", "the list", "the first line"]
-
-
-def corpus(count=60, seed=0):
-    rng = random.Random(seed)
-    rows = []
-    for i in range(count):
-        row = {
-            "instruction": f"{rng.choice(VERBS)} {rng.choice(THINGS)}.",
-            "input": rng.choice(["", "a b c", "3 1 2", "x y"]),
-            "output": f"{rng.choice(['yes', 'no', 'c b a', '6'])} {i % 9}",
-            "stars": i % 5,
-        }
-        if i % 3 == 0:
-            row["task"] = f"t{i % 4}"
-        rows.append(row)
-    return rows
-
 
 BAD_ROWS = [
     "{not json",
@@ -62,31 +42,6 @@ BAD_ROWS = [
     '{"instruction": "I", "output": "\\ud800"}',
     {"instruction": "I", "input": {"a": 1}, "output": "Y"},
 ]
-
-
-def settings(output, inputs, model, **more):
-    return config.validate(
-        config.override(
-            {
-                "input": [{"path": str(path)} for path in inputs],
-                "output": str(output),
-                "embedder": {"model": "lexical", "batch_size": 4},
-                "alternatives": {"k": 3},
-                "scorer": {"model": str(model), "template": "plain", "max_length": 200},
-                "select": {"budget": {"token_fraction": 0.3}},
-            },
-            [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()],
-        ),
-        "test",
-    )
-
-
-def run(*arguments, **more):
-    return flow.run(settings(*arguments, **more), Reporter(quiet=True)).run
-
-
-def table(folder: Path, kind: str) -> list[dict]:
-    return [row for path in sorted((folder / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -246,14 +201,6 @@ def test_nothing_but_the_corpus_moves_a_score(done, model_folder, tmp_path, monk
             a["instruction"] for a in expected[one]["alternatives"]
         ]
     assert [row["id"] for row in table(other, "selected")] == [row["id"] for row in table(done, "selected")]
-
-
-def reselect(done, **more):
-    known = publish.read_manifest(done)
-    chosen = config.override(
-        known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
-    )
-    return flow.select(config.validate(chosen, "test"), done, Reporter(quiet=True)).run
 
 
 def test_reselecting_needs_no_model_and_keeps_the_old_run(done):

@@ -1,0 +1,64 @@
+"""Small runs for tests: a corpus, a configuration, a run and what it wrote."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline import config, flow, publish
+from pipeline.progress import Reporter
+
+VERBS = ["Sort", "Count", "Reverse", "Double", "Translate", "Copy", "Shorten"]
+THINGS = ["the words", "the numbers", "the list", "the first line"]
+
+
+def corpus(count=60, seed=0):
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        row = {
+            "instruction": f"{rng.choice(VERBS)} {rng.choice(THINGS)}.",
+            "input": rng.choice(["", "a b c", "3 1 2", "x y"]),
+            "output": f"{rng.choice(['yes', 'no', 'c b a', '6'])} {i % 9}",
+            "stars": i % 5,
+        }
+        if i % 3 == 0:
+            row["task"] = f"t{i % 4}"
+        rows.append(row)
+    return rows
+
+
+def settings(output, inputs, model, **more):
+    return config.validate(
+        config.override(
+            {
+                "input": [{"path": str(path)} for path in inputs],
+                "output": str(output),
+                "embedder": {"model": "lexical", "batch_size": 4},
+                "alternatives": {"k": 3},
+                "scorer": {"model": str(model), "template": "plain", "max_length": 200},
+                "select": {"budget": {"token_fraction": 0.3}},
+            },
+            [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()],
+        ),
+        "test",
+    )
+
+
+def run(*arguments, **more):
+    return flow.run(settings(*arguments, **more), Reporter(quiet=True)).run
+
+
+def table(folder: Path, kind: str) -> list[dict]:
+    return [row for path in sorted((folder / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def reselect(done, **more):
+    known = publish.read_manifest(done)
+    chosen = config.override(
+        known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
+    )
+    return flow.select(config.validate(chosen, "test"), done, Reporter(quiet=True)).run
