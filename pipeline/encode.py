@@ -41,7 +41,7 @@ def encode_block(
     blocks = []
     for part in map(json.loads, batch["item"].to_pylist()):
         rows = rows_of_round(part, Round(**round))
-        encoded = encode_rows(rows, _candidates(rows, neighbours), cached_pool(**pool), cached_encoder(**encoder), k)
+        encoded = encode_rows(rows, candidates_of(rows, neighbours), cached_pool(**pool), cached_encoder(**encoder), k)
         blocks.append(to_bytes(encoded))
     return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
 
@@ -62,7 +62,8 @@ def rows_of_round(part: Record, round: Round) -> pa.Table:
     return rows.filter(drawn if round.name == "pilot" else pc.invert(drawn))
 
 
-def _candidates(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
+def candidates_of(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
+    """The ranked candidates of PLACED rows."""
     found = []
     for row in neighbours.take(rows["query_row"]).to_pylist():
         query = Query(row["instruction_row"], row["has_input"], row["task"])

@@ -3,8 +3,8 @@
     python tests/benchmarks/scoring_sample.py JOB.json     # started by scoring.py, in a process of its own
 
 The whole corpus goes through the pipeline's own stages up to placement, so alternatives come from the whole file and rows
-stand as they do when they are scored. From the start of a middle block a contiguous run of rows is taken, and the pairs
-are those that `score_rows` hands to the scorer for these rows.
+stand as they do when they are scored. From the start of a middle block a contiguous run of rows is taken, with the distinct
+pairs that these rows ask for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from operators.alternatives import Query
-from operators.likelihoods import Candidates, score_rows
+from operators.encode import empty_context
+from operators.pairs import encode_rows
 
 _SHARED_SHAPE = {
     "hidden_size": 384,
@@ -34,22 +31,6 @@ _SHARED_SHAPE = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
-
-
-class Recorder:
-    """Stands in for the scorer: keeps the pairs that it is given and answers each with its number."""
-
-    def __init__(self) -> None:
-        self.prompts: list[list[int]] = []
-        self.targets: list[list[int]] = []
-        self.forwarded_tokens = 0
-
-    def sums(self, prompts: list[list[int]], targets: list[list[int]]) -> np.ndarray:
-        """Float64 [N]: the place of each pair among all pairs recorded so far."""
-        start = len(self.prompts)
-        self.prompts += [list(map(int, ids)) for ids in prompts]
-        self.targets += [list(map(int, ids)) for ids in targets]
-        return np.arange(start, len(self.prompts), dtype=np.float64)
 
 
 def make_model(folder: Path, shape: str, base: Path) -> None:
@@ -105,33 +86,32 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     places of its pairs among those of all calls, [l(0), l(I), l(I_1) .. l(I_K)]. `texts`: the same rows as text.
     """
     from pipeline.admit import cached_encoder
-    from pipeline.parts import read_part
+    from pipeline.encode import Round, candidates_of, rows_of_round
     from pipeline.retrieve import cached_pool
 
     found = json.loads((folder / "placed.json").read_text())
     encoder, pool = cached_encoder(**found["encoder"]), cached_pool(**found["pool"])
     neighbours = pq.read_table(Path(found["pool"]["index"]) / "neighbours.parquet")
+    context = list(empty_context(encoder.tokenizer))
     placed = sorted(found["placed"], key=lambda part: part["block"])
     calls, places, texts, tokens = [], [], [], 0
     for part in placed[len(placed) // 2 :]:
-        block = read_part(part)
-        block = block.filter(pc.invert(block["duplicate"]))
-
-        def record(rows: pa.Table) -> tuple[Recorder, list[list[int]]]:
-            recorder = Recorder()
-            table, _ = score_rows(rows, _candidates(rows, neighbours), pool, encoder, recorder, job["k"])
-            return recorder, _places(table, recorder)
-
-        recorder, rows = record(block)
-        wanted = job["rows"] - len(places) if job["rows"] else _rows_for(rows, recorder, job["tokens"] - tokens)
-        if wanted < len(rows):
-            block = block.slice(0, wanted)
-            recorder, rows = record(block)  # the pairs of these rows alone
+        block = rows_of_round({"placed": part}, Round())
+        encoded = encode_rows(block, candidates_of(block, neighbours), pool, encoder, job["k"]).to_pylist()
+        distinct: dict[tuple, int] = {}
         before = sum(len(call["prompts"]) for call in calls)
-        calls.append({"prompts": recorder.prompts, "targets": recorder.targets})
-        places += [[before + place for place in row] for row in rows]
-        texts += [_text(row, encoder) for row in block.to_pylist()]
-        tokens += sum(map(len, recorder.prompts)) + sum(map(len, recorder.targets))
+        for row, text in zip(encoded, block.to_pylist(), strict=True):
+            if len(places) >= job["rows"] if job["rows"] else tokens >= job["tokens"]:
+                break
+            own = []
+            for prompt in [context, row["prompt"], *(one["prompt"] for one in row["alternatives"])]:
+                key = (tuple(prompt), tuple(row["target"]))
+                tokens += len(prompt) + len(row["target"]) if key not in distinct else 0
+                own.append(before + distinct.setdefault(key, len(distinct)))
+            places.append(own)
+            texts.append(_text(text, encoder))
+        prompts, targets = ([list(pair[side]) for pair in distinct] for side in (0, 1))
+        calls.append({"prompts": prompts, "targets": targets})
         if len(places) >= job["rows"] if job["rows"] else tokens >= job["tokens"]:
             break
     first = placed[len(placed) // 2]["block"]
@@ -142,40 +122,6 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         "vocabulary": len(encoder.tokenizer),
         "blocks": [first, len(calls), len(placed)],
     }
-
-
-def _candidates(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
-    found = []
-    for row in neighbours.take(rows["query_row"].combine_chunks()).to_pylist():
-        query = Query(row["instruction_row"], row["has_input"], row["task"])
-        found.append(
-            Candidates(query, row["candidates"], row["similarities"], row["complete"], row["paraphrases_skipped"])
-        )
-    return found
-
-
-def _places(likelihoods: pa.Table, recorder: Recorder) -> list[list[int]]:
-    """The recorder's numbers, read back from likelihoods: a mean times the target's length is the number of its pair."""
-    places = []
-    for row in likelihoods.to_pylist():
-        length = row["n_target_tokens"]
-        means = [row["loglik_empty_mean"], row["loglik_mean"], *(one["loglik_mean"] for one in row["alternatives"])]
-        found = [round(mean * length) for mean in means]
-        if len({tuple(recorder.targets[place]) for place in found}) != 1 or found[1] != round(row["loglik_sum"]):
-            raise RuntimeError("the pairs of a row could not be told from its likelihoods")
-        places.append(found)
-    return places
-
-
-def _rows_for(rows: list[list[int]], recorder: Recorder, tokens: int) -> int:
-    """How many rows from the first on have pairs of `tokens` tokens together, each pair counted once."""
-    seen: set[int] = set()
-    for number, row in enumerate(rows):
-        if tokens <= 0:
-            return number
-        tokens -= sum(len(recorder.prompts[i]) + len(recorder.targets[i]) for i in set(row) - seen)
-        seen.update(row)
-    return len(rows)
 
 
 def _text(row: dict, encoder: Any) -> dict[str, str]:
