@@ -36,7 +36,16 @@ def walkable(model: Any) -> bool:
         and not kinds & _ROPE_BY_LENGTH
         and not getattr(config, "attn_logit_softcapping", None)
         and not getattr(config, "use_bidirectional_attention", False)
+        and all(type(module) is torch.nn.Linear for layer in model.get_decoder().layers for module in _products(layer))
     )
+
+
+def _products(layer: Any) -> list[Any]:
+    """The modules of a layer that are taken for plain matrix products; None for those that it has not got."""
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    return [getattr(attention, name, None) for name in ("q_proj", "k_proj", "v_proj", "o_proj")] + [
+        getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")
+    ]
 
 
 @dataclass(frozen=True)
@@ -119,9 +128,8 @@ class Decoder:
         if hasattr(block, "q_norm"):
             q = self._norm(block.q_norm, q, weight=turned.q_norm if turned else None)
             k = self._norm(block.k_norm, k, weight=turned.k_norm if turned else None)
-        return attend(rotate(q, *rotation), rotate(k, *rotation), v, where, block.scaling, self._window(kind)).flatten(
-            1
-        )
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+        return attend(q, k, v, where, block.scaling, self._window(kind)).flatten(1)
 
     def _window(self, kind: str | None) -> int | None:
         if kind == "full_attention" or not getattr(self._config, "use_sliding_window", True):

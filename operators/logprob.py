@@ -136,8 +136,11 @@ class TargetScorer:
         except (TypeError, AttributeError, RuntimeError, ValueError) as error:
             _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
             return False
-        tolerance = 1e-4 if self.model.dtype == torch.float32 else 0.05
-        return bool((np.abs(found - expected) / sequences.targets).max() <= tolerance)
+        gaps = np.abs(found - expected)
+        if self.model.dtype == torch.float32:
+            return bool((gaps / sequences.targets).max() <= 1e-4)
+        # The model's own logits are rounded to its dtype, by up to some hundredths each.
+        return bool(gaps.sum() / sequences.targets.sum() <= 0.05)
 
 
 def _chosen(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

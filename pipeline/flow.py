@@ -19,6 +19,11 @@ from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
 from pipeline.summary import Summary, summarise
 
+_TOKENS = {
+    "in_pairs": "tokens",
+    "forwarded": "forwarded_tokens",
+}  # of computed pairs; what went through the model for them
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -115,6 +120,7 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "scorer": outcome.scorer,
         "counts": manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources)),
         "pairs": outcome.pairs,
+        "tokens": {name: outcome.work.get(key, 0) for name, key in _TOKENS.items()},
         "budget": {"asked": chosen.asked, "unit": chosen.unit, "used": chosen.used, "corpus": chosen.total},
         "eligible": chosen.eligible,
         "seed": job.config.seed,

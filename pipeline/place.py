@@ -1,10 +1,10 @@
 """Where each row is scored: duplicates are found, and rows with shared work are brought together in blocks.
 
 Rows go first by hash of (input, output): there duplicates meet, and so do rows that share pairs. Such a group then takes
-the place of its first row's instruction, and instructions stand in neighbourhood order: rows of one instruction, and rows of
-instructions that are alternatives of each other, share prompts, and those of a block are computed once. Blocks are cut by
-cost. A row's block and the rows beside it follow from the corpus alone, never from the
-order of rows, the read blocks or the number of actors: that is why these cannot move a score.
+the place of its first row's instruction, and instructions stand so that those which share prompts meet
+(`operators/order.py`): what rows of a block ask for together is computed once. Blocks are cut by cost. A row's block and the
+rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of actors: that is why
+these cannot move a score.
 """
 
 from __future__ import annotations

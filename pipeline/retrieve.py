@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
 from operators.embedder import embed_folded, load_embedder
-from operators.order import neighbourhood_order
+from operators.order import neighbourhood_order, shared_order
 from operators.schema import EMBEDDINGS, INSTRUCTIONS, NEIGHBOURS, from_rows
 from pipeline.errors import BadRequest
 from pipeline.parts import Record, read_part, record_table, write_part
@@ -73,13 +73,10 @@ class EmbedRange:
 
 
 def build_matrix(parts: list[Record], index: str) -> None:
-    """All embeddings as one `embeddings.npy`, rows as in the table, which every worker of a machine maps and shares; and in
-    `order.npy` the rows in neighbourhood order."""
+    """All embeddings as one `embeddings.npy`, rows as in the table, which every worker of a machine maps and shares."""
     ordered = sorted(parts, key=lambda part: part["start"])
     blocks = [np.stack(read_part(part)["embedding"].to_numpy()).astype(np.float32) for part in ordered]
-    matrix = np.concatenate(blocks)
-    np.save(f"{index}/embeddings.npy", matrix, allow_pickle=False)
-    np.save(f"{index}/order.npy", neighbourhood_order(matrix), allow_pickle=False)
+    np.save(f"{index}/embeddings.npy", np.concatenate(blocks), allow_pickle=False)
 
 
 @lru_cache(maxsize=1)
@@ -102,10 +99,19 @@ def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: 
     return record_table(records)
 
 
-def build_neighbours(parts: list[Record], index: str) -> None:
-    """All NEIGHBOURS as one table, in the order of the instructions."""
+def build_neighbours(parts: list[Record], index: str, k: int, blocks: int) -> None:
+    """All NEIGHBOURS as one table, in the order of the instructions; and in `order.npy` the order in which rows of the
+    instructions are to stand in so many scoring blocks."""
     ordered = sorted(parts, key=lambda part: part["start"])
-    pq.write_table(pa.concat_tables([read_part(part) for part in ordered]), f"{index}/neighbours.parquet")
+    table = pa.concat_tables([read_part(part) for part in ordered])
+    pq.write_table(table, f"{index}/neighbours.parquet")
+    tokens = pq.read_table(f"{index}/instructions.parquet", columns=["tokens"])["tokens"].to_numpy()
+    asked: list[list[int]] = [[row] for row in range(len(tokens))]
+    for row, candidates in zip(table["instruction_row"].to_pylist(), table["candidates"].to_pylist(), strict=True):
+        asked[row] += candidates[:k]
+    base = neighbourhood_order(np.load(f"{index}/embeddings.npy", mmap_mode="r", allow_pickle=False))
+    order = shared_order(base, [np.unique(one) for one in asked], tokens, -(-int(tokens.sum()) // blocks))
+    np.save(f"{index}/order.npy", order, allow_pickle=False)
 
 
 def read_pool_file(path: str) -> list[str]:

@@ -90,7 +90,8 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
             mapped(items(ranges), retrieve.neighbours_of_range, fn_kwargs=kwargs),
             lambda record: stage.advance(),
         )
-        once("neighbours", retrieve.build_neighbours, parts, job.index)
+        blocks = place.block_count(table["tokens"], config.alternatives.k)
+        once("neighbours", retrieve.build_neighbours, parts, job.index, config.alternatives.k, blocks)
     return table
 
 

@@ -68,6 +68,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     )  # what decides where rows stand
     template = Path(options.template).resolve() if Path(options.template).is_file() else options.template
     wanted = f"rows{options.rows}" if options.rows else f"tokens{options.tokens}"
+    wanted += f"-stretches{options.stretches}"
     job = {
         "shape": options.shape,
         "base": str((options.base or SHARED / "models" / "tiny").resolve()),
@@ -77,7 +78,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
         "sample": str(options.work / "samples" / f"{kind}-{wanted}.json"),
         "embedder": options.embedder,
         "template": str(template),
-        **{name: getattr(options, name) for name in ("k", "rows", "tokens", "threads", "search_tokens")},
+        **{name: getattr(options, name) for name in ("k", "rows", "tokens", "stretches", "threads", "search_tokens")},
     }
     if Path(job["sample"]).is_file():
         print(f"the sample is the one that lies at {job['sample']}", flush=True)
@@ -269,7 +270,7 @@ def show(lines: list[dict[str, Any]], counts: dict[str, Any], options: argparse.
     print(
         f"\n{options.workload}, {options.shape}, K = {options.k}, template {Path(options.template).stem}, "
         f"{options.threads} threads, {options.rounds} rounds\n"
-        f"sample: {counts['rows']:,} rows from block {counts['blocks'][0]} of {counts['blocks'][2]} on, "
+        f"sample: {counts['rows']:,} rows, a stretch in each of {counts['blocks'][0]} of {counts['blocks'][1]} blocks, "
         f"{counts['pairs']:,} distinct pairs, {counts['tokens']:,} tokens, {counts['target_tokens']:,} of them targets, "
         f"longest {counts['longest']:,}\n"
         f"trie: {counts['trie_tokens']:,} distinct prefixes, bound {counts['trie_bound']:.2f}\n"
@@ -318,6 +319,7 @@ def arguments() -> argparse.Namespace:
         "--tokens", type=int, default=1 << 18, help="of all distinct pairs together; default: %(default)s"
     )
     parser.add_argument("--rows", type=int, default=0, help="this many rows instead of --tokens")
+    parser.add_argument("--stretches", type=int, default=1, help="cut the sample from so many blocks")
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--template", default="alpaca", help="a template's name or its file")
     parser.add_argument("--embedder", default="lexical")

@@ -3,13 +3,14 @@
     python tests/benchmarks/scoring_sample.py JOB.json     # started by scoring.py, in a process of its own
 
 The whole corpus goes through the pipeline's own stages up to placement, so alternatives come from the whole file and rows
-stand as they do when they are scored. From the start of a middle block a contiguous run of rows is taken, with the distinct
-pairs that these rows ask for.
+stand as they do when they are scored. From blocks evenly spread over the corpus contiguous runs of rows are taken, with the
+distinct pairs that these rows ask for.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
 
 
 def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
-    """Rows from the start of the middle block on, until there are `rows` rows or `tokens` tokens of distinct pairs.
+    """Contiguous rows from the start of `stretches` blocks, evenly spread, until each has its share of `rows` rows or `tokens`
+    tokens of distinct pairs (a stretch that reaches the end of its block stops there); where neither is asked for, all rows.
 
     `calls`: prompts and targets as the pipeline hands them to the scorer, a call for each block. `rows`: for each row the
     places of its pairs among those of all calls, [l(0), l(I), l(I_1) .. l(I_K)]. `texts`: the same rows as text.
@@ -94,33 +96,35 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     neighbours = pq.read_table(Path(found["pool"]["index"]) / "neighbours.parquet")
     context = list(empty_context(encoder.tokenizer))
     placed = sorted(found["placed"], key=lambda part: part["block"])
-    calls, places, texts, tokens = [], [], [], 0
-    for part in placed[len(placed) // 2 :]:
+    asked = job["rows"] or job["tokens"]
+    count = min(job["stretches"], len(placed)) if asked else len(placed)
+    limit = asked / count if asked else math.inf
+    calls, places, texts = [], [], []
+    for part in [placed[len(placed) * (2 * i + 1) // (2 * count)] for i in range(count)]:
         block = rows_of_round({"placed": part}, Round())
         encoded = encode_rows(block, candidates_of(block, neighbours), pool, encoder, job["k"]).to_pylist()
         distinct: dict[tuple, int] = {}
         before = sum(len(call["prompts"]) for call in calls)
+        taken = 0
         for row, text in zip(encoded, block.to_pylist(), strict=True):
-            if len(places) >= job["rows"] if job["rows"] else tokens >= job["tokens"]:
+            if taken >= limit:
                 break
             own = []
             for prompt in [context, row["prompt"], *(one["prompt"] for one in row["alternatives"])]:
                 key = (tuple(prompt), tuple(row["target"]))
-                tokens += len(prompt) + len(row["target"]) if key not in distinct else 0
+                taken += len(prompt) + len(row["target"]) if key not in distinct and not job["rows"] else 0
                 own.append(before + distinct.setdefault(key, len(distinct)))
+            taken += bool(job["rows"])
             places.append(own)
             texts.append(_text(text, encoder))
         prompts, targets = ([list(pair[side]) for pair in distinct] for side in (0, 1))
         calls.append({"prompts": prompts, "targets": targets})
-        if len(places) >= job["rows"] if job["rows"] else tokens >= job["tokens"]:
-            break
-    first = placed[len(placed) // 2]["block"]
     return {
         "calls": calls,
         "rows": places,
         "texts": texts,
         "vocabulary": len(encoder.tokenizer),
-        "blocks": [first, len(calls), len(placed)],
+        "blocks": [len(calls), len(placed)],
     }
 
 

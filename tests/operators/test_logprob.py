@@ -94,6 +94,22 @@ def test_a_layer_that_does_more_is_noticed():
     assert np.allclose(scorer.sums([[1, 2, 3]], [[4, 5]]), [loglik(model, [1, 2, 3], [4, 5])], atol=1e-4)
 
 
+class Product(torch.nn.Linear):
+    """A matrix product that is not what its weight says, as in a quantised model."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_products_that_are_not_plain_are_left_to_transformers():
+    model = random_model("qwen")
+    for layer in model.model.layers:
+        layer.mlp.up_proj.__class__ = Product
+    scorer = TargetScorer(model, 4096)
+    assert scorer.way == "padded"
+    assert np.allclose(scorer.sums([[1, 2, 3]], [[4, 5]]), [loglik(model, [1, 2, 3], [4, 5])], atol=1e-4)
+
+
 def test_bfloat16_is_near():
     model = random_model("llama")
     prompts, targets = [[*range(30), last] for last in (1, 2, 3)], [[4, 5] * 5, [6] * 7, [7, 8, 9]]
