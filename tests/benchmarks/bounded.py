@@ -36,10 +36,15 @@ def run(config: str, output: Path, settings: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "pipeline", *verb, *chosen, "--quiet"], cwd=CHECKOUT, check=True)
     seconds = time.perf_counter() - began
+    return {**published(output), "seconds": seconds}
+
+
+def published(output: Path) -> dict[str, Any]:
+    """The manifest of an output folder's newest run, and its selected ids in order."""
     folder = output / json.loads((output / "latest.json").read_text())["run"]
     parts = sorted((folder / "selected").glob("*.parquet"))
     ids = [one for part in parts for one in pq.read_table(part, columns=["id"])["id"].to_pylist()]
-    return {**json.loads((folder / "manifest.json").read_text()), "ids": ids, "seconds": seconds}
+    return {**json.loads((folder / "manifest.json").read_text()), "ids": ids}
 
 
 def lm_eval_seconds(options: argparse.Namespace, manifest: dict[str, Any]) -> float:
@@ -73,17 +78,25 @@ def main() -> None:
     parser.add_argument("config", help="a YAML configuration, or demo")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="for both runs")
     parser.add_argument("--bounded-set", action="append", default=[], help="for the bounded run alone")
+    parser.add_argument(
+        "--full", type=Path, help="output folder of a run of the same with mode: full, instead of a new one"
+    )
     parser.add_argument("--lm-eval-python", help="the interpreter that has lm_eval")
     parser.add_argument("--lm-eval-batch", type=int, choices=BATCHES, help="instead of searching the best")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    options.full = options.full.resolve() if options.full else None
+    os.chdir(CHECKOUT)
     with tempfile.TemporaryDirectory() as folder:
         options.work = folder
-        os.chdir(CHECKOUT)
         bounded = run(
             options.config, Path(folder) / "bounded", ["select.mode=bounded", *options.settings, *options.bounded_set]
         )
-        full = run(options.config, Path(folder) / "full", options.settings)
+        if options.full:
+            full = published(options.full)
+            full["seconds"] = sum(full["timings"].values())
+        else:
+            full = run(options.config, Path(folder) / "full", options.settings)
         share = {kind: bounded["tokens"][kind] / full["tokens"][kind] for kind in ("forwarded", "in_pairs")}
         common = len(set(bounded["ids"]) & set(full["ids"]))
         jaccard = common / max(1, len(set(bounded["ids"]) | set(full["ids"])))

@@ -51,13 +51,14 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", type=Path, help="keep the outputs of the runs in this folder")
     options = parser.parse_args()
     threads = str(os.cpu_count())
     wholes, bares, scorings = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(options.rounds):
-            done = run(options.config, folder / f"run{number}", options.settings)
+            done = run(options.config, (options.keep or folder) / f"run{number}", options.settings)
             wholes.append(done["seconds"])
             scorings.append(done["timings"]["score"])
             config = done["config"]
