@@ -48,7 +48,8 @@ def published(output: Path) -> dict[str, Any]:
 
 
 def lm_eval_seconds(options: argparse.Namespace, manifest: dict[str, Any]) -> float:
-    """Seconds that lm-eval takes for all pairs of the run's corpus, its model loaded, at its best batch size."""
+    """Seconds that lm-eval takes for all pairs of the run's corpus, its model loaded, at its best batch size; with
+    `lm_eval_tokens`, those of a sample out of all blocks, times the tokens of all pairs over those of the sample."""
     config, work = manifest["config"], Path(options.work)
     job = {
         "corpus": config["input"],
@@ -58,8 +59,8 @@ def lm_eval_seconds(options: argparse.Namespace, manifest: dict[str, Any]) -> fl
         "base": config["scorer"]["model"],
         "template": config["scorer"]["template"],
         "rows": 0,
-        "tokens": 0,
-        "stretches": 1,
+        "tokens": options.lm_eval_tokens,
+        "stretches": 1000,
         "model": str(work / "model"),
         "sample": str(work / "sample.json"),
         "threads": options.threads,
@@ -67,10 +68,12 @@ def lm_eval_seconds(options: argparse.Namespace, manifest: dict[str, Any]) -> fl
     }
     make_model(Path(job["model"]), "as it is", Path(job["base"]))
     place_corpus(Path(job["folder"]), job)
-    Path(job["sample"]).write_text(json.dumps(take_sample(Path(job["folder"]), job)))
+    sample = take_sample(Path(job["folder"]), job)
+    Path(job["sample"]).write_text(json.dumps(sample))
+    scored = sum(len(ids) for call in sample["calls"] for side in ("prompts", "targets") for ids in call[side])
     options.work, options.data_juicer_python = work, None
     job["batch"], _ = best_batch(job, options)
-    return run_side("lm-eval", job, options)["seconds"]
+    return run_side("lm-eval", job, options)["seconds"] * manifest["tokens"]["in_pairs"] / scored
 
 
 def main() -> None:
@@ -83,6 +86,9 @@ def main() -> None:
     )
     parser.add_argument("--lm-eval-python", help="the interpreter that has lm_eval")
     parser.add_argument("--lm-eval-batch", type=int, choices=BATCHES, help="instead of searching the best")
+    parser.add_argument(
+        "--lm-eval-tokens", type=int, default=0, help="time so many tokens and scale; default: all pairs"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     options.full = options.full.resolve() if options.full else None
@@ -122,8 +128,8 @@ def main() -> None:
         if options.lm_eval_python:
             other = lm_eval_seconds(options, full)
             print(
-                f"lm-eval in float32, all pairs: {other:.0f} s; "
-                f"{other / bounded['seconds']:.1f} times the bounded run's wall time"
+                f"lm-eval in float32, all pairs: {other:.0f} s; {other / bounded['seconds']:.1f} times the bounded run's wall, "
+                f"{other / scoring:.1f} times its scoring"
             )
 
 
