@@ -1,6 +1,8 @@
-"""Stage 5a: blocks of placed rows become token ids, in tasks of their own: scorers never wait for a tokenizer.
+"""Stage 5a: blocks of placed rows become token ids.
 
-An encoded block goes straight to the scorer that takes it, through Ray's object store, with the record it came from.
+Where scorers hold GPUs these are tasks of their own, so that the next block is encoded while one is scored; on CPUs Ray Data
+joins both steps in the actor, and they do not compete for its cores. An encoded block goes straight to the scorer that takes
+it, through Ray's object store, with the record it came from.
 """
 
 from __future__ import annotations

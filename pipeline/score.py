@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,9 @@ from pipeline.admit import cached_encoder
 from pipeline.encode import from_bytes
 from pipeline.parts import Record, read_part, record_table, write_part
 from pipeline.summary import EXTREMES, SAMPLE
+
+if TYPE_CHECKING:
+    from operators.logprob import TargetScorer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
@@ -38,17 +42,26 @@ class ScoreBlock:
         threshold: float | None,
         threads: int,
     ):
+        self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
+        self._encoder, self._model, self._batch_tokens, self._threads = encoder, model, batch_tokens, threads
+
+    @cached_property
+    def _context(self) -> list[int]:
+        return empty_context(cached_encoder(**self._encoder).tokenizer)
+
+    @cached_property
+    def _scorer(self) -> TargetScorer:
+        # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
+        # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
         import torch
 
         from operators.logprob import TargetScorer
         from operators.models import load_model
 
-        torch.set_num_threads(threads)
-        self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
-        self._context = empty_context(cached_encoder(**encoder).tokenizer)
-        loaded = load_model(**model)
-        device = next(loaded.parameters()).device.type
-        self._scorer = TargetScorer(loaded, BATCH_TOKENS[device] if batch_tokens == "auto" else int(batch_tokens))
+        torch.set_num_threads(self._threads)
+        model = load_model(**self._model)
+        device = next(model.parameters()).device.type
+        return TargetScorer(model, BATCH_TOKENS[device] if self._batch_tokens == "auto" else int(self._batch_tokens))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(
