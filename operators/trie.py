@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# A shared segment costs calls of its own in every layer. Measured on 2 cores (tests/benchmarks/RESULTS.md): it pays from
-# about this many tokens that need not be computed again.
+# A shared segment costs calls of its own in every layer, about as much as some tens of tokens on 2 cores: fewer saved tokens
+# than these are not worth it (tests/benchmarks/sharing.py compares).
 LEAST_SAVED = 24
 
 
