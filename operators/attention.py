@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.nn.attention import varlen
 
-from operators.batching import Segments, runs
+from operators.batching import Segments
+from operators.trie import runs
 
 _PADDING = 0.125  # of a batch of segments, the shortest may be shorter than the longest by this share (or by 2 tokens)
 _HIDDEN = -1e30  # finite: where nothing above is seen, the log-sum-exp is far below the own one and no NaN arises

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operators.trie import build_trie, packs
+from operators.trie import build_trie, packs, runs
 
 Ids = Sequence[int] | np.ndarray
 
@@ -119,8 +119,3 @@ def length_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
         batches.append(order[start : start + size])
         start += size
     return batches
-
-
-def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The numbers starts[i] .. starts[i] + lengths[i] - 1 of every i, one run after the other."""
-    return np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)

@@ -13,11 +13,8 @@ from operators.logprob import TargetScorer
 from operators.schema import LIKELIHOODS, from_rows
 from operators.tss import ScoreSettings, upper_bound
 
-_EMPTY, _OWN, _FIRST = (
-    0,
-    1,
-    2,
-)  # columns of likelihoods: without a prompt, under the own instruction, under the alternatives
+# Columns of likelihoods: without a prompt, under the own instruction, under the first alternative and all after it.
+_EMPTY, _OWN, _FIRST = 0, 1, 2
 
 
 @dataclass

@@ -32,11 +32,6 @@ class Trie:
     start: np.ndarray  # [S] tokens before the segment
     stop: np.ndarray  # [S]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that are computed when no pack cuts a shared segment in two."""
-        return int((self.stop - self.start).sum())
-
 
 def build_trie(flat: np.ndarray, bounds: np.ndarray, least_saved: int = LEAST_SAVED) -> Trie:
     """The trie of sequences i = flat[bounds[i]:bounds[i + 1]] (none empty), with a shared segment wherever it saves at least
@@ -87,9 +82,14 @@ def _common_prefixes(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) 
     if not len(shorter):
         return shorter
     edges = np.concatenate([[0], np.cumsum(shorter)[:-1]])
-    within = np.arange(int(shorter.sum())) - np.repeat(edges, shorter)
-    differs = flat[np.repeat(starts[:-1], shorter) + within] != flat[np.repeat(starts[1:], shorter) + within]
+    within = runs(np.zeros_like(shorter), shorter)
+    differs = flat[runs(starts[:-1], shorter)] != flat[runs(starts[1:], shorter)]
     return np.minimum.reduceat(np.where(differs, within, np.repeat(shorter, shorter)), edges)
+
+
+def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers starts[i] .. starts[i] + lengths[i] - 1 of every i, one run after the other."""
+    return np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from operators.alternatives import Query
 from operators.pairs import Candidates, encode_rows
 from pipeline.admit import cached_encoder
 from pipeline.parts import Record, read_part
-from pipeline.retrieve import cached_pool
+from pipeline.retrieve import cached_neighbours, cached_pool
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def encode_block(
     batch: pa.Table, *, index: str, encoder: dict[str, Any], pool: dict[str, Any], k: int, round: dict[str, Any]
 ) -> pa.Table:
     """For each block record: the record, and beside it the rows that this round takes, ENCODED."""
-    neighbours = pq.read_table(f"{index}/neighbours.parquet", memory_map=True)
+    neighbours = cached_neighbours(index)
     blocks = []
     for part in map(json.loads, batch["item"].to_pylist()):
         rows = rows_of_round(part, Round(**round))

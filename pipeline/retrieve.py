@@ -90,6 +90,12 @@ def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
     )
 
 
+@lru_cache(maxsize=1)
+def cached_neighbours(index: str) -> pa.Table:
+    """The NEIGHBOURS of this worker process; a row's `query_row` is its row here."""
+    return pq.read_table(f"{index}/neighbours.parquet")
+
+
 def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: int) -> pa.Table:
     """Write the NEIGHBOURS of ranges of instructions."""
     records = []

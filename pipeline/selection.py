@@ -46,7 +46,9 @@ def reach(job: Job, scored: list[Record], scale: float = 1.0, share: float = 1.0
     slim = [{"path": record["path"]} for record in scored]
     ranking = passes.Ranking("tss_pp", {}, _cost(job.config), job.config.select.where, [], [], by_bound=True)
     with job.reporter.stage("threshold", None, "passes") as stage:
-        totals = execute("threshold", mapped(items(slim), passes.totals_of_part, fn_kwargs=_totals(ranking.cost)))
+        totals = execute(
+            "threshold", mapped(items(slim), passes.totals_of_part, fn_kwargs={"score": [], "cost": ranking.cost})
+        )
         total = sum(record["total"] for record in totals)
         cuts = {
             passes.WHOLE: budget.Cut(
@@ -86,10 +88,6 @@ def _cost(config: Config) -> str:
     return "rows" if unit.startswith("example") else config.select.cost
 
 
-def _totals(cost: str, names: list[str] | None = None) -> dict[str, Any]:
-    return {"score": names or [], "cost": cost}
-
-
 def select(job: Job, scored: list[Record]) -> Selection:
     """Select the longest prefix of the ranking under the budget."""
     wanted = job.config.select
@@ -103,7 +101,7 @@ def select(job: Job, scored: list[Record]) -> Selection:
             stage.advance()
             return records
 
-        totals = sweep(passes.totals_of_part, **_totals(cost, names))
+        totals = sweep(passes.totals_of_part, score=names, cost=cost)
         total = sum(record["total"] for record in totals)
         asked = budget.largest_budget(total, wanted.budget)
         cuts = _budgets(asked, wanted.quota)
