@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention import varlen
 
 from operators.batching import Segments
 from operators.trie import runs
 
 _PADDING = 0.125  # of a batch of segments, the shortest may be shorter than the longest by this share (or by 2 tokens)
 _HIDDEN = -1e30  # finite: where nothing above is seen, the log-sum-exp is far below the own one and no NaN arises
-_GROUPED = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
 
 
 @dataclass(frozen=True)
@@ -215,10 +213,16 @@ def _ragged(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: Ragged, scale: float, *, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [T, H, D] and log-sum-exp [T, H]."""
-    grouped = q.shape[1] != k.shape[1]
-    if grouped and not _GROUPED:
-        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    settings: dict[str, Any] = {"enable_gqa": True} if grouped and _GROUPED else {}
+    from torch.nn.attention import (
+        varlen,
+    )  # brings torch's compiler with it: a second, and memory that a CPU never needs
+
+    settings: dict[str, Any] = {}
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters:
+            settings = {"enable_gqa": True}
+        else:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     out, lse = varlen.varlen_attn(
         q,
         k,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from operators.batching import Ids
-from operators.logprob import TargetScorer
 from operators.schema import LIKELIHOODS, from_rows
 from operators.tss import ScoreSettings, upper_bound
+
+if TYPE_CHECKING:
+    from operators.batching import Ids
+    from operators.logprob import TargetScorer
 
 # Columns of likelihoods: without a prompt, under the own instruction, under the first alternative and all after it.
 _EMPTY, _OWN, _FIRST = 0, 1, 2

@@ -13,7 +13,6 @@ import pyarrow as pa
 from operators.alternatives import instruction_key
 from operators.encode import Encoder
 from operators.lengths import measure
-from operators.models import load_tokenizer
 from operators.normalise import Example, Rejection, normalise
 from operators.schema import ADMITTED, REJECTED, from_rows
 from operators.template import from_text, load_template
@@ -32,6 +31,8 @@ def cached_encoder(
     model: str, trust_remote_code: bool, template: str, template_text: str, append_eos: bool, max_length: int
 ) -> Encoder:
     """The encoder of this worker process; tasks that follow each other share it."""
+    from operators.models import load_tokenizer  # brings torch, which processes that encode nothing should not wait for
+
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
     loaded = load_template("chat", tokenizer) if template == "chat" else from_text(template, template_text)

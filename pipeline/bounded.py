@@ -2,7 +2,7 @@
 
 An upper bound of tss_pp follows from the alternatives scored so far (`operators/tss.py`). Order all rows by their score, or by
 their bound where there is no score yet, and take the prefix that fits the budget. If every row of it, and the first that does
-not fit, has its score, then no bounded row can stand among them and the prefix is the selection. Rounds, each a stage over all
+not fit, has its score, then no bounded row can stand among them and the prefix is the selection. Rounds, each a stage over
 blocks, lead there: a sample scored in full says where the threshold will be, all other rows are scored until they fall below
 that, and rows that stand above the threshold without a score are scored further, until there are none.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from operators.budget import largest_budget
 from pipeline import selection, stages
 from pipeline.encode import Round
 from pipeline.job import Job
@@ -18,7 +19,9 @@ from pipeline.parts import Record
 
 PILOT_SHARE = 1 / 16  # of the rows, but not more than so many
 PILOT_ROWS = 4096
-# The threshold is looked for below the budget's end: a row scored too far costs passes, one not scored far enough a round.
+# The threshold is looked for below the budget's end, which a pilot knows only as well as the rows before it are many: a row
+# scored too far costs some passes, one not scored far enough a whole round.
+_DEVIATIONS = 2.0
 _SLACK = 1.15
 
 
@@ -28,11 +31,26 @@ def score_bounded(
     """Records of blocks (`stages.fresh_blocks`) scored as far as the budget's selection needs; `rows` as admitted."""
     share = min(PILOT_SHARE, PILOT_ROWS / max(1, rows))
     blocks = stages.score_blocks(job, blocks, encoder, model, Round("pilot", share))
-    threshold = selection.reach(job, stages.scored_of(blocks), share * _SLACK, share).threshold
+    threshold = _pilot_threshold(job, stages.scored_of(blocks), share)
     blocks = stages.score_blocks(job, blocks, encoder, model, Round("rest", share, threshold))
-    slack = _SLACK
-    while selection.reach(job, stages.scored_of(blocks)).without_score:
-        threshold = selection.reach(job, stages.scored_of(blocks), slack).threshold
-        blocks = stages.score_blocks(job, blocks, encoder, model, Round("again", share, threshold))
+    cost, _ = selection.totals(job, stages.scored_of(blocks))
+    asked, slack = largest_budget(cost, job.config.select.budget), _SLACK
+    while (found := selection.reach(job, stages.scored_of(blocks), asked, int(asked * slack))).without_score:
+        left = [block for block in blocks if found.open[block["block"]]]
+        again = stages.score_blocks(job, left, encoder, model, Round("again", share, found.threshold))
+        blocks = sorted(
+            [*again, *(block for block in blocks if not found.open[block["block"]])], key=lambda block: block["block"]
+        )
         slack *= 2
     return blocks
+
+
+def _pilot_threshold(job: Job, scored: list[Record], share: float) -> float:
+    """Where the whole corpus' budget probably ends, or a little below, from a sample of its rows scored in full."""
+    cost, rows = selection.totals(job, scored)
+    asked = share * largest_budget(int(cost / share), job.config.select.budget)
+    before = (
+        rows * asked / max(1, cost)
+    )  # rows of the sample that stand before the end: their number's deviation is its root
+    slack = 1 + _DEVIATIONS / max(1.0, before) ** 0.5
+    return selection.reach(job, scored, int(asked), int(asked * slack)).threshold

@@ -111,7 +111,7 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
 
 def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> Summary:
     chosen = selection.select(job, outcome.scored)
-    digest = stages.digest(job, outcome.scored)
+    digest = stages.digest_scores(job, outcome.scored)
     files = publish.gather(own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
     content = {
         "run": own.run_id,

@@ -17,7 +17,6 @@ from operators.tss import ScoreSettings, add_scores
 from pipeline.admit import cached_encoder
 from pipeline.encode import from_bytes
 from pipeline.parts import Record, read_part, record_table, write_part
-from pipeline.summary import EXTREMES, SAMPLE
 
 if TYPE_CHECKING:
     from operators.logprob import TargetScorer
@@ -133,29 +132,5 @@ def sources_of(scored: pa.Table) -> dict[str, dict[str, int]]:
     }
 
 
-def digest_part(batch: pa.Table) -> pa.Table:
-    """Records of what the summary shows of SCORED parts: a sample of scores by id, the best rows and the worst."""
-    records = []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        table = read_part(part, ["id", "tss_pp", "instruction", "output"])
-        known = table.filter(pc.is_valid(table["tss_pp"]))
-        best, worst = (_extremes(known, direction) for direction in ("descending", "ascending"))
-        records.append({"sample": _sample(known), "best": best, "worst": worst})
-    return record_table(records)
-
-
 def _count(column: pa.ChunkedArray) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}
-
-
-def _sample(known: pa.Table) -> list[list]:
-    smallest = known.select(["id", "tss_pp"]).sort_by("id").slice(0, SAMPLE)
-    return [list(row) for row in zip(*(column.to_pylist() for column in smallest.columns), strict=True)]
-
-
-def _extremes(known: pa.Table, direction: str) -> list[list]:
-    rows = known.sort_by([("tss_pp", direction), ("id", "ascending")]).slice(0, EXTREMES).to_pylist()
-    return [
-        [row["tss_pp"], row["id"], " ".join(row["instruction"][:300].split()), " ".join(row["output"][:300].split())]
-        for row in rows
-    ]

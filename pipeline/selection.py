@@ -35,35 +35,48 @@ class Selection:
 
 @dataclass(frozen=True)
 class Reach:
-    """Where the budget ends when rows without a tss_pp stand at their bound."""
+    """Where the budget ends when rows without a tss_pp stand at their bound, and where a larger one would."""
 
-    threshold: float  # the score of the row that ends it, or a little below; -inf where all rows fit
-    without_score: int  # rows up to and with that row that have no tss_pp
+    without_score: int  # rows up to and with the one that ends the budget that have no tss_pp
+    threshold: float  # the score of the row that ends the larger budget, or a little below; -inf where all rows fit
+    open: dict[int, int]  # by block: rows without a tss_pp whose bound reaches the threshold
 
 
-def reach(job: Job, scored: list[Record], scale: float = 1.0, share: float = 1.0) -> Reach:
-    """Where `scale` times the budget ends; `share` of the corpus is in `scored`."""
-    slim = [{"path": record["path"]} for record in scored]
+def totals(job: Job, scored: list[Record]) -> tuple[int, int]:
+    """Cost of all rows in the unit of the budget, and how many they are."""
+    kwargs = {"score": [], "cost": _cost(job.config)}
+    records = execute("threshold", mapped(items(_slim(scored)), passes.totals_of_part, fn_kwargs=kwargs))
+    return sum(record["total"] for record in records), sum(record["rows"] for record in records)
+
+
+def reach(job: Job, scored: list[Record], asked: int, larger: int) -> Reach:
+    """How far scores and bounds reach when the budget is `asked`, and where one of `larger` would end, in units of cost."""
+    slim = _slim(scored)
     ranking = passes.Ranking("tss_pp", {}, _cost(job.config), job.config.select.where, [], [], by_bound=True)
     with job.reporter.stage("threshold", None, "passes") as stage:
-        totals = execute(
-            "threshold", mapped(items(slim), passes.totals_of_part, fn_kwargs={"score": [], "cost": ranking.cost})
-        )
-        total = sum(record["total"] for record in totals)
-        cuts = {
-            passes.WHOLE: budget.Cut(
-                (), int(scale * budget.largest_budget(int(total / share), job.config.select.budget))
-            )
-        }
-        while not cuts[passes.WHOLE].done:
-            cuts, _ = _advance(cuts, slim, ranking)
+        cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
+        while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
+            cuts |= _advance(open_cuts, slim, ranking)[0]
             stage.advance()
-        prefix = cuts[passes.WHOLE].prefix
-        kwargs = {"ranking": asdict(ranking), "prefix": None if prefix is None else list(prefix)}
+        threshold = budget.lowest_score(cuts["larger"].prefix)
+        kwargs = {"ranking": asdict(ranking), "prefix": _listed(cuts["asked"]), "threshold": threshold}
         found = execute("threshold", mapped(items(slim), passes.reach_of_part, fn_kwargs=kwargs))
-        result = Reach(budget.lowest_score(prefix), sum(record["without_score"] for record in found))
-        stage.advance(note=f"{result.threshold:.4g}, {result.without_score:,} rows above it without a score")
+        result = Reach(
+            sum(record["without_score"] for record in found),
+            threshold,
+            {record["block"]: record["open"] for record in found},
+        )
+        stage.advance(note=f"{threshold:.4g}, {result.without_score:,} rows above the budget's end without a score")
     return result
+
+
+def _slim(scored: list[Record]) -> list[Record]:
+    return [{name: record[name] for name in ("path", "block")} for record in scored]
+
+
+def _listed(cut: budget.Cut) -> list[int] | None:
+    """The prefix of a cut in a form that travels to tasks."""
+    return None if cut.prefix is None else list(cut.prefix)
 
 
 def require_scores(job: Job, blocks: list[Record]) -> None:
@@ -75,8 +88,11 @@ def require_scores(job: Job, blocks: list[Record]) -> None:
     problem = None
     if not job.config.select.boundable():
         problem = f"{bounded:,} rows have no tss_pp, and {', '.join(sorted(used))} cannot be compared without it"
-    elif (count := reach(job, [block["scored"] for block in blocks]).without_score) > 0:
-        problem = f"{count:,} rows that could be selected have no tss_pp"
+    else:
+        scored = [{**block["scored"], "block": block["block"]} for block in blocks]
+        asked = budget.largest_budget(totals(job, scored)[0], job.config.select.budget)
+        if count := reach(job, scored, asked, asked).without_score:
+            problem = f"{count:,} rows that could be selected have no tss_pp"
     if problem:
         raise RunFailed(
             "select", f"the run was scored with select.mode: bounded; {problem}; run it with select.mode: full"
@@ -93,7 +109,7 @@ def select(job: Job, scored: list[Record]) -> Selection:
     wanted = job.config.select
     cost = _cost(job.config)
     names = [] if isinstance(wanted.score, str) else list(wanted.score)
-    slim = [{"path": record["path"]} for record in scored]
+    slim = _slim(scored)
     with job.reporter.stage("select", None, "passes") as stage:
 
         def sweep(function: Any, **kwargs: Any) -> list[Record]:
@@ -101,12 +117,12 @@ def select(job: Job, scored: list[Record]) -> Selection:
             stage.advance()
             return records
 
-        totals = sweep(passes.totals_of_part, score=names, cost=cost)
-        total = sum(record["total"] for record in totals)
+        found = sweep(passes.totals_of_part, score=names, cost=cost)
+        total = sum(record["total"] for record in found)
         asked = budget.largest_budget(total, wanted.budget)
         cuts = _budgets(asked, wanted.quota)
         quota = list(cuts) if wanted.quota else []
-        ranking = passes.Ranking(wanted.score, _moments(totals, names), cost, wanted.where, [], quota)
+        ranking = passes.Ranking(wanted.score, _moments(found, names), cost, wanted.where, [], quota)
         for column, n in wanted.max_per.items():
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, slim, ranking, column, n))])
             stage.advance()
@@ -122,7 +138,7 @@ def select(job: Job, scored: list[Record]) -> Selection:
             ranking=asdict(ranking),
             work=job.work,
             sample=ORDER_SAMPLE,
-            cuts={name: None if cut.prefix is None else list(cut.prefix) for name, cut in cuts.items()},
+            cuts={name: _listed(cut) for name, cut in cuts.items()},
         )
         rows = sum(cut.rows for cut in cuts.values())
         parts = _write_ranked(job, chosen, rows)

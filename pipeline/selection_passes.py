@@ -88,13 +88,16 @@ def _groups(table: pa.Table, column: str) -> list[str]:
     return ["null" if value is None else f"={value}" for value in where.column(table, column).to_pylist()]
 
 
-def _budget_of(table: pa.Table, ranking: Ranking) -> np.ndarray:
-    sources = table["source"].to_pylist()
-    return np.array([source if source in ranking.quota else WHOLE for source in sources], dtype=object)
+def _inside_budget(table: pa.Table, ranking: Ranking, name: str) -> np.ndarray:
+    """Bool [N]: which rows draw on the budget of that name; without a quota, all of them on each."""
+    if not ranking.quota:
+        return np.ones(len(table), dtype=bool)
+    owners = [source if source in ranking.quota else WHOLE for source in table["source"].to_pylist()]
+    return np.array([owner == name for owner in owners], dtype=bool)
 
 
 def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
-    """Records with the cost of all rows of a part, and count, sum and sum of squares of the columns of a weighted score."""
+    """Records with the rows of a part and their cost, and count, sum and sum of squares of the columns of a weighted score."""
     records = []
     for part in map(json.loads, batch["item"].to_pylist()):
         table = read_part(part, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
@@ -103,6 +106,7 @@ def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
         records.append(
             {
                 "total": int(_costs(table, cost).sum()),
+                "rows": len(table),
                 "count": values.shape[1],
                 "sums": values.sum(axis=1).tolist(),
                 "squares": (values**2).sum(axis=1).tolist(),
@@ -145,25 +149,26 @@ def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dic
     chosen, records = Ranking(**ranking), []
     for part in map(json.loads, batch["item"].to_pylist()):
         table, orders, costs = _eligible(read_part(part, chosen.columns()), chosen)
-        digits, owners = (
-            budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)),
-            _budget_of(table, chosen),
-        )
+        digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
         for name, prefix in prefixes.items():
-            own = owners == name
+            own = _inside_budget(table, chosen, name)
             bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefix))
             records.append({"budget": name, "bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()})
     return record_table(records)
 
 
-def reach_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefix: list[int] | None) -> pa.Table:
-    """How many rows of a part that stand before the end of the budget, or end it, have no score."""
+def reach_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefix: list[int] | None, threshold: float) -> pa.Table:
+    """How many rows of a part have no tss_pp among those that stand before the end of the budget, or end it; and among those
+    that reach a threshold."""
     chosen, records = Ranking(**ranking), []
     for part in map(json.loads, batch["item"].to_pylist()):
         table, orders, _ = _eligible(read_part(part, chosen.columns()), chosen)
         digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
+        unscored = np.isnan(where.numeric(table, "tss_pp"))
         inside = budget.within(digits, None if prefix is None else tuple(prefix))
-        records.append({"without_score": int((inside & np.isnan(where.numeric(table, "tss_pp"))).sum())})
+        reaches = where.numeric(table, "tss_pp_bound") >= threshold
+        counts = {"without_score": int((inside & unscored).sum()), "open": int((reaches & unscored).sum())}
+        records.append({"block": part["block"], **counts})
     return record_table(records)
 
 
@@ -174,13 +179,11 @@ def choose_of_part(
     chosen, records = Ranking(**ranking), []
     for part in map(json.loads, batch["item"].to_pylist()):
         table, orders, _ = _eligible(read_part(part), chosen)
-        digits, owners = (
-            budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str)),
-            _budget_of(table, chosen),
-        )
+        digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
         inside = np.zeros(len(table), dtype=bool)
         for name, prefix in cuts.items():
-            inside |= (owners == name) & budget.below(digits, None if prefix is None else tuple(prefix))
+            before = budget.below(digits, None if prefix is None else tuple(prefix))
+            inside |= _inside_budget(table, chosen, name) & before
         taken = table.filter(pa.array(inside)).append_column("order", pa.array(orders[inside]))
         if len(taken):
             spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)

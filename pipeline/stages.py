@@ -6,14 +6,13 @@ from collections import Counter
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipeline import admit, encode, place, retrieve, score
+from pipeline import admit, digest, encode, place, retrieve, score
 from pipeline.encode import Round
 from pipeline.job import Job, execute, items, mapped, once, stream
 from pipeline.parts import Record
 from pipeline.preflight import Checked
 from pipeline.resources import actor_pool
 from pipeline.sources import Chunk
-from pipeline.summary import Digest
 
 EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 NEIGHBOUR_RANGE = 2048
@@ -211,11 +210,11 @@ def rescore(job: Job, parts: list[Record]) -> list[Record]:
         return sorted(execute("rescore", dataset, lambda record: stage.advance()), key=lambda record: record["block"])
 
 
-def digest(job: Job, parts: list[Record]) -> Digest:
+def digest_scores(job: Job, parts: list[Record]) -> digest.Digest:
     """What the summary shows of the scores in SCORED parts."""
-    found = Digest()
+    found = digest.Digest()
     with job.reporter.stage("digest", len(parts)) as stage:
-        for record in stream("digest", mapped(items(parts), score.digest_part)):
+        for record in stream("digest", mapped(items(parts), digest.digest_part)):
             found.take(record)
             stage.advance()
     return found

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.parts import Record
+from pipeline.digest import Digest
 
-SAMPLE = 10_000  # score quantiles come from this many rows: those with the smallest ids
-EXTREMES = 5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -22,22 +19,6 @@ class Summary:
 
     run: Path
     text: str
-
-
-class Digest:
-    """What the summary shows of the scores, of bounded size: a fixed random sample of (id, score), the best and the worst."""
-
-    def __init__(self) -> None:
-        self.sample: list[list] = []
-        self.best: list[list] = []
-        self.worst: list[list] = []
-
-    def take(self, record: Record) -> None:
-        """Move a scored part's sample and extremes out of its record."""
-        # Ids are hashes, so the rows with the smallest ones are a random sample, and always the same one.
-        self.sample = heapq.nsmallest(SAMPLE, self.sample + record.pop("sample"))
-        self.best = heapq.nsmallest(EXTREMES, self.best + record.pop("best"), key=lambda row: (-row[0], row[1]))
-        self.worst = heapq.nsmallest(EXTREMES, self.worst + record.pop("worst"), key=lambda row: (row[0], row[1]))
 
 
 def summarise(manifest: dict[str, Any], work: dict[str, int], digest: Digest, run: Path) -> Summary:

@@ -73,7 +73,7 @@ def test_a_poor_pilot_costs_rounds_and_no_row(ray_session, model_folder, both, t
     full, _ = both
     path = write_jsonl(tmp_path / "rows.jsonl", corpus(240, seed=3))
     monkeypatch.setattr(bounded, "PILOT_SHARE", 1e-9)  # an empty pilot says nothing, or
-    monkeypatch.setattr(bounded, "_SLACK", 0.3)  # a threshold far too high
+    monkeypatch.setattr(bounded, "_DEVIATIONS", -2.0)  # a threshold far too high
     rounds = []
     score_blocks = bounded.stages.score_blocks
     monkeypatch.setattr(bounded.stages, "score_blocks", lambda *a: rounds.append(a[-1].name) or score_blocks(*a))
