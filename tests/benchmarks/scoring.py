@@ -137,15 +137,18 @@ def best_batch(job: dict[str, Any], options: argparse.Namespace) -> tuple[int, d
     return min(known, key=known.__getitem__), seconds
 
 
-def trie_tokens(sequences: list[list[int]]) -> int:
-    """How many distinct prefixes the sequences have: the tokens that must be forwarded when every prefix is shared."""
+def trie_sizes(sequences: list[list[int]]) -> tuple[int, int]:
+    """How many distinct prefixes the sequences have, and the sum of their lengths: the tokens that must be forwarded when
+    every prefix is shared, and the keys that these see."""
     ordered = sorted(sequences)
-    total = len(ordered[0])
-    for former, sequence in itertools.pairwise(ordered):
+    tokens, keys = 0, 0
+    for former, sequence in itertools.pairwise([[], *ordered]):
         width = min(len(former), len(sequence))
         same = np.array(former[:width]) == np.array(sequence[:width])
-        total += len(sequence) - (width if same.all() else int(same.argmin()))
-    return total
+        shared = width if same.all() else int(same.argmin())
+        tokens += len(sequence) - shared
+        keys += (len(sequence) * (len(sequence) + 1) - shared * (shared + 1)) // 2
+    return tokens, keys
 
 
 def describe(sample: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def describe(sample: dict[str, Any]) -> dict[str, Any]:
     ]
     lengths = [len(sequence) for call in sequences for sequence in call]
     targets = [len(target) for call in sample["calls"] for target in call["targets"]]
-    distinct = sum(map(trie_tokens, sequences))
+    distinct, keys = (sum(sizes) for sizes in zip(*map(trie_sizes, sequences), strict=True))
     return {
         "rows": len(sample["rows"]),
         "pairs": len(lengths),
@@ -164,6 +167,7 @@ def describe(sample: dict[str, Any]) -> dict[str, Any]:
         "target_tokens": sum(targets),
         "longest": max(lengths),
         "trie_tokens": distinct,
+        "trie_keys": keys,
         "trie_bound": sum(lengths) / distinct,
         "blocks": sample["blocks"],
     }
@@ -226,8 +230,8 @@ def figures(side: str, results: list[dict[str, Any]], counts: dict[str, Any]) ->
     """Medians over the rounds of one side.
 
     Useful FLOP: twice the body's parameters for each distinct prefix and twice the head's for each target token, whatever
-    the side really computed; attention's own products are left out. `share` is useful FLOP/s over the rate of a matrix
-    product in the same process.
+    the side really computed. `share` is useful FLOP/s over the rate of a matrix product in the same process;
+    `share_with_attention` counts the products of queries with the keys that they see, and of weights with values, as well.
     """
     seconds = [result["seconds"] for result in results]
     middle = {name: statistics.median(result[name] for result in results) for name in ("peak_MiB", "rise_MiB")}
@@ -239,10 +243,13 @@ def figures(side: str, results: list[dict[str, Any]], counts: dict[str, Any]) ->
         return found
     first = results[0]
     useful = 2 * (first["body_parameters"] * counts["trie_tokens"] + first["head_parameters"] * counts["target_tokens"])
+    within = 4 * first["attention_width"] * counts["trie_keys"]
+    rates = [result["seconds"] * result["matmul_flops"] for result in results]
     found |= {
         "tokens_s": counts["tokens"] / median,
         "useful_flops": useful / median,
-        "share": statistics.median(useful / result["seconds"] / result["matmul_flops"] for result in results),
+        "share": statistics.median(useful / rate for rate in rates),
+        "share_with_attention": statistics.median((useful + within) / rate for rate in rates),
     }
     forwarded = first.get("forwarded_tokens")
     if forwarded:
@@ -275,7 +282,7 @@ def show(lines: list[dict[str, Any]], counts: dict[str, Any], options: argparse.
         f"longest {counts['longest']:,}\n"
         f"trie: {counts['trie_tokens']:,} distinct prefixes, bound {counts['trie_bound']:.2f}\n"
     )
-    names = ["side", "pairs/s", "tokens/s", "to lm-eval", "peak MiB", "rise MiB", "useful GFLOP/s", "of matmul"]
+    names = ["side", "pairs/s", "tokens/s", "to lm-eval", "peak MiB", "rise MiB", "useful GFLOP/s", "of matmul (with attention)"]
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for line in lines:
         ratio = f"{line['to_lm_eval']:.2f}" if "to_lm_eval" in line else ""
@@ -289,7 +296,9 @@ def show(lines: list[dict[str, Any]], counts: dict[str, Any], options: argparse.
             f"{line['peak_MiB']:,.0f}",
             f"{line['rise_MiB']:,.0f}",
             f"{line['useful_flops'] / 1e9:,.1f}" if "useful_flops" in line else "",
-            f"{line['share']:.0%} of {line['matmul_flops'] / 1e9:,.0f}" if "share" in line else "",
+            f"{line['share']:.0%} ({line['share_with_attention']:.0%}) of {line['matmul_flops'] / 1e9:,.0f}"
+            if "share" in line
+            else "",
         ]
         print("| " + " | ".join(cells) + " |")
     print()

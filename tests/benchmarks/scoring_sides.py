@@ -58,12 +58,16 @@ def load(job: dict[str, Any], dtype: str = "float32") -> Any:
 
 
 def parameters(model: Any) -> dict[str, int]:
-    """How many parameters work on every token, and how many only where logits are wanted. Looking up a token is no work."""
+    """How many parameters work on every token, and how many only where logits are wanted; looking up a token is no work. And
+    the width of all attention heads of all layers together."""
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     outside = {id(weight): weight.numel() for weight in (embeddings, head)}
     return {
         "body_parameters": sum(weight.numel() for weight in model.parameters() if id(weight) not in outside),
         "head_parameters": head.numel(),
+        "attention_width": config.num_hidden_layers * config.num_attention_heads * width,
     }
 
 
