@@ -282,7 +282,8 @@ def show(lines: list[dict[str, Any]], counts: dict[str, Any], options: argparse.
         f"longest {counts['longest']:,}\n"
         f"trie: {counts['trie_tokens']:,} distinct prefixes, bound {counts['trie_bound']:.2f}\n"
     )
-    names = ["side", "pairs/s", "tokens/s", "to lm-eval", "peak MiB", "rise MiB", "useful GFLOP/s", "of matmul (with attention)"]
+    names = ["side", "pairs/s", "tokens/s", "to lm-eval", "peak MiB", "rise MiB", "useful GFLOP/s"]
+    names += ["of matmul (with attention)"]
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for line in lines:
         ratio = f"{line['to_lm_eval']:.2f}" if "to_lm_eval" in line else ""
