@@ -86,24 +86,26 @@ class Select(_Section):
     quota: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     mode: Literal["full", "bounded"] = "full"
 
-    def on_alternatives(self) -> set[str]:
-        """Keys and columns of this selection that depend on the likelihoods of all alternatives."""
+    def beyond_bounds(self) -> list[str]:
+        """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
+        compete with no others than those above them, is it enough to leave a row out."""
+        filtered = where.column_names(where.parse(self.where)) if self.where else set()
+        found = [f"score: {self.score}"] if self.score != "tss_pp" else []
+        found += [f"where: {self.where}"] if filtered & ON_ALTERNATIVES else []
+        return found + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
+
+    def on_alternatives(self) -> bool:
+        """Whether this selection depends on the likelihoods of alternatives at all."""
         names = {self.score} if isinstance(self.score, str) else set(self.score)
         names |= where.column_names(where.parse(self.where)) if self.where else set()
-        return names & ON_ALTERNATIVES
-
-    def boundable(self) -> bool:
-        """Whether an upper bound of tss_pp is enough to leave a row out: tss_pp alone orders, and rows compete with no others
-        than those above them."""
-        filtered = where.column_names(where.parse(self.where)) if self.where else set()
-        return self.score == "tss_pp" and not filtered & ON_ALTERNATIVES and not self.max_per and not self.quota
+        return bool(names & ON_ALTERNATIVES)
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Select:
-        if self.mode == "bounded" and not self.boundable():
+        if self.mode == "bounded" and (found := self.beyond_bounds()):
             raise ValueError(
-                "mode: bounded needs score: tss_pp, no max_per, no quota, and a where without "
-                f"{', '.join(sorted(ON_ALTERNATIVES))}; accepted otherwise: mode: full"
+                f"found mode: bounded with {' and '.join(found)}; bounded serves score: tss_pp, without max_per, without "
+                f"quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
             )
         return self
 
@@ -273,7 +275,9 @@ def _explain(problem: Any, origin: str, text: str, overrides: Sequence[str]) -> 
         return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{at}: {key}: this key is required"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if len(path) == 1 and isinstance(problem["input"], dict) and problem["type"] == "value_error":
+        return f"{at}: {key}: {message}"  # of a whole section, where the message says what was found
     return f"{at}: {key}: found {_short(problem['input'])}: {message[:1].lower() + message[1:]}"
 
 

@@ -96,10 +96,12 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
     known = publish.read_manifest(parent)
     check_quota(config, set(known["counts"]["sources"]))
     selection.require_columns(config, known["columns"])
+    bounded = known["counts"].get("bounded", 0)
+    selection.require_comparable(config, bounded)
     with publish.workspace(output) as own, session(config.ray.address):
         job = Job(config, str(own.folder), pools(config), reporter)
         blocks = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
-        selection.require_scores(job, blocks)
+        selection.require_scores(job, stages.scored_of(blocks), bounded)
         rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
         facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool", "base")}}
         pairs = {"computed": 0, "reused": sum(known["pairs"].values())}

@@ -55,7 +55,9 @@ def check_output(output: str) -> Path:
     if path.exists() and not path.is_dir():
         raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not existing.is_dir():
+        raise BadRequest(f"output: {output!r}: {existing} is a file; accepted: a folder, which need not exist yet")
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise BadRequest(f"output: {output!r}: {existing} is not writable")
     return path
 

@@ -35,11 +35,13 @@ class Reporter:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "parts") -> Iterator[Stage]:
-        """Time a stage and show how far it is; `total` counts units."""
+    def stage(self, name: str, total: int | None = None, unit: str = "parts", *, slow: str = "") -> Iterator[Stage]:
+        """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long."""
         began = time.monotonic()
         bar = self._bar() if sys.stderr.isatty() and not self._quiet else None
         stage = Stage(self, name, total, unit, bar)
+        if slow and not bar:
+            self.say(f"{name:<12} {stage.summary()}: {slow}")
         try:
             if bar:
                 with bar:

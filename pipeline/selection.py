@@ -13,7 +13,7 @@ import numpy as np
 from operators import budget, where
 from pipeline import selection_passes as passes
 from pipeline.config import Config
-from pipeline.errors import BadRequest, RunFailed
+from pipeline.errors import BadRequest
 from pipeline.job import Job, execute, items, mapped, stream
 from pipeline.parts import Record
 
@@ -79,24 +79,31 @@ def _listed(cut: budget.Cut) -> list[int] | None:
     return None if cut.prefix is None else list(cut.prefix)
 
 
-def require_scores(job: Job, blocks: list[Record]) -> None:
-    """Raise RunFailed where bounded rows, which have no tss_pp, could change the selection."""
-    bounded = sum(found["bounded"] for block in blocks for found in block["sources"].values())
-    used = job.config.select.on_alternatives()
-    if not bounded or not used:
-        return
-    problem = None
-    if not job.config.select.boundable():
-        problem = f"{bounded:,} rows have no tss_pp, and {', '.join(sorted(used))} cannot be compared without it"
-    else:
-        scored = [{**block["scored"], "block": block["block"]} for block in blocks]
-        asked = budget.largest_budget(totals(job, scored)[0], job.config.select.budget)
-        if count := reach(job, scored, asked, asked).without_score:
-            problem = f"{count:,} rows that could be selected have no tss_pp"
-    if problem:
-        raise RunFailed(
-            "select", f"the run was scored with select.mode: bounded; {problem}; run it with select.mode: full"
+def require_comparable(config: Config, bounded: int) -> None:
+    """Raise BadRequest where a selection cannot be made from a run that has `bounded` rows without a tss_pp."""
+    found = config.select.beyond_bounds()
+    if bounded and found and config.select.on_alternatives():
+        raise BadRequest(
+            f"select: found {' and '.join(found)}, which needs the tss_pp of all rows, and {bounded:,} rows of this run have "
+            f"none: it was scored with mode: bounded. {_SCORE_ANEW}"
         )
+
+
+def require_scores(job: Job, scored: list[Record], bounded: int) -> None:
+    """Raise BadRequest where some of the `bounded` rows of a run could be selected if they had a tss_pp."""
+    if not bounded or not job.config.select.on_alternatives():
+        return
+    asked = budget.largest_budget(totals(job, scored)[0], job.config.select.budget)
+    if count := reach(job, scored, asked, asked).without_score:
+        wanted = job.config.select
+        found = [f"budget: {wanted.budget}", *([f"where: {wanted.where}"] if wanted.where else [])]
+        raise BadRequest(
+            f"select: found {' and '.join(found)}, within which {count:,} rows without a tss_pp could be selected: this run "
+            f"was scored with mode: bounded for a smaller selection. {_SCORE_ANEW}"
+        )
+
+
+_SCORE_ANEW = "Accepted: select less, or score all rows: `tss run` with select.mode: full"
 
 
 def _cost(config: Config) -> str:

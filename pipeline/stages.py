@@ -161,7 +161,10 @@ def score_blocks(
     )
     dataset = _in_actors(encoded, score.ScoreBlock, settings, job.pools.scorers, job.pools.gpus_per_scorer)
     after = {block["block"]: block for block in blocks}
-    with job.reporter.stage("score" if round.name == "all" else f"score {round.name}", len(blocks), "blocks") as stage:
+    name = "score" if round.name == "all" else f"score {round.name}"
+    rows = sum(block["placed"]["rows"] - sum(block["duplicates"].values()) for block in blocks)
+    slow = f"{rows:,} rows of at most {config.alternatives.k + 2} pairs each"
+    with job.reporter.stage(name, len(blocks), "blocks", slow=slow) as stage:
         pairs, seconds = 0, 0.0
         for record in stream("score", dataset):
             pairs, seconds = pairs + record["work"]["computed"], seconds + record["seconds"]
@@ -175,7 +178,7 @@ def fresh_blocks(placed: list[Record]) -> list[Record]:
     return [
         {
             "block": part["block"],
-            "placed": {"path": part["path"]},
+            "placed": {"path": part["path"], "rows": part["rows"]},
             "scored": None,
             "duplicates": part["duplicates"],
             "sources": {},

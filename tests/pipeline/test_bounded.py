@@ -7,7 +7,7 @@ from conftest import write_jsonl
 from runs import corpus, reselect, run, settings, table
 
 from pipeline import bounded, place
-from pipeline.errors import BadRequest, RunFailed
+from pipeline.errors import BadRequest
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,13 @@ def test_selecting_anew_is_refused_where_the_bounds_do_not_reach(both):
     assert [row["id"] for row in table(smaller, "selected")] == ids[: manifest(smaller)["counts"]["selected"]]
     by_ppl = reselect(some, select__mode="full", select__score="ppl", select__budget__token_fraction=0.9)
     assert manifest(by_ppl)["counts"]["selected"] > len(ids)
-    with pytest.raises(RunFailed, match=r"rows that could be selected have no tss_pp.*mode: full"):
+    with pytest.raises(
+        BadRequest, match=r"'token_fraction': 0.9.* rows without a tss_pp could be selected.*mode: full"
+    ):
         reselect(some, select__budget__token_fraction=0.9)
-    with pytest.raises(RunFailed, match="tss cannot be compared"):
-        reselect(some, select__mode="full", select__score="tss")
+    for more in ({"select__score": "tss"}, {"select__max_per": {"source": 3}}):
+        with pytest.raises(BadRequest, match=r"found (score: tss|max_per: .*), which needs the tss_pp of all rows"):
+            reselect(some, select__mode="full", **more)
 
 
 def test_a_poor_pilot_costs_rounds_and_no_row(ray_session, model_folder, both, tmp_path, monkeypatch):
@@ -95,5 +98,5 @@ def test_a_poor_pilot_costs_rounds_and_no_row(ray_session, model_folder, both, t
     ],
 )
 def test_what_bounds_cannot_decide_is_refused_at_the_door(more):
-    with pytest.raises(BadRequest, match="mode: bounded needs score: tss_pp"):
+    with pytest.raises(BadRequest, match=r"found mode: bounded with .*; bounded serves score: tss_pp"):
         settings("out", ["rows.jsonl"], "model", select__mode="bounded", **more)

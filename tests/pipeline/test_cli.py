@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,8 @@ BAD = [
     (["--set", "select.quota.b=0.5"], "no such source; accepted: a"),
     (["--set", "alternatives.pool=none.txt"], "no such file"),
     (["--set", "output={folder}/file"], "is a file"),
-    (["--set", "output={folder}/file/out"], "not writable"),
+    (["--set", "output={folder}/file/out"], "file is a file; accepted: a folder"),
+    (["--set", "select.mode=bounded", "--set", "select.max_per.source=2"], "select: found mode: bounded with max_per"),
     (["--set", "output=s3://bucket/x"], "accepted: a folder"),
 ]
 
@@ -107,6 +109,22 @@ def test_help_is_quick_and_names_the_verbs():
 def test_a_process_of_its_own_says_one_thing_and_exits_with_2(request_folder):
     result = tss("run", request_folder / "c.yaml", "--set", "scorer.model=./none")
     assert result.returncode == 2 and result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, signal_):
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", str(request_folder / "c.yaml")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert "Ray is up" in run.stderr.readline()
+    run.send_signal(signal_)
+    _, shown = run.communicate(timeout=120)
+    assert run.returncode == 130 and shown.splitlines()[-1] == "tss: interrupted; nothing was published"
+    assert not (request_folder / "out").exists()
 
 
 def test_a_package_of_our_name_in_the_working_folder_is_refused(request_folder, capsys, monkeypatch):
