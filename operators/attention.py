@@ -213,9 +213,8 @@ def _ragged(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: Ragged, scale: float, *, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [T, H, D] and log-sum-exp [T, H]."""
-    from torch.nn.attention import (
-        varlen,
-    )  # brings torch's compiler with it: a second, and memory that a CPU never needs
+    # Not at the top: it brings torch's compiler with it, a second and memory that a CPU never needs.
+    from torch.nn.attention import varlen
 
     settings: dict[str, Any] = {}
     if q.shape[1] != k.shape[1]:

@@ -49,8 +49,7 @@ def _pilot_threshold(job: Job, scored: list[Record], share: float) -> float:
     """Where the whole corpus' budget probably ends, or a little below, from a sample of its rows scored in full."""
     cost, rows = selection.totals(job, scored)
     asked = share * largest_budget(int(cost / share), job.config.select.budget)
-    before = (
-        rows * asked / max(1, cost)
-    )  # rows of the sample that stand before the end: their number's deviation is its root
+    # About so many rows of the sample stand before the end, and the deviation of such a number is its root.
+    before = rows * asked / max(1, cost)
     slack = 1 + _DEVIATIONS / max(1.0, before) ** 0.5
     return selection.reach(job, scored, int(asked), int(asked * slack)).threshold

@@ -78,9 +78,11 @@ def _without_native_log() -> Iterator[None]:
 def _own_sigterm() -> Iterator[None]:
     """Give SIGTERM back to the handler that it had: Ray's native code takes it, prints its stack and ends the process."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _configure() -> None:

@@ -163,7 +163,12 @@ def score_blocks(
     after = {block["block"]: block for block in blocks}
     name = "score" if round.name == "all" else f"score {round.name}"
     rows = sum(block["placed"]["rows"] - sum(block["duplicates"].values()) for block in blocks)
-    slow = f"{rows:,} rows of at most {config.alternatives.k + 2} pairs each"
+    of_round = {
+        "pilot": "a sample of ",
+        "rest": "those not in the sample of ",
+        "again": "those above the threshold of ",
+    }
+    slow = f"{of_round.get(round.name, '')}{rows:,} rows, at most {config.alternatives.k + 2} pairs each"
     with job.reporter.stage(name, len(blocks), "blocks", slow=slow) as stage:
         pairs, seconds = 0, 0.0
         for record in stream("score", dataset):
