@@ -58,8 +58,9 @@ def load_template(name: str, tokenizer: Any = None) -> Template:
         try:
             text = Path(name).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({error.reason})"
             raise TemplateProblem(
-                f"template {name!r}: {error}; accepted: alpaca, plain, chat or the path of a Jinja file"
+                f"template {name!r}: {found}; accepted: alpaca, plain, chat or the path of a Jinja file"
             ) from error
     return from_text(name, text)
 

@@ -115,7 +115,10 @@ def _parse_line(line: int, data: bytes) -> RawRow:
     try:
         record = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        return RawRow(line, None, json.dumps(text, ensure_ascii=False), Rejection("malformed_json", _one_line(error)))
+        # The parser counts lines within the row's text, which has but one.
+        at = f"character {error.colno} of the line: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        detail = at or _one_line(error)
+        return RawRow(line, None, json.dumps(text, ensure_ascii=False), Rejection("malformed_json", detail))
     return RawRow(line, record, text)
 
 
