@@ -4,7 +4,7 @@
 
 One side is `tss run`, whole process: start of Ray, reading, retrieval, placement, scoring, selection, publishing. The other is
 one process that holds the same pairs as token ids, block by block as the pipeline would score them, and does nothing but score
-them; loading the model and the ids is not timed. The two take turns.
+them: timed without and with its own start, the loading of the model and of the ids. The two take turns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the outputs of the runs in this folder")
     options = parser.parse_args()
     threads = str(os.cpu_count())
-    wholes, bares, scorings = [], [], []
+    wholes, bares, processes, scorings = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(options.rounds):
@@ -77,6 +77,7 @@ def main() -> None:
                 (folder / "sample.json").write_text(json.dumps(take_sample(folder / "corpus", job)))
             command = [sys.executable, __file__, "--bare", config["scorer"]["model"], done["scorer"]["dtype"]]
             command += [str(folder / "sample.json"), threads]
+            began = time.perf_counter()
             printed = subprocess.run(
                 command,
                 check=True,
@@ -85,16 +86,21 @@ def main() -> None:
                 cwd=CHECKOUT,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             )
+            processes.append(time.perf_counter() - began)
             bares.append(float(printed.stdout.split()[-1]))
             print(
                 f"round {number + 1}: tss run {wholes[-1]:.0f} s ({scorings[-1]:.0f} s of it scoring), "
                 f"scorer alone {bares[-1]:.0f} s, {wholes[-1] / bares[-1]:.3f} times",
                 flush=True,
             )
-    whole, alone = statistics.median(wholes), statistics.median(bares)
+    whole, alone, process = map(statistics.median, (wholes, bares, processes))
     print(
-        f"medians of {options.rounds}: {whole:.0f} s and {alone:.0f} s, {whole / alone:.3f} times; "
-        f"{done['pairs']['computed']:,} pairs"
+        f"medians of {options.rounds}: {whole:.0f} s and {alone:.0f} s, {whole / alone:.3f} times "
+        f"({process:.0f} s and {whole / process:.3f} times with the scorer's own start); {done['pairs']['computed']:,} pairs"
+    )
+    print(
+        "seconds by stage of the last run: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in done["timings"].items())
     )
 
 
