@@ -18,6 +18,9 @@ from pipeline.parts import Record
 from pipeline.progress import Reporter
 from pipeline.resources import Pools
 
+# In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
+PARTS_TOGETHER = 8
+
 
 @dataclass(frozen=True)
 class Job:
@@ -34,10 +37,12 @@ class Job:
         return str(Path(self.work) / "index")
 
 
-def items(values: list[Any]) -> Any:
-    """A dataset with one block for each value, as JSON in the column `item`."""
+def items(values: list[Any], together: int = 1) -> Any:
+    """A dataset of values as JSON in the column `item`, `together` of them (or fewer) in each block."""
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
-    return ray.data.from_items([{"item": text} for text in texts], override_num_blocks=max(1, len(texts)))
+    return ray.data.from_items(
+        [{"item": text} for text in texts], override_num_blocks=max(1, -(-len(texts) // together))
+    )
 
 
 def mapped(dataset: Any, function: Any, **options: Any) -> Any:
