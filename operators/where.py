@@ -124,6 +124,7 @@ def evaluate(expression: ast.expr, table: pa.Table) -> np.ndarray:
     """Bool [N]: where the expression is true. A comparison with null is not true. Raises WhereProblem."""
     try:
         result = _evaluate(expression, table)
+    # The second is how pyarrow says that an operation is not defined for these types, such as text above a number.
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise WhereProblem(
             f"{ast.unparse(expression)!r} does not fit its columns: {str(error).splitlines()[0]}"

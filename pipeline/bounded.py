@@ -38,9 +38,7 @@ def score_bounded(
     while (found := selection.reach(job, stages.scored_of(blocks), asked, int(asked * slack))).without_score:
         left = [block for block in blocks if found.open[block["block"]]]
         again = stages.score_blocks(job, left, encoder, model, Round("again", share, found.threshold))
-        blocks = sorted(
-            [*again, *(block for block in blocks if not found.open[block["block"]])], key=lambda block: block["block"]
-        )
+        blocks = list({block["block"]: block for block in [*blocks, *again]}.values())
         slack *= 2
     return blocks
 

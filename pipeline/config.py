@@ -89,16 +89,17 @@ class Select(_Section):
     def beyond_bounds(self) -> list[str]:
         """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
         compete with no others than those above them, is it enough to leave a row out."""
-        filtered = where.column_names(where.parse(self.where)) if self.where else set()
         found = [f"score: {self.score}"] if self.score != "tss_pp" else []
-        found += [f"where: {self.where}"] if filtered & ON_ALTERNATIVES else []
+        found += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
         return found + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
 
     def on_alternatives(self) -> bool:
         """Whether this selection depends on the likelihoods of alternatives at all."""
         names = {self.score} if isinstance(self.score, str) else set(self.score)
-        names |= where.column_names(where.parse(self.where)) if self.where else set()
-        return bool(names & ON_ALTERNATIVES)
+        return bool((names | self._filtered()) & ON_ALTERNATIVES)
+
+    def _filtered(self) -> set[str]:
+        return where.column_names(where.parse(self.where)) if self.where else set()
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Select:

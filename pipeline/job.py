@@ -19,7 +19,7 @@ from pipeline.progress import Reporter
 from pipeline.resources import Pools
 
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
-PARTS_TOGETHER = 8
+_PARTS_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ def items(values: list[Any], together: int = 1) -> Any:
 def mapped(dataset: Any, function: Any, **options: Any) -> Any:
     """`map_batches` over Arrow tables, by default a whole block at a time."""
     return dataset.map_batches(function, batch_format="pyarrow", **{"batch_size": None, **options})
+
+
+def over_parts(parts: list[Any], function: Any, **kwargs: Any) -> Any:
+    """A light pass: `function` with these keyword arguments over recorded parts, several in a task."""
+    return mapped(items(parts, _PARTS_TOGETHER), function, fn_kwargs=kwargs)
 
 
 def stream(stage: str, dataset: Any) -> Iterator[Record]:

@@ -14,7 +14,7 @@ from operators import budget, where
 from pipeline import selection_passes as passes
 from pipeline.config import Config
 from pipeline.errors import BadRequest
-from pipeline.job import PARTS_TOGETHER, Job, execute, items, mapped, stream
+from pipeline.job import Job, execute, mapped, over_parts, stream
 from pipeline.parts import Record
 
 ORDER_SAMPLE = 50  # orders kept of each part, from which the boundaries of the output files are drawn
@@ -44,10 +44,8 @@ class Reach:
 
 def totals(job: Job, scored: list[Record]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    kwargs = {"score": [], "cost": _cost(job.config)}
-    records = execute(
-        "threshold", mapped(items(_slim(scored), PARTS_TOGETHER), passes.totals_of_part, fn_kwargs=kwargs)
-    )
+    dataset = over_parts(_slim(scored), passes.totals_of_part, score=[], cost=_cost(job.config))
+    records = execute("threshold", dataset)
     return sum(record["total"] for record in records), sum(record["rows"] for record in records)
 
 
@@ -62,7 +60,7 @@ def reach(job: Job, scored: list[Record], asked: int, larger: int) -> Reach:
             stage.advance()
         threshold = budget.lowest_score(cuts["larger"].prefix)
         kwargs = {"ranking": asdict(ranking), "prefix": _listed(cuts["asked"]), "threshold": threshold}
-        found = execute("threshold", mapped(items(slim, PARTS_TOGETHER), passes.reach_of_part, fn_kwargs=kwargs))
+        found = execute("threshold", over_parts(slim, passes.reach_of_part, **kwargs))
         result = Reach(
             sum(record["without_score"] for record in found),
             threshold,
@@ -122,7 +120,7 @@ def select(job: Job, scored: list[Record]) -> Selection:
     with job.reporter.stage("select", None, "passes") as stage:
 
         def sweep(function: Any, **kwargs: Any) -> list[Record]:
-            records = execute("select", mapped(items(slim, PARTS_TOGETHER), function, fn_kwargs=kwargs))
+            records = execute("select", over_parts(slim, function, **kwargs))
             stage.advance()
             return records
 
@@ -186,7 +184,7 @@ def _advance(
     prefixes = {name: list(cut.prefix or ()) for name, cut in cuts.items()}
     costs, rows = ({name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in cuts} for _ in range(2))
     kwargs = {"ranking": asdict(ranking), "prefixes": prefixes}
-    for record in stream("select", mapped(items(slim, PARTS_TOGETHER), passes.histogram_of_part, fn_kwargs=kwargs)):
+    for record in stream("select", over_parts(slim, passes.histogram_of_part, **kwargs)):
         costs[record["budget"]][record["bins"]] += np.array(record["costs"], dtype=np.int64)
         rows[record["budget"]][record["bins"]] += np.array(record["rows"], dtype=np.int64)
     bins = {name: np.flatnonzero(rows[name]) for name in cuts}
@@ -206,11 +204,7 @@ def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
 
 
 def _cap(job: Job, slim: list[Record], ranking: passes.Ranking, column: str, n: int) -> list[str]:
-    best = mapped(
-        items(slim, PARTS_TOGETHER),
-        passes.caps_of_part,
-        fn_kwargs={"ranking": asdict(ranking), "column": column, "n": n},
-    )
+    best = over_parts(slim, passes.caps_of_part, ranking=asdict(ranking), column=column, n=n)
     cuts = mapped(
         best.repartition(max(1, len(slim) // 16), keys=["group"]),
         passes.cuts_of_groups,
@@ -226,12 +220,10 @@ def _write_ranked(job: Job, chosen: list[Record], rows: int) -> list[Record]:
     sample = sorted(order for record in chosen for order in record["orders"])
     boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
     paths = [{"path": record["path"]} for record in chosen]
-    counts = execute(
-        "select", mapped(items(paths, PARTS_TOGETHER), passes.count_files, fn_kwargs={"boundaries": boundaries})
-    )
+    counts = execute("select", over_parts(paths, passes.count_files, boundaries=boundaries))
     in_file = [sum(record["rows"][file] for record in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
-    dataset = mapped(items(paths, PARTS_TOGETHER), passes.file_of_rows, fn_kwargs={"boundaries": boundaries})
+    dataset = over_parts(paths, passes.file_of_rows, boundaries=boundaries)
     dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
     records = execute("select", mapped(dataset, passes.write_ranked, fn_kwargs={"offsets": offsets, "work": job.work}))
     return sorted(records, key=lambda record: record["block"])

@@ -88,12 +88,13 @@ def _groups(table: pa.Table, column: str) -> list[str]:
     return ["null" if value is None else f"={value}" for value in where.column(table, column).to_pylist()]
 
 
-def _inside_budget(table: pa.Table, ranking: Ranking, name: str) -> np.ndarray:
-    """Bool [N]: which rows draw on the budget of that name; without a quota, all of them on each."""
+def _inside_budgets(table: pa.Table, ranking: Ranking, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """For each budget, bool [N]: which rows draw on it; without a quota, all of them on each."""
     if not ranking.quota:
-        return np.ones(len(table), dtype=bool)
-    owners = [source if source in ranking.quota else WHOLE for source in table["source"].to_pylist()]
-    return np.array([owner == name for owner in owners], dtype=bool)
+        return dict.fromkeys(names, np.ones(len(table), dtype=bool))
+    sources = table["source"].to_pylist()
+    owners = np.array([source if source in ranking.quota else WHOLE for source in sources], dtype=object)
+    return {name: owners == name for name in names}
 
 
 def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
@@ -150,9 +151,8 @@ def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dic
     for part in map(json.loads, batch["item"].to_pylist()):
         table, orders, costs = _eligible(read_part(part, chosen.columns()), chosen)
         digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
-        for name, prefix in prefixes.items():
-            own = _inside_budget(table, chosen, name)
-            bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefix))
+        for name, own in _inside_budgets(table, chosen, prefixes).items():
+            bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefixes[name]))
             records.append({"budget": name, "bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()})
     return record_table(records)
 
@@ -181,9 +181,9 @@ def choose_of_part(
         table, orders, _ = _eligible(read_part(part), chosen)
         digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
         inside = np.zeros(len(table), dtype=bool)
-        for name, prefix in cuts.items():
-            before = budget.below(digits, None if prefix is None else tuple(prefix))
-            inside |= _inside_budget(table, chosen, name) & before
+        for name, own in _inside_budgets(table, chosen, cuts).items():
+            prefix = cuts[name]
+            inside |= own & budget.below(digits, None if prefix is None else tuple(prefix))
         taken = table.filter(pa.array(inside)).append_column("order", pa.array(orders[inside]))
         if len(taken):
             spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import admit, digest, encode, place, retrieve, score
 from pipeline.encode import Round
-from pipeline.job import PARTS_TOGETHER, Job, execute, items, mapped, once, stream
+from pipeline.job import Job, execute, items, mapped, once, over_parts, stream
 from pipeline.parts import Record
 from pipeline.preflight import Checked
 from pipeline.resources import actor_pool
@@ -222,7 +222,7 @@ def digest_scores(job: Job, parts: list[Record]) -> digest.Digest:
     """What the summary shows of the scores in SCORED parts."""
     found = digest.Digest()
     with job.reporter.stage("digest", len(parts)) as stage:
-        for record in stream("digest", mapped(items(parts, PARTS_TOGETHER), digest.digest_part)):
+        for record in stream("digest", over_parts(parts, digest.digest_part)):
             found.take(record)
             stage.advance()
     return found
