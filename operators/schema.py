@@ -136,6 +136,8 @@ SCORE_COLUMNS = pa.schema(
         pa.field("ppl", pa.float64()),
         pa.field("ifd", pa.float64()),
         pa.field("ifd_loss", pa.float64()),
+        pa.field("length", pa.int32()),  # tokens of the output, as n_target_tokens: a selector that needs no model
+        pa.field("random", pa.float64()),  # of the id and the seed alone: the selector that any other has to beat
     ]
 )
 SCORED = pa.schema([*LIKELIHOODS, *SCORE_COLUMNS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,8 +63,30 @@ def rank(loglik: float, alternatives: np.ndarray) -> int:
     return int((alternatives >= loglik).sum())
 
 
-def add_scores(likelihoods: pa.Table, settings: ScoreSettings) -> pa.Table:
-    """SCORED from LIKELIHOODS. Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that
+def random_of(ids: Sequence[str], seed: int) -> np.ndarray:
+    """Float64 [N], uniform in [0, 1): a number that depends on a row's id (32 hex digits) and the seed, and on nothing else.
+
+    The mixing is that of SplitMix64 (Steele, Lea and Flood, 2014).
+    """
+    words = np.frombuffer(bytes.fromhex("".join(ids)), dtype=">u8").reshape(len(ids), 2).astype(np.uint64)
+    key = np.uint64((seed * _GOLDEN + _GOLDEN) % 2**64)
+    mixed = _mix(_mix(words[:, 0] ^ key) ^ words[:, 1])
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2**53
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def add_scores(likelihoods: pa.Table, settings: ScoreSettings, seed: int) -> pa.Table:
+    """SCORED from LIKELIHOODS; `seed` is for the column `random` alone.
+
+    Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that
     were not scored, and these get tss_pp_bound."""
     normalize = settings.normalize
     lengths = likelihoods["n_target_tokens"].to_numpy().astype(np.float64)
@@ -92,6 +115,8 @@ def add_scores(likelihoods: pa.Table, settings: ScoreSettings) -> pa.Table:
         columns["ppl"] = np.exp(-own).tolist()
         columns["ifd"] = np.exp(without_prompt - own).tolist()
         columns["ifd_loss"] = [ratio if np.isfinite(ratio) else None for ratio in (own / without_prompt).tolist()]
+    columns["length"] = likelihoods["n_target_tokens"].to_pylist()
+    columns["random"] = random_of(likelihoods["id"].to_pylist(), seed).tolist()
     table = conform(likelihoods, LIKELIHOODS)
     for field in SCORE_COLUMNS:
         table = table.append_column(field, pa.array(columns[field.name], field.type))

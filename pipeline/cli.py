@@ -107,12 +107,12 @@ def _select(arguments: argparse.Namespace) -> Any:
     fixed = [
         text
         for text in arguments.overrides
-        if text.split("=")[0].split(".")[0].strip() not in {"score", "select", "ray", "output"}
+        if text.split("=")[0].split(".")[0].strip() not in {"score", "select", "ray", "output", "seed"}
     ]
     if fixed:
         raise BadRequest(
             f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, and output"
+            "accepted by `tss select`: keys under score, select and ray, output and seed"
         )
     output, run = publish.find_run(arguments.run)
     known = publish.read_manifest(run)
@@ -126,14 +126,14 @@ def _select(arguments: argparse.Namespace) -> Any:
 
 def _demo(arguments: argparse.Namespace) -> Any:
     from pipeline import config, demo, flow
+    from pipeline.demo import corpus
     from pipeline.progress import Reporter
 
     folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
     try:
-        settings = demo.settings(folder, arguments.rows, arguments.output)
-        return flow.run(
-            config.validate(config.override(settings, arguments.overrides), "the demo's configuration"),
-            Reporter(quiet=arguments.quiet),
-        )
+        settings = demo.settings(folder / "demo.jsonl", arguments.output)
+        wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
+        corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)
+        return flow.run(wanted, Reporter(quiet=arguments.quiet))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

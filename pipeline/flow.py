@@ -74,7 +74,11 @@ def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked:
         "instructions": index["instructions"],
         "pool": index["pool"],
         # What `tss select` starts from, whatever selections came between.
-        "base": {"score": job.config.score.model_dump(), "select": job.config.select.model_dump()},
+        "base": {
+            "score": job.config.score.model_dump(),
+            "select": job.config.select.model_dump(),
+            "seed": job.config.seed,
+        },
     }
     counts = manifest.add_scored(counts, blocks)
     manifest.require_rows(counts)

@@ -38,10 +38,12 @@ class ScoreBlock:
         model: dict[str, Any],
         batch_tokens: int | str,
         score: dict[str, Any],
+        seed: int,
         threshold: float | None,
         threads: int,
     ):
         self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
+        self._seed = seed
         self._encoder, self._model, self._batch_tokens, self._threads = encoder, model, batch_tokens, threads
 
     @cached_property
@@ -80,7 +82,7 @@ class ScoreBlock:
             scoring.score_down_to(self._threshold, self._score)
         good = pa.array(scoring.finite(), pa.bool_())
         others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
-        scored = pa.concat_tables([others, add_scores(scoring.table().filter(good), self._score)])
+        scored = pa.concat_tables([others, add_scores(scoring.table().filter(good), self._score, self._seed)])
         return {
             "block": part["block"],
             "scored": write_part(f"{self._work}/scored", scored, SCORED),
@@ -107,11 +109,11 @@ class ScoreBlock:
         return {"rejected": parts, "reasons": reasons}
 
 
-def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any]) -> pa.Table:
+def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int) -> pa.Table:
     """SCORED parts anew from the likelihoods that other SCORED parts hold: no model is needed."""
     records = []
     for part in map(json.loads, batch["item"].to_pylist()):
-        scored = add_scores(read_part(part, LIKELIHOODS.names), ScoreSettings(**score))
+        scored = add_scores(read_part(part, LIKELIHOODS.names), ScoreSettings(**score), seed)
         records.append(
             {
                 "block": part["block"],

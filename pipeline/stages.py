@@ -144,6 +144,7 @@ def score_blocks(
         "model": model,
         "batch_tokens": config.scorer.batch_tokens,
         "score": config.score.model_dump(),
+        "seed": config.seed,
         "threshold": round.threshold,
         "threads": job.pools.threads_per_scorer,
     }
@@ -213,7 +214,7 @@ def _joined(block: Record, new: Record) -> Record:
 def rescore(job: Job, parts: list[Record]) -> list[Record]:
     """Scores anew from known likelihoods; block records with `scored` and `sources`."""
     with job.reporter.stage("rescore", len(parts)) as stage:
-        kwargs = {"work": job.work, "score": job.config.score.model_dump()}
+        kwargs = {"work": job.work, "score": job.config.score.model_dump(), "seed": job.config.seed}
         dataset = mapped(items(parts), score.rescore_part, fn_kwargs=kwargs)
         return sorted(execute("rescore", dataset, lambda record: stage.advance()), key=lambda record: record["block"])
 

@@ -8,13 +8,10 @@ from typing import Any
 MODEL = Path(__file__).parent / "model"
 
 
-def settings(folder: Path, rows: int, output: Path) -> dict[str, Any]:
-    """Generate the corpus in `folder` and return the configuration that runs on it."""
-    from pipeline.demo import corpus
-
-    corpus.write(folder / "demo.jsonl", rows)
+def settings(corpus: Path, output: Path) -> dict[str, Any]:
+    """The configuration that runs on a generated corpus."""
     return {
-        "input": [{"path": str(folder / "demo.jsonl")}],
+        "input": [{"path": str(corpus)}],
         "output": str(output),
         "embedder": {"model": "lexical"},
         "scorer": {"model": str(MODEL), "template": "plain", "max_length": 512},

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.demo.tasks import BY_DOMAIN, GENERIC, NUMBERS, TASKS, WORDS, Task
@@ -106,10 +106,10 @@ def _row(rng: random.Random, kind: str) -> dict[str, str] | None:
     }
 
 
-def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
-    """Yield `count` distinct rows in a seeded order, the kinds in the shares of `KIND_SHARES`."""
+def rows(count: int, seed: int = 0, shares: Mapping[str, float] = KIND_SHARES) -> Iterator[dict[str, str]]:
+    """Yield `count` distinct rows in a seeded order, the kinds in these shares."""
     rng = random.Random(f"corpus {seed}")
-    kinds, weights = list(KIND_SHARES), list(KIND_SHARES.values())
+    kinds, weights = list(shares), list(shares.values())
     seen: set[tuple[str, str, str]] = set()
     while len(seen) < count:
         kind = rng.choices(kinds, weights)[0]
@@ -120,8 +120,8 @@ def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
         yield row
 
 
-def write(path: Path, count: int, seed: int = 0) -> None:
-    """Write `count` rows as JSON lines to `path`."""
+def write(path: Path, count: int, seed: int = 0, shares: Mapping[str, float] = KIND_SHARES) -> None:
+    """Write the rows of `rows` as JSON lines to `path`."""
     with path.open("w", encoding="utf-8") as file:
-        for row in rows(count, seed):
+        for row in rows(count, seed, shares):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -63,11 +63,11 @@ def encoded(rows):
 def test_whoever_reaches_the_threshold_is_scored_in_full(rows, values, settings, threshold):
     full = Scoring(encoded(rows), [0], TableScorer(values))
     full.score_all()
-    expected = add_scores(full.table(), settings).to_pylist()
+    expected = add_scores(full.table(), settings, 0).to_pylist()
     scorer = TableScorer(values)
     some = Scoring(encoded(rows), [0], scorer)
     some.score_down_to(threshold, settings)
-    for row, true in zip(add_scores(some.table(), settings).to_pylist(), expected, strict=True):
+    for row, true in zip(add_scores(some.table(), settings, 0).to_pylist(), expected, strict=True):
         assert row["loglik_mean"] == true["loglik_mean"] and row["ifd"] == true["ifd"]
         if true["tss_pp"] is not None and true["tss_pp"] >= threshold:
             assert row["tss_pp"] == true["tss_pp"]

@@ -65,7 +65,7 @@ def row(**values):
 
 def scores(normalize="token", **values):
     settings = tss.ScoreSettings(hardest=1, tau=1.0, quality_weight=0.1, normalize=normalize)
-    table = tss.add_scores(from_rows([row(**values)], LIKELIHOODS), settings)
+    table = tss.add_scores(from_rows([row(**values)], LIKELIHOODS), settings, 0)
     return table.to_pylist()[0]
 
 
