@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _select(arguments: argparse.Namespace) -> Any:
 
 def _demo(arguments: argparse.Namespace) -> Any:
     from pipeline import config, demo, flow
-    from pipeline.demo import corpus
+    from pipeline.demo import corpus, truth
     from pipeline.progress import Reporter
 
     folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
@@ -134,6 +135,7 @@ def _demo(arguments: argparse.Namespace) -> Any:
         settings = demo.settings(folder / "demo.jsonl", arguments.output)
         wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
         corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)
-        return flow.run(wanted, Reporter(quiet=arguments.quiet))
+        summary = flow.run(wanted, Reporter(quiet=arguments.quiet))
+        return replace(summary, text=summary.text + "\n" + truth.section(truth.read(summary.run)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

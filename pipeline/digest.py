@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import heapq
 import json
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.parts import Record, read_part, record_table
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SAMPLE = 10_000  # score quantiles come from this many rows: those with the smallest ids
 EXTREMES = 5
 
@@ -28,6 +31,18 @@ class Digest:
         self.sample = heapq.nsmallest(SAMPLE, self.sample + record.pop("sample"))
         self.best = heapq.nsmallest(EXTREMES, self.best + record.pop("best"), key=lambda row: (-row[0], row[1]))
         self.worst = heapq.nsmallest(EXTREMES, self.worst + record.pop("worst"), key=lambda row: (row[0], row[1]))
+
+    def shown(self) -> dict[str, Any]:
+        """Quantiles of tss_pp, from how many rows, and the extremes as [score, id, instruction, output]; texts are cut."""
+        values = [score for _, score in self.sample]
+        quantiles = np.quantile(values, QUANTILES).tolist() if values else []
+        return {
+            "tss_pp": quantiles,
+            "quantiles": QUANTILES,
+            "from": len(values),
+            "best": self.best,
+            "worst": self.worst,
+        }
 
 
 def digest_part(batch: pa.Table) -> pa.Table:

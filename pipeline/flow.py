@@ -11,6 +11,7 @@ from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
 from pipeline.job import Job
+from pipeline.overlap import overlap
 from pipeline.parts import Record
 from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
 from pipeline.progress import Reporter
@@ -117,6 +118,8 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
 
 def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> Summary:
     chosen = selection.select(job, outcome.scored)
+    counts = manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources))
+    overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
     digest = stages.digest_scores(job, outcome.scored)
     files = publish.gather(own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
     content = {
@@ -124,14 +127,16 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "config": job.config.model_dump(),
         "versions": manifest.versions(),
         "scorer": outcome.scorer,
-        "counts": manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources)),
+        "counts": counts,
         "pairs": outcome.pairs,
         "tokens": {name: outcome.work.get(key, 0) for name, key in _TOKENS.items()},
         "budget": {"asked": chosen.asked, "unit": chosen.unit, "used": chosen.used, "corpus": chosen.total},
         "eligible": chosen.eligible,
+        "scores": digest.shown(),
+        "overlap": overlapping,
         "seed": job.config.seed,
         "timings": {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
         "files": files,
         **outcome.facts,
     }
-    return summarise(content, outcome.work, digest, publish.publish(own, content))
+    return summarise(content, publish.publish(own, content))

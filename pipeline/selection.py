@@ -6,16 +6,14 @@ The driver holds histograms of fixed size and records of parts, never rows: see 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
-
-import numpy as np
 
 from operators import budget, where
 from pipeline import selection_passes as passes
 from pipeline.config import Config
 from pipeline.errors import BadRequest
-from pipeline.job import Job, execute, mapped, over_parts, stream
+from pipeline.job import Job, execute, mapped, over_parts
 from pipeline.parts import Record
+from pipeline.selection_search import Search, find_ends, slim, sweep
 
 ORDER_SAMPLE = 50  # orders kept of each part, from which the boundaries of the output files are drawn
 
@@ -31,6 +29,7 @@ class Selection:
     total: int
     used: int
     eligible: int  # rows that have a score and pass filters and caps
+    ranking: passes.Ranking  # without caps and quotas
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,19 @@ class Reach:
 
 def totals(job: Job, scored: list[Record]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    dataset = over_parts(_slim(scored), passes.totals_of_part, score=[], cost=_cost(job.config))
-    records = execute("threshold", dataset)
+    records = sweep("threshold", slim(scored), passes.totals_of_part, score=[], cost=cost_of(job.config))
     return sum(record["total"] for record in records), sum(record["rows"] for record in records)
 
 
 def reach(job: Job, scored: list[Record], asked: int, larger: int) -> Reach:
     """How far scores and bounds reach when the budget is `asked`, and where one of `larger` would end, in units of cost."""
-    slim = _slim(scored)
-    ranking = passes.Ranking("tss_pp", {}, _cost(job.config), job.config.select.where, [], [], by_bound=True)
+    parts = slim(scored)
+    ranking = passes.Ranking("tss_pp", {}, cost_of(job.config), job.config.select.where, [], [], by_bound=True)
+    cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
     with job.reporter.stage("threshold", None, "passes") as stage:
-        cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
-        while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
-            cuts |= _advance(open_cuts, slim, ranking)[0]
-            stage.advance()
-        threshold = budget.lowest_score(cuts["larger"].prefix)
-        kwargs = {"ranking": asdict(ranking), "prefix": _listed(cuts["asked"]), "threshold": threshold}
-        found = execute("threshold", over_parts(slim, passes.reach_of_part, **kwargs))
+        (search,) = find_ends("threshold", parts, [Search(ranking, cuts)], stage.advance)
+        threshold = budget.lowest_score(search.cuts["larger"].prefix)
+        found = sweep("threshold", parts, passes.reach_of_part, **search.ends(), threshold=threshold)
         result = Reach(
             sum(record["without_score"] for record in found),
             threshold,
@@ -68,15 +63,6 @@ def reach(job: Job, scored: list[Record], asked: int, larger: int) -> Reach:
         )
         stage.advance(note=f"{threshold:.4g}, {result.without_score:,} rows above the budget's end without a score")
     return result
-
-
-def _slim(scored: list[Record]) -> list[Record]:
-    return [{name: record[name] for name in ("path", "block")} for record in scored]
-
-
-def _listed(cut: budget.Cut) -> list[int] | None:
-    """The prefix of a cut in a form that travels to tasks."""
-    return None if cut.prefix is None else list(cut.prefix)
 
 
 def require_comparable(config: Config, bounded: int) -> None:
@@ -106,7 +92,8 @@ def require_scores(job: Job, scored: list[Record], bounded: int) -> None:
 _SCORE_ANEW = "Accepted: select less, or score all rows: `tss run` with select.mode: full"
 
 
-def _cost(config: Config) -> str:
+def cost_of(config: Config) -> str:
+    """What a row costs under the budget: one, its output tokens, or all of its tokens."""
     ((unit, _),) = config.select.budget.items()
     return "rows" if unit.startswith("example") else config.select.cost
 
@@ -114,54 +101,39 @@ def _cost(config: Config) -> str:
 def select(job: Job, scored: list[Record]) -> Selection:
     """Select the longest prefix of the ranking under the budget."""
     wanted = job.config.select
-    cost = _cost(job.config)
+    cost = cost_of(job.config)
     names = [] if isinstance(wanted.score, str) else list(wanted.score)
-    slim = _slim(scored)
+    parts = slim(scored)
     with job.reporter.stage("select", None, "passes") as stage:
-
-        def sweep(function: Any, **kwargs: Any) -> list[Record]:
-            records = execute("select", over_parts(slim, function, **kwargs))
-            stage.advance()
-            return records
-
-        found = sweep(passes.totals_of_part, score=names, cost=cost)
+        found = sweep("select", parts, passes.totals_of_part, score=names, cost=cost)
+        stage.advance()
         total = sum(record["total"] for record in found)
         asked = budget.largest_budget(total, wanted.budget)
         cuts = _budgets(asked, wanted.quota)
         quota = list(cuts) if wanted.quota else []
         ranking = passes.Ranking(wanted.score, _moments(found, names), cost, wanted.where, [], quota)
         for column, n in wanted.max_per.items():
-            ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, slim, ranking, column, n))])
+            ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, parts, ranking, column, n))])
             stage.advance()
-
-        eligible: int | None = None
-        while open_cuts := {name: cut for name, cut in cuts.items() if not cut.done}:
-            advanced, rows = _advance(open_cuts, slim, ranking)
-            eligible = rows if eligible is None else eligible  # the first histogram covers all of them
-            cuts = {**cuts, **advanced}
-            stage.advance()
-        chosen = sweep(
-            passes.choose_of_part,
-            ranking=asdict(ranking),
-            work=job.work,
-            sample=ORDER_SAMPLE,
-            cuts={name: _listed(cut) for name, cut in cuts.items()},
-        )
-        rows = sum(cut.rows for cut in cuts.values())
-        parts = _write_ranked(job, chosen, rows)
+        (search,) = find_ends("select", parts, [Search(ranking, cuts)], stage.advance)
+        chosen = sweep("select", parts, passes.choose_of_part, **search.ends(), work=job.work, sample=ORDER_SAMPLE)
+        stage.advance()
+        rows = sum(cut.rows for cut in search.cuts.values())
+        written = _write_ranked(job, chosen, rows)
         stage.advance(note=f"{rows:,} rows")
     sources: dict[str, int] = {}
     for record in chosen:
         for source, number in record["sources"].items():
             sources[source] = sources.get(source, 0) + number
     return Selection(
-        parts,
+        written,
         sources,
         "examples" if cost == "rows" else "tokens",
         asked,
         total,
-        sum(cut.used for cut in cuts.values()),
-        eligible or 0,
+        sum(cut.used for cut in search.cuts.values()),
+        search.eligible,
+        replace(ranking, caps=[], quota=[]),
     )
 
 
@@ -177,23 +149,6 @@ def _moments(records: list[Record], names: list[str]) -> dict[str, tuple[float, 
     return result
 
 
-def _advance(
-    cuts: dict[str, budget.Cut], slim: list[Record], ranking: passes.Ranking
-) -> tuple[dict[str, budget.Cut], int]:
-    """All cuts one digit deeper, with the sum of all parts' histograms; and the rows in these."""
-    prefixes = {name: list(cut.prefix or ()) for name, cut in cuts.items()}
-    costs, rows = ({name: np.zeros(1 << budget.DIGIT_BITS, dtype=np.int64) for name in cuts} for _ in range(2))
-    kwargs = {"ranking": asdict(ranking), "prefixes": prefixes}
-    for record in stream("select", over_parts(slim, passes.histogram_of_part, **kwargs)):
-        costs[record["budget"]][record["bins"]] += np.array(record["costs"], dtype=np.int64)
-        rows[record["budget"]][record["bins"]] += np.array(record["rows"], dtype=np.int64)
-    bins = {name: np.flatnonzero(rows[name]) for name in cuts}
-    advanced = {
-        name: cut.advance(bins[name], costs[name][bins[name]], rows[name][bins[name]]) for name, cut in cuts.items()
-    }
-    return advanced, int(sum(rows[name].sum() for name in cuts))
-
-
 def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
     """A search for each budget: one, or one for each source of the quota and one for what the quota leaves to the others."""
     shares = dict(quota)
@@ -203,10 +158,10 @@ def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
     return {name: budget.Cut((), int(asked * share + 1e-9)) for name, share in shares.items()}
 
 
-def _cap(job: Job, slim: list[Record], ranking: passes.Ranking, column: str, n: int) -> list[str]:
-    best = over_parts(slim, passes.caps_of_part, ranking=asdict(ranking), column=column, n=n)
+def _cap(job: Job, parts: list[Record], ranking: passes.Ranking, column: str, n: int) -> list[str]:
+    best = over_parts(parts, passes.caps_of_part, ranking=asdict(ranking), column=column, n=n)
     cuts = mapped(
-        best.repartition(max(1, len(slim) // 16), keys=["group"]),
+        best.repartition(max(1, len(parts) // 16), keys=["group"]),
         passes.cuts_of_groups,
         fn_kwargs={"work": job.work, "n": n},
     )

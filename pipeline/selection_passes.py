@@ -145,19 +145,51 @@ def _best(rows: pa.Table, n: int) -> np.ndarray:
     return budget.best_of_groups(groups, rows["order"].to_numpy(), ids, n)
 
 
-def histogram_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int]]) -> pa.Table:
-    """For each budget under search: cost and rows by the next digit of the selection key."""
-    chosen, records = Ranking(**ranking), []
+def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
+    """For each ranking and each of its budgets under search: cost and rows by the next digit of the selection key."""
+    rankings, records = [Ranking(**search["ranking"]) for search in searches], []
     for part in map(json.loads, batch["item"].to_pylist()):
-        table, orders, costs = _eligible(read_part(part, chosen.columns()), chosen)
-        digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
-        for name, own in _inside_budgets(table, chosen, prefixes).items():
-            bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefixes[name]))
-            records.append({"budget": name, "bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()})
+        whole = read_part(part, _columns_of(rankings))
+        for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
+            prefixes = search["prefixes"]
+            if not prefixes:
+                continue
+            table, orders, costs = _eligible(whole, ranking)
+            digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
+            for name, own in _inside_budgets(table, ranking, prefixes).items():
+                bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefixes[name]))
+                found = {"bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()}
+                records.append({"search": number, "budget": name, **found})
     return record_table(records)
 
 
-def reach_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefix: list[int] | None, threshold: float) -> pa.Table:
+def overlap_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
+    """How many rows of a part each two of the rankings select, and each alone, given where their one budget ends."""
+    rankings, records = [Ranking(**search["ranking"]) for search in searches], []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        whole = read_part(part, _columns_of(rankings))
+        whole = whole.append_column("row", pa.array(np.arange(len(whole))))
+        chosen = np.zeros((len(rankings), len(whole)), dtype=np.int64)
+        for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
+            table, orders, _ = _eligible(whole, ranking)
+            digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
+            inside = budget.below(digits, _prefix(search["prefixes"][WHOLE]))
+            chosen[number, table["row"].to_numpy()[inside]] = 1
+        records.append({"common": (chosen @ chosen.T).tolist()})
+    return record_table(records)
+
+
+def _columns_of(rankings: list[Ranking]) -> list[str]:
+    return where.needed_columns({name for ranking in rankings for name in ranking.columns()})
+
+
+def _prefix(listed: list[int] | None) -> tuple[int, ...] | None:
+    return None if listed is None else tuple(listed)
+
+
+def reach_of_part(
+    batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int] | None], threshold: float
+) -> pa.Table:
     """How many rows of a part have no tss_pp among those that stand before the end of the budget, or end it; and among those
     that reach a threshold."""
     chosen, records = Ranking(**ranking), []
@@ -165,7 +197,7 @@ def reach_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefix: list[int]
         table, orders, _ = _eligible(read_part(part, chosen.columns()), chosen)
         digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
         unscored = np.isnan(where.numeric(table, "tss_pp"))
-        inside = budget.within(digits, None if prefix is None else tuple(prefix))
+        inside = budget.within(digits, _prefix(prefixes["asked"]))
         reaches = where.numeric(table, "tss_pp_bound") >= threshold
         counts = {"without_score": int((inside & unscored).sum()), "open": int((reaches & unscored).sum())}
         records.append({"block": part["block"], **counts})
@@ -173,7 +205,7 @@ def reach_of_part(batch: pa.Table, *, ranking: dict[str, Any], prefix: list[int]
 
 
 def choose_of_part(
-    batch: pa.Table, *, ranking: dict[str, Any], cuts: dict[str, list[int] | None], work: str, sample: int
+    batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int] | None], work: str, sample: int
 ) -> pa.Table:
     """Write the rows of a part that every cut admits, with a sample of their orders for the boundaries of the output files."""
     chosen, records = Ranking(**ranking), []
@@ -181,9 +213,8 @@ def choose_of_part(
         table, orders, _ = _eligible(read_part(part), chosen)
         digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
         inside = np.zeros(len(table), dtype=bool)
-        for name, own in _inside_budgets(table, chosen, cuts).items():
-            prefix = cuts[name]
-            inside |= own & budget.below(digits, None if prefix is None else tuple(prefix))
+        for name, own in _inside_budgets(table, chosen, prefixes).items():
+            inside |= own & budget.below(digits, _prefix(prefixes[name]))
         taken = table.filter(pa.array(inside)).append_column("order", pa.array(orders[inside]))
         if len(taken):
             spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)

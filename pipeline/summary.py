@@ -6,12 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.digest import Digest
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -21,9 +15,9 @@ class Summary:
     text: str
 
 
-def summarise(manifest: dict[str, Any], work: dict[str, int], digest: Digest, run: Path) -> Summary:
-    """The summary of a published run from its manifest and what its scoring cost."""
-    counts, budget, pairs = manifest["counts"], manifest["budget"], manifest["pairs"]
+def summarise(manifest: dict[str, Any], run: Path) -> Summary:
+    """The summary of a published run from its manifest."""
+    counts, budget, pairs, scores = (manifest[name] for name in ("counts", "budget", "pairs", "scores"))
     lost = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts["rejected"].items())) or "none"
     lines = [
         "",
@@ -31,12 +25,13 @@ def summarise(manifest: dict[str, Any], work: dict[str, int], digest: Digest, ru
         f"{counts['duplicates']:,} duplicates, "
         f"{counts['scored']:,} scored" + _without_score(counts["unscored"] - counts["bounded"], counts["bounded"]),
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
-        f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(work, manifest['timings'])}",
-        *_quantiles(digest, counts["scored"] - counts["unscored"]),
+        f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(manifest)}",
+        *_quantiles(scores, counts["scored"] - counts["unscored"]),
         f"selection    {_settings(manifest['config'])}",
         _budget(budget, counts["selected"], manifest["eligible"]),
-        *_examples("best scored", digest.best),
-        *_examples("worst scored", digest.worst),
+        *_overlap(manifest["overlap"]),
+        *_examples("best scored", scores["best"]),
+        *_examples("worst scored", scores["worst"]),
         *_warnings(counts["sources"]),
         f"output       {run}",
     ]
@@ -49,23 +44,37 @@ def _without_score(alone: int, bounded: int) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _speed(work: dict[str, int], timings: dict[str, float]) -> str:
-    seconds = sum(value for name, value in timings.items() if name.startswith("score"))
-    if not seconds or not work:
+def _speed(manifest: dict[str, Any]) -> str:
+    seconds = sum(value for name, value in manifest["timings"].items() if name.startswith("score"))
+    computed, tokens = manifest["pairs"]["computed"], manifest["tokens"]
+    if not seconds or not computed:
         return ""
-    pairs, tokens = work["computed"] / seconds, work["tokens"] / seconds
     # Padding and sharing in one figure: tokens of all sequences over tokens that went through the model.
-    reuse = work["tokens"] / max(1, work["forwarded_tokens"])
-    return f"; {pairs:,.0f} pairs and {tokens:,.0f} tokens a second, {reuse:.2f} tokens for each one computed"
+    reuse = tokens["in_pairs"] / max(1, tokens["forwarded"])
+    return (
+        f"; {computed / seconds:,.0f} pairs and {tokens['in_pairs'] / seconds:,.0f} tokens a second, "
+        f"{reuse:.2f} tokens for each one computed"
+    )
 
 
-def _quantiles(digest: Digest, known: int) -> list[str]:
-    if not digest.sample:
+def _quantiles(scores: dict[str, Any], known: int) -> list[str]:
+    if not scores["from"]:
         return ["tss_pp       no row has a score"]
-    values = np.quantile([score for _, score in digest.sample], QUANTILES)
-    named = "  ".join(f"{quantile:.0%} {value:.2f}" for quantile, value in zip(QUANTILES, values, strict=True))
-    estimated = f"  (from {len(digest.sample):,} rows)" if len(digest.sample) < known else ""
+    named = "  ".join(
+        f"{quantile:.0%} {value:.2f}" for quantile, value in zip(scores["quantiles"], scores["tss_pp"], strict=True)
+    )
+    estimated = f"  (from {scores['from']:,} rows)" if scores["from"] < known else ""
     return [f"tss_pp       {named}{estimated}"]
+
+
+def _overlap(found: dict[str, Any]) -> list[str]:
+    """How much the selection by the run's own score, the first one, shares with each other."""
+    shared = [
+        f"{name} {value:.2f}"
+        for name, value in zip(found["scores"], found["jaccard"][0], strict=True)
+        if name != found["scores"][0] and value is not None
+    ]
+    return [f"overlap      with a selection by {', '.join(shared)} (Jaccard)"] if shared else []
 
 
 def _budget(budget: dict[str, Any], selected: int, eligible: int) -> str:

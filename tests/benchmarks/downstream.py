@@ -21,8 +21,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from typing import Any
 
 import downstream_training as training
 import numpy as np
+import planted
 import pyarrow.parquet as pq
 import ray
 import torch
@@ -43,8 +42,6 @@ from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.progress import Reporter
 from pipeline.resources import session
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-EQUAL_SHARES = dict.fromkeys(corpus.KIND_SHARES, 0.2)
 # Selectors as keys of `select`. Perplexity and the ratios have no agreed direction: both are tried. Highest-IFD selection
 # leaves out rows of 1 and above, as its authors do.
 SELECTORS: dict[str, dict[str, Any]] = {
@@ -85,23 +82,17 @@ def shuffle_instructions(folder: Path, options: argparse.Namespace) -> None:
 
 def demo_problem(work: Path, options: argparse.Namespace) -> Problem:
     """The planted corpus, scored; inputs that are in none of its rows; the base model that follows no instruction."""
-    rows, output, base = work / "corpus.jsonl", work / "run", work / "base"
-    corpus.write(rows, options.rows, options.seed, EQUAL_SHARES)
-    settings = demo.settings(rows, output)
-    settings["alternatives"] = {"k": options.k}
-    (work / "config.yaml").write_text(json.dumps(settings))
-    if not (output / publish.POINTER).exists():
-        command = [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), "--quiet"]
-        subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
+    run = planted.scored(work, options.rows, options.k, planted.EQUAL_SHARES, options.seed, [])
+    base = work / "base"
     if not base.exists():
         shuffle_instructions(base, options)
-    known = {json.loads(line)["input"] for line in rows.read_text().splitlines()}
+    known = {json.loads(line)["input"] for line in (work / "corpus.jsonl").read_text().splitlines()}
     rng, render, held_out = random.Random("downstream"), load_template("plain").render, []
     while len(held_out) < options.held_out:
         task, items = corpus.draw_pair(rng, for_training=False)
         if " ".join(items) not in known:
             held_out.append((render(rng.choice(task.instructions), " ".join(items)), task.answer(items)))
-    return Problem(publish.find_run(output)[1], None, held_out, str(base))
+    return Problem(run, None, held_out, str(base))
 
 
 def run_problem(options: argparse.Namespace) -> Problem:

@@ -1,0 +1,161 @@
+"""How well scores find the rows that are specific by construction: AUROC, and the share of specific rows within a budget.
+
+All intervals are 95% percentile intervals of a bootstrap over rows. Every signal is judged on the same resamples, so that
+differences between signals may be taken resample by resample.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset
+
+from pipeline.demo.corpus import KIND_SHARES
+
+OTHERS = tuple(kind for kind in KIND_SHARES if kind != "specific")
+ALL = "all"  # specific against every other kind at once
+FRACTIONS = (0.05, 0.10, 0.15, 0.30)
+# Each signal in the direction that finds specific rows best: where the sign is -1, low values come first. In the other
+# direction an AUROC is 1 less this one.
+SIGNALS: dict[str, int] = {"tss_pp": 1, "tss": 1, "ppl": -1, "ifd": -1, "ifd_loss": -1, "length": 1, "random": 1}
+_CELLS = 2_000_000  # resamples times rows that are held at once
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A scored corpus whose kinds are known, in the order of ids: kind [N], cost in tokens [N] and signals [N] each, a higher
+    one being more specific."""
+
+    kinds: np.ndarray
+    costs: np.ndarray
+    signals: Mapping[str, np.ndarray]
+    without: int = 0  # rows left out because some signal has no value there
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure on all rows, and on every resample of them [B]."""
+
+    value: float
+    resampled: np.ndarray
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% percentile interval."""
+        low, high = np.nanquantile(self.resampled, (0.025, 0.975))
+        return float(low), float(high)
+
+
+def read(run: Path) -> Rows:
+    """The scored rows of a published run of the demo's corpus; its column `kind` stands in `extra`."""
+    columns = ["id", "extra", "n_prompt_tokens", "n_target_tokens", *SIGNALS]
+    table = pyarrow.dataset.dataset(run / "scored").to_table(columns=columns).sort_by("id")
+    signals = {name: sign * table[name].to_numpy().astype(np.float64) for name, sign in SIGNALS.items()}
+    kinds = np.array([json.loads(extra)["kind"] for extra in table["extra"].to_pylist()])
+    costs = table["n_prompt_tokens"].to_numpy().astype(np.int64) + table["n_target_tokens"].to_numpy()
+    known = np.isfinite(list(signals.values())).all(axis=0)
+    return Rows(
+        kinds[known], costs[known], {name: values[known] for name, values in signals.items()}, int((~known).sum())
+    )
+
+
+def resamples(rows: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """`count` bootstrap resamples in pieces of [B, N]: how often each row was drawn."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS // max(1, rows))
+    for start in range(0, count, step):
+        drawn = [rng.integers(rows, size=rows) for _ in range(min(step, count - start))]
+        yield np.stack([np.bincount(one, minlength=rows) for one in drawn])
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, count: int = 0, seed: int = 0) -> Estimate:
+    """The probability that a positive row scores above a negative one, a tie counting half (the Mann-Whitney statistic).
+
+    `scores` is float [N], `positive` and `negative` are bool [N]; rows that are neither do not count.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ups, downs = positive[order], negative[order]
+
+    def of(weights_BN: np.ndarray) -> np.ndarray:
+        drawn = weights_BN[:, order]
+        above = np.add.reduceat(drawn * ups, starts, axis=1).astype(np.float64)
+        below = np.add.reduceat(drawn * downs, starts, axis=1).astype(np.float64)
+        wins = (above * (below.cumsum(axis=1) - below / 2)).sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return wins / (above.sum(axis=1) * below.sum(axis=1))
+
+    return _estimate(of, len(scores), count, seed)
+
+
+def share(
+    scores: np.ndarray, costs: np.ndarray, wanted: np.ndarray, fraction: float, count: int = 0, seed: int = 0
+) -> Estimate:
+    """The share of `wanted` rows (bool [N]) in the longest prefix of the ranking whose cost fits `fraction` of all cost.
+
+    A row that was drawn twice into a resample costs twice and counts twice. Ties go by the order of rows, as in selection.
+    """
+    order = np.argsort(-scores, kind="stable")
+    paid, good = costs[order], wanted[order]
+
+    def of(weights_BN: np.ndarray) -> np.ndarray:
+        drawn = weights_BN[:, order]
+        running = (drawn * paid).cumsum(axis=1)
+        taken = drawn * (running <= np.floor(running[:, -1:] * fraction + 1e-9))
+        with np.errstate(invalid="ignore"):
+            return (taken * good).sum(axis=1) / taken.sum(axis=1)
+
+    return _estimate(of, len(scores), count, seed)
+
+
+def _estimate(of: Callable[[np.ndarray], np.ndarray], rows: int, count: int, seed: int) -> Estimate:
+    drawn = [of(weights) for weights in resamples(rows, count, seed)]
+    return Estimate(float(of(np.ones((1, rows), dtype=np.int64))[0]), np.concatenate([*drawn, np.zeros(0)]))
+
+
+def aurocs(rows: Rows, scores: np.ndarray, count: int) -> dict[str, Estimate]:
+    """AUROC of specific rows against each other kind, and against all."""
+    specific = rows.kinds == "specific"
+    negatives = {**{kind: rows.kinds == kind for kind in OTHERS}, ALL: ~specific}
+    return {kind: auroc(scores, specific, negative, count) for kind, negative in negatives.items()}
+
+
+def shares(rows: Rows, scores: np.ndarray, count: int) -> dict[float, Estimate]:
+    """Share of specific rows within each budget."""
+    return {fraction: share(scores, rows.costs, rows.kinds == "specific", fraction, count) for fraction in FRACTIONS}
+
+
+def section(rows: Rows, count: int = 200) -> str:
+    """The demo summary's words on its planted truth: how well each signal finds the specific rows."""
+    specific, names = int((rows.kinds == "specific").sum()), [*OTHERS, ALL]
+    left_out = f"; {rows.without:,} rows without a score left out" if rows.without else ""
+    lines = [
+        "",
+        f"planted      {specific:,} of {len(rows.kinds):,} rows are specific by construction{left_out}",
+        "             in brackets: 95% of a bootstrap; ppl, ifd and ifd_loss lowest first, the others highest first",
+        f"AUROC        {'against':<9}" + "".join(f"{name:>18}" for name in names),
+    ]
+    for name, scores in rows.signals.items():
+        found = aurocs(rows, scores, count)
+        lines.append(f"{'':<13}{name:<9}" + "".join(f"{_number(found[kind]):>18}" for kind in names))
+    heads = [f"budget {fraction:.0%}" for fraction in FRACTIONS]
+    lines.append(f"specific     {'share of':<9}" + "".join(f"{head:>18}" for head in heads))
+    for name, scores in rows.signals.items():
+        found_at = shares(rows, scores, count)
+        lines.append(f"{'':<13}{name:<9}" + "".join(f"{_percent(found_at[fraction]):>18}" for fraction in FRACTIONS))
+    return "\n".join(lines)
+
+
+def _number(found: Estimate) -> str:
+    low, high = found.interval
+    return f"{found.value:.3f} [{low:.2f} {high:.2f}]"
+
+
+def _percent(found: Estimate) -> str:
+    low, high = found.interval
+    return f"{found.value:.1%} [{100 * low:.0f} {100 * high:.0f}]"

@@ -1,0 +1,33 @@
+"""The demo's corpus in any size and mixture, scored by `tss run`: shared by truth.py and downstream.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import demo, publish
+from pipeline.demo import corpus
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EQUAL_SHARES = dict.fromkeys(corpus.KIND_SHARES, 0.2)
+
+
+def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int, overrides: list[str]) -> Path:
+    """A published run over `work/corpus.jsonl` with `k` alternatives, made unless `work` holds one already."""
+    work.mkdir(parents=True, exist_ok=True)
+    output = work / "run"
+    if not (output / publish.POINTER).exists():
+        corpus.write(work / "corpus.jsonl", rows, seed, shares)
+        settings = demo.settings(work / "corpus.jsonl", output)
+        (work / "config.yaml").write_text(json.dumps({**settings, "alternatives": {"k": k}, "seed": seed}))
+        extra = [word for one in overrides for word in ("--set", one)]
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), *extra],
+            cwd=CHECKOUT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    return publish.find_run(output)[1]
