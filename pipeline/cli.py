@@ -60,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
     demo.set_defaults(verb=_demo)
 
+    report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
+    report.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
+    report.set_defaults(verb=_report)
+
     for verb in (run, select, demo):
         verb.add_argument(
             "--set",
@@ -123,6 +127,12 @@ def _select(arguments: argparse.Namespace) -> Any:
         run,
         Reporter(quiet=arguments.quiet),
     )
+
+
+def _report(arguments: argparse.Namespace) -> Any:
+    from pipeline import publish, report
+
+    return report.of_run(publish.find_run(arguments.run)[1])
 
 
 def _demo(arguments: argparse.Namespace) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest, publish, selection, stages
+from pipeline import manifest, publish, report, selection, stages
 from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
@@ -139,4 +139,4 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "files": files,
         **outcome.facts,
     }
-    return summarise(content, publish.publish(own, content))
+    return summarise(content, publish.publish(own, content, report.page(content)))

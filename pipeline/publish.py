@@ -23,7 +23,7 @@ from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline.errors import BadRequest
 from pipeline.parts import Record
 
-MANIFEST, POINTER = "manifest.json", "latest.json"
+MANIFEST, POINTER, REPORT = "manifest.json", "latest.json", "report.html"
 _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
@@ -101,13 +101,14 @@ def copy_parts(run: Path, files: list[dict[str, Any]], own: Workspace) -> list[R
     return copies
 
 
-def publish(own: Workspace, manifest: dict[str, Any]) -> Path:
-    """Write manifest and configuration beside the gathered parts, move all of it into place, and point to it."""
+def publish(own: Workspace, manifest: dict[str, Any], page: str) -> Path:
+    """Write manifest, report page and configuration beside the gathered parts, move all of it into place, and point to it."""
     staged, final = own.folder / "run", own.output / "runs" / own.run_id
     (staged / "config.yaml").write_text(
         yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (staged / REPORT).write_text(page, encoding="utf-8")
     final.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(final)
     pointer = own.folder / POINTER

@@ -129,7 +129,9 @@ def selections(
             for seed in range(options.seeds) if name == "random" else [None]:
                 data = {**known["config"], "select": select, "seed": seed or 0, "output": str(work / "selections")}
                 run = flow.select(config.validate(data, "downstream"), problem.run, Reporter(quiet=True)).run
-                yield name, fraction, seed, _pairs(run / "selected", template)
+                pairs = _pairs(run / "selected", template)
+                print(f"{name}, {fraction:.0%}: {len(pairs):,} rows", flush=True)
+                yield name, fraction, seed, pairs
     yield ALL, 1.0, None, _pairs(problem.run / "scored", template, problem.where)
 
 
@@ -166,9 +168,9 @@ def measure(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
     remote, held_out = ray.remote(max_calls=1, **share)(cell), ray.put(problem.held_out)
     fit = {"steps": options.steps, "tokens": options.tokens, "learning_rate": options.learning_rate}
     started: dict[Any, dict[str, Any]] = {}
-    for name, fraction, fixed, pairs in selections(problem, work, options):
+    # All selections first: trainings would leave their tasks no core.
+    for name, fraction, fixed, pairs in list(selections(problem, work, options)):
         stored = ray.put(pairs)
-        print(f"{name}, {fraction:.0%}: {len(pairs):,} rows", flush=True)
         for seed in range(options.seeds) if fixed is None else [fixed]:
             known = {"selector": name, "fraction": fraction, "seed": seed, "rows": len(pairs)}
             started[remote.remote(problem.base, stored, held_out, fit, seed, 1)] = known

@@ -1,0 +1,47 @@
+"""The report of a published run: a page for a browser, made when the run is published, and its words for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from pipeline import publish
+from pipeline.errors import BadRequest
+from pipeline.summary import Summary, summarise
+
+_PAGE = Path(__file__).parent / "report.html.jinja"
+
+
+def page(manifest: dict[str, Any]) -> str:
+    """The run as one HTML page without scripts; every text of a corpus is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    text = yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True)
+    return environment.from_string(_PAGE.read_text(encoding="utf-8")).render(**manifest, yaml=text)
+
+
+def of_run(run: Path) -> Summary:
+    """The closing summary of a published run again, with the overlap of selections in full; raises BadRequest."""
+    manifest = publish.read_manifest(run)
+    if "overlap" not in manifest:
+        raise BadRequest(
+            f"{run / publish.MANIFEST}: this run was made before reports were; `tss select` makes a new one from it"
+        )
+    summary = summarise(manifest, run)
+    lines = [summary.text, "", *_matrix(manifest["overlap"]), "", f"report       {run / publish.REPORT}"]
+    return Summary(run, "\n".join(lines))
+
+
+def _matrix(overlap: dict[str, Any]) -> list[str]:
+    names = overlap["scores"]
+    width = max(9, *map(len, names)) + 2
+    lines = [
+        "overlap of selections at this budget and filter (Jaccard); highest first, with a minus lowest first",
+        " " * width + f"{'rows':>10}" + "".join(f"{name:>{width}}" for name in names),
+    ]
+    for name, rows, row in zip(names, overlap["rows"], overlap["jaccard"], strict=True):
+        cells = ["-" if value is None else f"{value:.2f}" for value in row]
+        lines.append(f"{name:<{width}}{rows:>10,}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return lines
