@@ -19,7 +19,10 @@ def page(manifest: dict[str, Any]) -> str:
     """The run as one HTML page without scripts; every text of a corpus is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     text = yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True)
-    return environment.from_string(_PAGE.read_text(encoding="utf-8")).render(**manifest, yaml=text)
+    counts = manifest["counts"]
+    accounts = [*counts["sources"].items(), *([("all", counts)] if len(counts["sources"]) > 1 else [])]
+    template = environment.from_string(_PAGE.read_text(encoding="utf-8"))
+    return template.render(**manifest, accounts=accounts, yaml=text)
 
 
 def of_run(run: Path) -> Summary:

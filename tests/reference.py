@@ -138,3 +138,9 @@ def varlen_attention(
             out[mine, head] = scores.softmax(-1) @ v[keys, shared]
             lse[head, mine] = scores.logsumexp(-1)
     return out, lse
+
+
+def auroc(positive: list[float], negative: list[float]) -> float:
+    """How often a positive value is above a negative one, over all pairs; a tie counts half."""
+    wins = sum((one > other) + 0.5 * (one == other) for one in positive for other in negative)
+    return wins / (len(positive) * len(negative))

@@ -1,12 +1,14 @@
 """The demo's corpus is true by construction, and the demo is the main job on it."""
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from pipeline import cli
-from pipeline.demo import MODEL, corpus
+from pipeline.demo import MODEL, corpus, truth
 from pipeline.demo.tasks import BY_DOMAIN, GENERIC, TASKS
 
 
@@ -52,11 +54,36 @@ def test_the_bundled_scorer_is_small_safe_and_has_learned_its_tasks():
     assert json.loads((MODEL / "accuracy.json").read_text())["exact_match"] >= 0.9
 
 
+def test_shares_of_kinds_can_be_chosen():
+    shares = Counter(row["kind"] for row in corpus.rows(500, 1, {"specific": 0.2, "noisy": 0.8}))
+    assert set(shares) == {"specific", "noisy"} and shares["noisy"] > 350
+
+
+def test_nothing_in_the_pipeline_reads_the_kind():
+    root = Path(corpus.__file__).parents[2]
+    sources = [path for name in ("operators", "pipeline") for path in (root / name).glob("*.py")]
+    assert sources and not [path.name for path in sources if re.search(r"""["']kind["']\]""", path.read_text())]
+
+
 def test_the_demo_prefers_specific_rows(ray_session, tmp_path, capsys):
-    assert cli.main(["demo", "--rows", "250", "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    overrides = ["--set", "seed=3"]
+    assert cli.main(["demo", "--rows", "250", "--output", str(tmp_path / "out"), "--quiet", *overrides]) == 0
     shown = capsys.readouterr().out
     assert "250 read" in shown and "best " in shown and "worst " in shown and str(tmp_path / "out") in shown
     run = tmp_path / "out" / json.loads((tmp_path / "out" / "latest.json").read_text())["run"]
     selected = pq.read_table(run / "selected")
     kinds = Counter(json.loads(extra)["kind"] for extra in selected["extra"].to_pylist())
     assert kinds["specific"] / kinds.total() > 0.7
+    scored = pq.read_table(run / "scored", columns=["instruction", "input", "output"]).to_pylist()
+    written = corpus.rows(250, seed=3)
+    assert {tuple(row.values()) for row in scored} == {
+        (row["instruction"], row["input"], row["output"]) for row in written
+    }
+
+    rows = truth.read(run)
+    found = {name: truth.aurocs(rows, scores, count=0) for name, scores in rows.signals.items()}
+    assert found["tss_pp"][truth.ALL].value >= 0.9
+    assert all(found["tss_pp"][truth.ALL].value > found[name][truth.ALL].value for name in ("ppl", "ifd", "random"))
+    assert all(f"{one.value:.3f}" in shown for signal in found.values() for one in signal.values())
+    share = truth.shares(rows, rows.signals["tss_pp"], count=0)[0.15]
+    assert share.value == kinds["specific"] / kinds.total() and f"{share.value:.1%}" in shown

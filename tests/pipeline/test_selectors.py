@@ -1,0 +1,143 @@
+"""Every baseline selects as its own walk does, any two of them are compared, and the report says so."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import write_jsonl
+from reference import select as slow_select
+from runs import corpus, reselect, run, table
+
+from pipeline import cli, overlap
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e"
+BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_pp"]
+
+
+@pytest.fixture(scope="module")
+def done(ray_session, model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("selectors")
+    rows = [*corpus(50), *({"instruction": f"{HOSTILE} {i}", "output": f"{HOSTILE} {i}"} for i in range(4))]
+    return run(folder / "out", [write_jsonl(folder / f"{HOSTILE[:8].strip('<>')}.jsonl", rows)], model_folder)
+
+
+def cost(row):
+    return row["n_prompt_tokens"] + row["n_target_tokens"]
+
+
+def selected_by(rows, score, budget):
+    return slow_select([{**row, "score": score(row), "cost": cost(row)} for row in rows], budget)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_selects_as_its_walk(done, name):
+    other, rows = reselect(done, select__score=name), table(done, "scored")
+    asked = json.loads((other / "manifest.json").read_text())["budget"]["asked"]
+    assert [row["id"] for row in table(other, "selected")] == selected_by(rows, lambda row: row[name], asked)
+
+
+def test_weights_turn_and_combine_baselines(done):
+    rows = table(done, "scored")
+    turned = reselect(done, select__score={"ppl": -1})
+    asked = json.loads((turned / "manifest.json").read_text())["budget"]["asked"]
+    assert [row["id"] for row in table(turned, "selected")] == selected_by(rows, lambda row: -row["ppl"], asked)
+    both = reselect(done, select__score={"tss_pp": 1, "length": 0.5, "random": -0.25})
+    values = {name: np.array([row[name] for row in rows], dtype=float) for name in ("tss_pp", "length", "random")}
+    standard = {name: (value - value.mean()) / value.std() for name, value in values.items()}
+    mixed = standard["tss_pp"] + 0.5 * standard["length"] - 0.25 * standard["random"]
+    place = {row["id"]: number for number, row in enumerate(rows)}
+    assert [row["id"] for row in table(both, "selected")] == selected_by(
+        rows, lambda row: mixed[place[row["id"]]], asked
+    )
+
+
+def test_random_follows_the_seed_and_length_the_output(done):
+    rows = {row["id"]: row for row in table(done, "scored")}
+    assert all(row["length"] == row["n_target_tokens"] for row in rows.values())
+    same, other = ({row["id"]: row["random"] for row in table(reselect(done, seed=seed), "scored")} for seed in (0, 1))
+    assert same == {one: row["random"] for one, row in rows.items()} and all(same[one] != other[one] for one in rows)
+
+
+def test_the_seed_of_a_selection_does_not_stay(done, capsys):
+    output = str(done.parents[1])
+    seeds = []
+    for more in (["--set", "seed=5"], []):
+        assert cli.main(["select", output, "--quiet", *more]) == 0
+        run_folder = done.parents[1] / json.loads((done.parents[1] / "latest.json").read_text())["run"]
+        seeds.append(json.loads((run_folder / "manifest.json").read_text())["seed"])
+    assert seeds == [5, 0]
+
+
+def test_overlap_is_that_of_sets(done):
+    where = "stars >= 1"
+    other = reselect(done, select__score={"tss": 1, "ifd": -0.5}, select__where=where, select__max_per={"stars": 3})
+    manifest = json.loads((other / "manifest.json").read_text())
+    found, asked = manifest["overlap"], manifest["budget"]["asked"]
+    assert found["scores"] == ["+1 tss -0.5 ifd", *overlap.COMPARED]
+    rows = [row for row in table(done, "scored") if (json.loads(row["extra"]).get("stars") or 0) >= 1]
+    chosen = [
+        set(selected_by(rows, lambda row, name=name: -row[name[1:]] if name[0] == "-" else row[name], asked))
+        for name in overlap.COMPARED
+    ]
+    assert found["rows"][1:] == [len(one) for one in chosen]
+    for i, one in enumerate(chosen, 1):
+        for j, two in enumerate(chosen, 1):
+            assert found["jaccard"][i][j] == pytest.approx(len(one & two) / len(one | two))
+    assert found["jaccard"][0][0] == 1 and found["jaccard"][0] == [row[0] for row in found["jaccard"]]
+
+
+def test_overlap_of_the_runs_own_score_is_with_its_selection(done):
+    manifest = json.loads((done / "manifest.json").read_text())
+    assert manifest["overlap"]["scores"][0] == "tss_pp"
+    assert manifest["overlap"]["rows"][0] == manifest["counts"]["selected"]
+
+
+def test_bounded_rows_are_left_out_of_what_needs_their_score(ray_session, model_folder, tmp_path):
+    corpus_file = write_jsonl(tmp_path / "c.jsonl", corpus(60, seed=3))
+    settings = {"select__budget__examples": 4, "alternatives__k": 6}
+    bounded = run(tmp_path / "b", [corpus_file], model_folder, select__mode="bounded", **settings)
+    full = run(tmp_path / "f", [corpus_file], model_folder, **settings)
+    few, all_ = (json.loads((one / "manifest.json").read_text()) for one in (bounded, full))
+    assert few["counts"]["bounded"] > 0 and "tss" not in few["overlap"]["scores"]
+    names = [name for name in all_["overlap"]["scores"] if name != "tss"]
+    assert few["overlap"]["scores"] == names
+    places = [all_["overlap"]["scores"].index(name) for name in names]
+    assert few["overlap"]["jaccard"] == [[all_["overlap"]["jaccard"][i][j] for j in places] for i in places]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, {name for name, _ in attrs}))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_report_page_escapes_what_rows_say(done):
+    # All rows with hostile text are among the extremes of one selection or the other.
+    page = Tags()
+    source = (done / "report.html").read_text(encoding="utf-8")
+    page.feed(source)
+    assert not {tag for tag, _ in page.found} & {"script", "img", "iframe", "a", "link"}
+    assert not any(name.startswith("on") for _, names in page.found for name in names)
+    text = " ".join(page.text)
+    manifest = json.loads((done / "manifest.json").read_text())
+    assert done.name in text and f"{manifest['counts']['selected']:,} of" in text
+    assert all(row[2] in text for row in [*manifest["scores"]["best"], *manifest["scores"]["worst"]])
+    assert all(name in text for name in overlap.COMPARED)
+
+
+def test_report_prints_a_published_run_again(done, capsys, tmp_path):
+    assert cli.main(["report", str(done)]) == 0
+    shown = capsys.readouterr().out
+    manifest = json.loads((done / "manifest.json").read_text())
+    assert f"{manifest['counts']['read']:,} read" in shown and str(done / "report.html") in shown
+    first = next(line for line in shown.splitlines() if line.startswith("tss_pp    ") and "1.00" in line)
+    assert first.split()[2:] == [f"{value:.2f}" for value in manifest["overlap"]["jaccard"][0]]
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "latest.json" in capsys.readouterr().err
