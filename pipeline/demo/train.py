@@ -1,6 +1,7 @@
 """Train the small scorer that ships in `model/`: a Llama of about 2 M parameters on the demo's tasks.
 
     python -m pipeline.demo.train --out pipeline/demo/model
+    python -m pipeline.demo.train --check pipeline/demo/model   # its exact match on held-out inputs again
 
 Two CPU cores need about 25 minutes. Inputs of the demo corpus are held out (`corpus.held_out`), so its scores never
 rest on memorised rows. One target in twelve is seen without a prompt, which is what gives the likelihood l(0) a
@@ -17,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -159,25 +161,33 @@ def train(steps: int, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model in transformers format")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--out", type=Path, help="train, and write the model to this folder in transformers format")
+    task.add_argument("--check", type=Path, help="measure the model in this folder, and write nothing")
     parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", type=int, default=6000, help="inputs for the exact-match check")
     args = parser.parse_args()
+    if args.check:
+        print(json.dumps(measure(args.check, args.held_out)))
+        return
     model, tokenizer = train(args.steps, args.seed)
     model.half().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    shipped = LlamaForCausalLM.from_pretrained(args.out, use_safetensors=True, dtype=torch.float32).eval()
-    overall, per_task = exact_match(shipped, tokenizer, args.held_out)
-    report = {
-        "steps": args.steps,
-        "seed": args.seed,
-        "held_out_inputs": args.held_out,
+    report = {"steps": args.steps, "seed": args.seed, **measure(args.out, args.held_out)}
+    (args.out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+def measure(folder: Path, count: int) -> dict[str, Any]:
+    """The exact match of a saved model on `count` held-out inputs, as accuracy.json holds it."""
+    model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+    overall, per_task = exact_match(model, PreTrainedTokenizerFast.from_pretrained(folder), count)
+    return {
+        "held_out_inputs": count,
         "exact_match": round(overall, 4),
         "per_task": {k: round(v, 3) for k, v in sorted(per_task.items())},
     }
-    (args.out / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
 
 
 if __name__ == "__main__":
