@@ -145,10 +145,10 @@ def _pairs(folder: Path, template: Any, where: str | None = None) -> list[traini
 
 
 def cell(
-    base: str, pairs: list[training.Pair], held_out: list[training.Pair], fit: dict[str, Any], seed: int, threads: int
+    base: str, pairs: list[training.Pair], held_out: list[training.Pair], fit: dict[str, Any], seed: int
 ) -> dict[str, float]:
-    """One fine-tuning and its measure."""
-    torch.set_num_threads(threads)
+    """One fine-tuning and its measure, on one core or one GPU."""
+    torch.set_num_threads(1)
     model, tokenizer = training.load(base)
     return training.evaluate(training.fine_tune(model, tokenizer, pairs, seed=seed, **fit), tokenizer, held_out)
 
@@ -165,7 +165,7 @@ def measure(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
     """All cells on Ray, one core (or one GPU) each."""
     slots, cores = ray.cluster_resources()["CPU"], os.cpu_count() or 1
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": max(1, int(slots / cores))}
-    remote, held_out = ray.remote(max_calls=1, **share)(cell), ray.put(problem.held_out)
+    remote, held_out = ray.remote(**share)(cell), ray.put(problem.held_out)
     fit = {"steps": options.steps, "tokens": options.tokens, "learning_rate": options.learning_rate}
     started: dict[Any, dict[str, Any]] = {}
     # All selections first: trainings would leave their tasks no core.
@@ -173,7 +173,7 @@ def measure(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
         stored = ray.put(pairs)
         for seed in range(options.seeds) if fixed is None else [fixed]:
             known = {"selector": name, "fraction": fraction, "seed": seed, "rows": len(pairs)}
-            started[remote.remote(problem.base, stored, held_out, fit, seed, 1)] = known
+            started[remote.remote(problem.base, stored, held_out, fit, seed)] = known
     results = []
     while started:
         (done,), _ = ray.wait(list(started), num_returns=1)

@@ -138,15 +138,9 @@ def easy_table(rows: truth.Rows, found: Likelihoods, options: argparse.Namespace
             truth.auroc(values, specific, ~specific, options.resamples) for values in scores(found, easy, options.seed)
         )
         loss, kept = difference(best, plain), difference(better, plain)
-        cells = [
-            k,
-            shown(best),
-            shown(plain),
-            shown(loss),
-            shown(better),
-            shown(kept, "+"),
-            f"{kept.value / loss.value:.0%}",
-        ]
+        # A share of what is lost, where anything is: not where the interval of the loss holds zero.
+        of_loss = f"{kept.value / loss.value:.0%}" if loss.interval[0] > 0 else "-"
+        cells = [k, shown(best), shown(plain), shown(loss), shown(better), shown(kept, "+"), of_loss]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

@@ -102,6 +102,8 @@ def test_bounded_rows_are_left_out_of_what_needs_their_score(ray_session, model_
     assert few["counts"]["bounded"] > 0 and "tss" not in few["overlap"]["scores"]
     names = [name for name in all_["overlap"]["scores"] if name != "tss"]
     assert few["overlap"]["scores"] == names
+    other = json.loads((reselect(bounded, select__mode="full", select__score="ppl") / "manifest.json").read_text())
+    assert not {"tss", "tss_pp"} & set(other["overlap"]["scores"])
     places = [all_["overlap"]["scores"].index(name) for name in names]
     assert few["overlap"]["jaccard"] == [[all_["overlap"]["jaccard"][i][j] for j in places] for i in places]
 
