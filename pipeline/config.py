@@ -69,7 +69,7 @@ class Scorer(_Section):
 class Score(_Section):
     hardest: int = Field(4, ge=1)
     tau: float = Field(1.0, gt=0, allow_inf_nan=False)
-    quality_weight: float = Field(0.1, allow_inf_nan=False)
+    quality_weight: float = Field(0.5, allow_inf_nan=False)
     normalize: Literal["token", "sequence"] = "token"
 
 

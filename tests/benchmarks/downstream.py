@@ -1,6 +1,6 @@
 """Does selecting by a score help a model? One base model, fine-tuned on what each selector takes.
 
-    python tests/benchmarks/downstream.py demo --max-per-instruction 1.2
+    python tests/benchmarks/downstream.py demo
     python tests/benchmarks/downstream.py run OUTPUT --model BASE --held-out-tasks 20   # any published run, any causal LM
 
 `demo` generates a corpus with equal shares of all five kinds, scores it with the bundled scorer, and takes as base model that
@@ -10,9 +10,10 @@ match on inputs that are in no training. `run` takes the rows of a published run
 are held out of every selection, and the likelihood of their outputs after fine-tuning is the measure. Both measures are
 printed for both.
 
-Every selection is made by the code of `tss select`. Trainings at the same fraction get the same number of selected tokens; all
-get the same number of steps and of tokens in a step. Intervals are 95% t-intervals over seeds (the order of the rows; for
-`random` also which rows).
+Every selection is made by the code of `tss select`, from the top of a ranking, or at random among the best third
+(`score: random` with a `where`). Trainings at the same fraction get the same number of selected tokens; all
+get the same number of steps and of tokens in a step. Intervals are 95% t-intervals over seeds (the order of the rows; where
+rows are drawn, also which).
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from typing import Any
 import downstream_training as training
 import numpy as np
 import planted
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
 from scipy import stats
 
+from operators import where
 from operators.template import load_template
 from pipeline import config, demo, flow, publish
 from pipeline.demo import corpus
@@ -42,19 +45,25 @@ from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.progress import Reporter
 from pipeline.resources import session
 
-# Selectors as keys of `select`. Perplexity and the ratios have no agreed direction: both are tried. Highest-IFD selection
-# leaves out rows of 1 and above, as its authors do.
-SELECTORS: dict[str, dict[str, Any]] = {
-    "tss_pp": {"score": "tss_pp"},
-    "tss": {"score": "tss"},
-    "random": {"score": "random"},
-    "ppl, lowest": {"score": {"ppl": -1.0}},
-    "ppl, highest": {"score": "ppl"},
-    "ifd, lowest": {"score": {"ifd": -1.0}},
-    "ifd, highest below 1": {"score": "ifd", "where": "ifd < 1"},
-    "length, longest": {"score": "length"},
+# By name: the column that decides, the sign with which it ranks, and whether rows are taken from the top or drawn at random
+# among the best third. Perplexity and the ratio have no agreed direction, so both are tried; highest-IFD selection leaves
+# out rows of 1 and above, as its authors do.
+TOP, DRAWN = "top", "drawn"
+SELECTORS: dict[str, tuple[str, int, str]] = {
+    "tss_pp": ("tss_pp", 1, TOP),
+    "tss_pp, drawn from the best third": ("tss_pp", 1, DRAWN),
+    "random": ("random", 1, TOP),
+    "ppl, lowest": ("ppl", -1, TOP),
+    "ppl, drawn from the lowest third": ("ppl", -1, DRAWN),
+    "ppl, highest": ("ppl", 1, TOP),
+    "ifd, lowest": ("ifd", -1, TOP),
+    "ifd, drawn from the lowest third": ("ifd", -1, DRAWN),
+    "ifd, highest below 1": ("ifd", 1, TOP),
 }
+BEST = 1 / 3
 ALL = "all rows"
+_TEXTS = ["instruction", "input", "output"]
+Selected = tuple[str, float, int | None, list[training.Pair]]  # selector, fraction, its seed where it has one, its rows
 
 
 @dataclass(frozen=True)
@@ -111,37 +120,46 @@ def run_problem(options: argparse.Namespace) -> Problem:
     return Problem(run, f"task not in {names!r}", held_out, options.model)
 
 
-def selections(
-    problem: Problem, work: Path, options: argparse.Namespace
-) -> Iterator[tuple[str, float, int | None, list[Any]]]:
-    """Every selection: selector, fraction, its seed where it has one, and its (prompt, target) pairs."""
+def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Iterator[Selected]:
+    """Every selection by the code of `tss select`: at the largest fraction, and of that the prefixes that the others are."""
     known = publish.read_manifest(problem.run)
     template = load_template(known["config"]["scorer"]["template"], None)
-    instructions = known["instructions"]
-    for fraction in options.fractions:
-        rows = fraction * known["counts"]["scored"]
-        for name in options.selectors:
-            wanted = SELECTORS[name]
-            filters = " and ".join(f"({one})" for one in (wanted.get("where"), problem.where) if one)
-            select = {**wanted, "budget": {"token_fraction": fraction}, "where": filters or None}
-            if options.max_per_instruction:
-                select["max_per"] = {"instruction": max(1, round(options.max_per_instruction * rows / instructions))}
-            for seed in range(options.seeds) if name == "random" else [None]:
-                data = {**known["config"], "select": select, "seed": seed or 0, "output": str(work / "selections")}
-                run = flow.select(config.validate(data, "downstream"), problem.run, Reporter(quiet=True)).run
-                pairs = _pairs(run / "selected", template)
-                print(f"{name}, {fraction:.0%}: {len(pairs):,} rows", flush=True)
-                yield name, fraction, seed, pairs
-    yield ALL, 1.0, None, _pairs(problem.run / "scored", template, problem.where)
+    for name in options.selectors:
+        select = {**_select(problem, name), "budget": {"token_fraction": max(options.fractions)}}
+        by_seed = name == "random" or SELECTORS[name][2] == DRAWN
+        for seed in range(options.seeds) if by_seed else [None]:
+            data = {**known["config"], "select": select, "seed": seed or 0, "output": str(work / "selections")}
+            run = flow.select(config.validate(data, "downstream"), problem.run, Reporter(quiet=True)).run
+            rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
+            costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
+            for fraction in options.fractions:
+                asked = int(known["budget"]["corpus"] * fraction + 1e-9)
+                taken = rows.slice(0, int(np.searchsorted(costs.cumsum(), asked, side="right")))
+                print(f"{name}, {fraction:.0%}: {len(taken):,} rows", flush=True)
+                yield name, fraction, seed, _pairs(taken, template)
+    table = pq.read_table(problem.run / "scored", columns=[*_TEXTS, "extra"])
+    if problem.where:
+        table = table.filter(where.evaluate(where.parse(problem.where), table))
+    yield ALL, 1.0, None, _pairs(table, template)
 
 
-def _pairs(folder: Path, template: Any, where: str | None = None) -> list[training.Pair]:
-    from operators import where as filters
+def _select(problem: Problem, name: str) -> dict[str, Any]:
+    """The keys of `select`, but for the budget."""
+    column, sign, how = SELECTORS[name]
+    filters = [f"({problem.where})"] if problem.where else []
+    if how == DRAWN:
+        values = pq.read_table(problem.run / "scored", columns=[column])[column].drop_null().to_numpy()
+        bound = float(np.quantile(sign * values, 1 - BEST))
+        filters.append(f"{column} {'>' if sign > 0 else '<'} {sign * bound!r}")
+        return {"score": "random", "where": " and ".join(filters)}
+    if name == "ifd, highest below 1":
+        filters.append("ifd < 1")
+    return {"score": column if sign > 0 else {column: -1.0}, "where": " and ".join(filters) or None}
 
-    table = pq.read_table(folder, columns=["instruction", "input", "output", "extra"])
-    if where:
-        table = table.filter(filters.evaluate(filters.parse(where), table))
-    return [(template.render(row["instruction"], row["input"]), row["output"]) for row in table.to_pylist()]
+
+def _pairs(rows: pa.Table, template: Any) -> list[training.Pair]:
+    texts = rows.select(_TEXTS).to_pylist()
+    return [(template.render(row["instruction"], row["input"]), row["output"]) for row in texts]
 
 
 def cell(
@@ -226,11 +244,6 @@ def main() -> None:
         kind.add_argument("--tokens", type=int, default=800, help="tokens of a batch")
         kind.add_argument("--learning-rate", type=float, default=5e-4)
         kind.add_argument("--seed", type=int, default=0, help="of the corpus, or of the choice of tasks")
-        kind.add_argument(
-            "--max-per-instruction",
-            type=float,
-            help="cap of every selector: rows of an instruction, as a multiple of the mean",
-        )
         kind.add_argument("--json", type=Path, help="write every cell to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
