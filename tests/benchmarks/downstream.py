@@ -61,6 +61,7 @@ SELECTORS: dict[str, tuple[str, int, str]] = {
     "ifd, highest below 1": ("ifd", 1, TOP),
 }
 BEST = 1 / 3
+REFERENCE = "tss_pp, drawn from the best third"
 ALL = "all rows"
 _TEXTS = ["instruction", "input", "output"]
 Selected = tuple[str, float, int | None, list[training.Pair]]  # selector, fraction, its seed where it has one, its rows
@@ -201,22 +202,22 @@ def measure(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
 
 
 def report(results: list[dict[str, Any]], base: dict[str, float], measured: str) -> str:
-    """A table of means with intervals, and the paired differences of tss_pp from every other selector."""
+    """A table of means with intervals, and how far below the reference every other selector is, seed by seed."""
     cells: dict[tuple[str, float], dict[int, float]] = {}
     for one in results:
         cells.setdefault((one["selector"], one["fraction"]), {})[one["seed"]] = one[measured]
     fractions = sorted({fraction for name, fraction in cells if name != ALL})
     names = [name for name in SELECTORS if (name, fractions[0]) in cells]
     lines = [f"{measured}; the base model has {base[measured]:.3f}", ""]
-    heads = [f"{fraction:.0%}: mean | tss_pp less it" for fraction in fractions]
+    heads = [f"{fraction:.0%} | reference less it" for fraction in fractions]
     lines += [f"| selector | {' | '.join(heads)} |", "|---" * (1 + 2 * len(fractions)) + "|"]
     for name in names:
         columns = []
         for fraction in fractions:
-            own, best = cells[name, fraction], cells.get(("tss_pp", fraction), {})
+            own, best = cells[name, fraction], cells.get((REFERENCE, fraction), {})
             mean, half = interval(list(own.values()))
             gap, width = interval([best[seed] - own[seed] for seed in own if seed in best] or [np.nan])
-            difference = "" if name == "tss_pp" else f"{gap:+.3f} ± {width:.3f}"
+            difference = "reference" if name == REFERENCE else f"{gap:+.3f} ± {width:.3f}"
             columns.append(f"{mean:.3f} ± {half:.3f} | {difference}")
         lines.append(f"| {name} | {' | '.join(columns)} |")
     mean, half = interval(list(cells[ALL, 1.0].values()))
