@@ -137,7 +137,7 @@ def test_every_score_follows_from_the_twins(done):
             atol=1e-4,
         )
         assert row["tss"] == pytest.approx(slow_tss(own, others), abs=3e-4)
-        assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 4, 1.0, 0.1), abs=3e-4)
+        assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 4, 1.0, 0.5), abs=3e-4)
         assert row["n_prompt_tokens"] == len(encoder.prompt(row["instruction"], row["input"])) and row[
             "n_target_tokens"
         ] == len(target)
