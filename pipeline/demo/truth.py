@@ -45,8 +45,9 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% percentile interval."""
-        low, high = np.nanquantile(self.resampled, (0.025, 0.975))
+        """The 95% percentile interval; NaN where no resample has a value."""
+        known = self.resampled[~np.isnan(self.resampled)]
+        low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
         return float(low), float(high)
 
 
@@ -132,6 +133,8 @@ def shares(rows: Rows, scores: np.ndarray, count: int) -> dict[float, Estimate]:
 
 def section(rows: Rows, count: int = 200) -> str:
     """The demo summary's words on its planted truth: how well each signal finds the specific rows."""
+    if not len(rows.kinds):
+        return "\nplanted      no row has every score"
     specific, names = int((rows.kinds == "specific").sum()), [*OTHERS, ALL]
     left_out = f"; {rows.without:,} rows without a score left out" if rows.without else ""
     lines = [
@@ -152,10 +155,14 @@ def section(rows: Rows, count: int = 200) -> str:
 
 
 def _number(found: Estimate) -> str:
+    if np.isnan(found.value):
+        return "-"  # one of the two kinds has no row
     low, high = found.interval
     return f"{found.value:.3f} [{low:.2f} {high:.2f}]"
 
 
 def _percent(found: Estimate) -> str:
+    if np.isnan(found.value):
+        return "-"  # no row fits
     low, high = found.interval
     return f"{found.value:.1%} [{100 * low:.0f} {100 * high:.0f}]"

@@ -136,7 +136,8 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
             for fraction in options.fractions:
                 asked = int(known["budget"]["corpus"] * fraction + 1e-9)
                 taken = rows.slice(0, int(np.searchsorted(costs.cumsum(), asked, side="right")))
-                print(f"{name}, {fraction:.0%}: {len(taken):,} rows", flush=True)
+                instructions = len(taken["instruction"].unique())
+                print(f"{name}, {fraction:.0%}: {len(taken):,} rows of {instructions} instructions", flush=True)
                 yield name, fraction, seed, _pairs(taken, template)
     table = pq.read_table(problem.run / "scored", columns=[*_TEXTS, "extra"])
     if problem.where:

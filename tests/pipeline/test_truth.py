@@ -65,3 +65,13 @@ def test_intervals_cover_and_repeat():
     assert low < 0.76 < high  # the normal distribution function at 1 / sqrt(2)
     # The interval of a normal approximation (Hanley and McNeil, 1982) is about as wide.
     assert 0.05 < high - low < 0.09
+
+
+def test_what_cannot_be_said_is_left_open():
+    kinds = np.array(["specific", "specific", "noisy"])
+    signals = {name: np.array([2.0, 1.0, 0.0]) for name in truth.SIGNALS}
+    shown = truth.section(truth.Rows(kinds, np.array([50, 50, 50]), signals), count=20)
+    line = next(line for line in shown.splitlines() if line.split()[:1] == ["tss_pp"])
+    assert line.split()[1:3] == ["-", "-"] and "1.000 [1.00 1.00]" in line and "nan" not in shown
+    nothing = truth.Rows(kinds[:0], kinds[:0], {name: np.zeros(0) for name in signals}, without=3)
+    assert "no row has every score" in truth.section(nothing)
