@@ -86,8 +86,9 @@ def _mix(words: np.ndarray) -> np.ndarray:
 def add_scores(likelihoods: pa.Table, settings: ScoreSettings, seed: int) -> pa.Table:
     """SCORED from LIKELIHOODS; `seed` is for the column `random` alone.
 
-    Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that
-    were not scored, and these get tss_pp_bound."""
+    Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that were not scored, and these
+    get tss_pp_bound.
+    """
     normalize = settings.normalize
     lengths = likelihoods["n_target_tokens"].to_numpy().astype(np.float64)
     scale = lengths if normalize == "sequence" else np.ones_like(lengths)

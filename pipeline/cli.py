@@ -143,9 +143,15 @@ def _demo(arguments: argparse.Namespace) -> Any:
     folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
     try:
         settings = demo.settings(folder / "demo.jsonl", arguments.output)
+        if any(text.split("=")[0].split(".")[0].strip() == "input" for text in arguments.overrides):
+            raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
         wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
         corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)
         summary = flow.run(wanted, Reporter(quiet=arguments.quiet))
-        return replace(summary, text=summary.text + "\n" + truth.section(truth.read(summary.run)))
+        if wanted.select.mode == "bounded":
+            judged = "\nplanted      not judged: bounded selection leaves most rows without the scores to compare"
+        else:
+            judged = truth.section(truth.read(summary.run))
+        return replace(summary, text=f"{summary.text}\n{judged}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

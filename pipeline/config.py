@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,6 +118,8 @@ class Select(_Section):
         for name in names or [""]:
             if name not in where.SCORE_CHOICES:
                 raise ValueError(f"no numeric column {name!r}; accepted: {', '.join(where.SCORE_CHOICES)}")
+        if not isinstance(value, str) and any(not math.isfinite(one) or not one for one in value.values()):
+            raise ValueError("weights must be finite numbers other than 0")
         return value
 
     @field_validator("budget")

@@ -108,7 +108,8 @@ def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
         blocks = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
         selection.require_scores(job, stages.scored_of(blocks), bounded)
         rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
-        facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool", "base")}}
+        facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool")}}
+        facts["base"] = {"seed": known["config"]["seed"], **known["base"]}
         pairs = {"computed": 0, "reused": sum(known["pairs"].values())}
         scored = stages.scored_of(blocks)
         return _select_and_publish(

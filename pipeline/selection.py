@@ -43,14 +43,14 @@ class Reach:
 
 def totals(job: Job, scored: list[Record]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    records = sweep("threshold", slim(scored), passes.totals_of_part, score=[], cost=cost_of(job.config))
+    records = sweep("threshold", slim(scored), passes.totals_of_part, score=[], cost=_cost(job.config))
     return sum(record["total"] for record in records), sum(record["rows"] for record in records)
 
 
 def reach(job: Job, scored: list[Record], asked: int, larger: int) -> Reach:
     """How far scores and bounds reach when the budget is `asked`, and where one of `larger` would end, in units of cost."""
     parts = slim(scored)
-    ranking = passes.Ranking("tss_pp", {}, cost_of(job.config), job.config.select.where, [], [], by_bound=True)
+    ranking = passes.Ranking("tss_pp", {}, _cost(job.config), job.config.select.where, [], [], by_bound=True)
     cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", parts, [Search(ranking, cuts)], stage.advance)
@@ -92,7 +92,7 @@ def require_scores(job: Job, scored: list[Record], bounded: int) -> None:
 _SCORE_ANEW = "Accepted: select less, or score all rows: `tss run` with select.mode: full"
 
 
-def cost_of(config: Config) -> str:
+def _cost(config: Config) -> str:
     """What a row costs under the budget: one, its output tokens, or all of its tokens."""
     ((unit, _),) = config.select.budget.items()
     return "rows" if unit.startswith("example") else config.select.cost
@@ -101,7 +101,7 @@ def cost_of(config: Config) -> str:
 def select(job: Job, scored: list[Record]) -> Selection:
     """Select the longest prefix of the ranking under the budget."""
     wanted = job.config.select
-    cost = cost_of(job.config)
+    cost = _cost(job.config)
     names = [] if isinstance(wanted.score, str) else list(wanted.score)
     parts = slim(scored)
     with job.reporter.stage("select", None, "passes") as stage:

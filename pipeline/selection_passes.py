@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -149,12 +149,12 @@ def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.
     """For each ranking and each of its budgets under search: cost and rows by the next digit of the selection key."""
     rankings, records = [Ranking(**search["ranking"]) for search in searches], []
     for part in map(json.loads, batch["item"].to_pylist()):
-        whole = read_part(part, _columns_of(rankings))
+        passing = _passing(read_part(part, _columns_of(rankings)), rankings)
         for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
             prefixes = search["prefixes"]
             if not prefixes:
                 continue
-            table, orders, costs = _eligible(whole, ranking)
+            table, orders, costs = _eligible(passing[ranking.where], replace(ranking, where=None))
             digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
             for name, own in _inside_budgets(table, ranking, prefixes).items():
                 bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefixes[name]))
@@ -168,15 +168,21 @@ def overlap_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Ta
     rankings, records = [Ranking(**search["ranking"]) for search in searches], []
     for part in map(json.loads, batch["item"].to_pylist()):
         whole = read_part(part, _columns_of(rankings))
-        whole = whole.append_column("row", pa.array(np.arange(len(whole))))
+        passing = _passing(whole.append_column("row", pa.array(np.arange(len(whole)))), rankings)
         chosen = np.zeros((len(rankings), len(whole)), dtype=np.int64)
         for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
-            table, orders, _ = _eligible(whole, ranking)
+            table, orders, _ = _eligible(passing[ranking.where], replace(ranking, where=None))
             digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
             inside = budget.below(digits, _prefix(search["prefixes"][WHOLE]))
             chosen[number, table["row"].to_numpy()[inside]] = 1
         records.append({"common": (chosen @ chosen.T).tolist()})
     return record_table(records)
+
+
+def _passing(whole: pa.Table, rankings: list[Ranking]) -> dict[str | None, pa.Table]:
+    """The rows that each filter passes, so that rankings that share one do not evaluate it again."""
+    filters = {ranking.where for ranking in rankings}
+    return {one: whole.filter(pa.array(where.evaluate(where.parse(one), whole))) if one else whole for one in filters}
 
 
 def _columns_of(rankings: list[Ranking]) -> list[str]:

@@ -29,7 +29,7 @@ def summarise(manifest: dict[str, Any], run: Path) -> Summary:
         *_quantiles(scores, counts["scored"] - counts["unscored"]),
         f"selection    {_settings(manifest['config'])}",
         _budget(budget, counts["selected"], manifest["eligible"]),
-        *_overlap(manifest["overlap"]),
+        *_overlap(manifest["overlap"], manifest["config"]["select"]),
         *_examples("best scored", scores["best"]),
         *_examples("worst scored", scores["worst"]),
         *_warnings(counts["sources"]),
@@ -67,14 +67,16 @@ def _quantiles(scores: dict[str, Any], known: int) -> list[str]:
     return [f"tss_pp       {named}{estimated}"]
 
 
-def _overlap(found: dict[str, Any]) -> list[str]:
+def _overlap(found: dict[str, Any], select: dict[str, Any]) -> list[str]:
     """How much the selection by the run's own score, the first one, shares with each other."""
+    without = [name for name in ("max_per", "quota") if select[name]]
+    marked = f"Jaccard, all without {' and '.join(without)}" if without else "Jaccard"
     shared = [
         f"{name} {value:.2f}"
         for name, value in zip(found["scores"], found["jaccard"][0], strict=True)
         if name != found["scores"][0] and value is not None
     ]
-    return [f"overlap      with a selection by {', '.join(shared)} (Jaccard)"] if shared else []
+    return [f"overlap      with a selection by {', '.join(shared)} ({marked})"] if shared else []
 
 
 def _budget(budget: dict[str, Any], selected: int, eligible: int) -> str:

@@ -144,3 +144,15 @@ def auroc(positive: list[float], negative: list[float]) -> float:
     """How often a positive value is above a negative one, over all pairs; a tie counts half."""
     wins = sum((one > other) + 0.5 * (one == other) for one in positive for other in negative)
     return wins / (len(positive) * len(negative))
+
+
+def random_of(one: str, seed: int) -> float:
+    """A number in [0, 1) of an id and a seed, in Python's integers: SplitMix64's mixing, once for each half of the id."""
+
+    def mix(word):
+        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
+        return word ^ (word >> 31)
+
+    key = (seed + 1) * 0x9E3779B97F4A7C15 % 2**64
+    return (mix(mix(int(one[:16], 16) ^ key) ^ int(one[16:], 16)) >> 11) / 2**53

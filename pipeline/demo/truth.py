@@ -6,8 +6,9 @@ differences between signals may be taken resample by resample.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ FRACTIONS = (0.05, 0.10, 0.15, 0.30)
 # Each signal in the direction that finds specific rows best: where the sign is -1, low values come first. In the other
 # direction an AUROC is 1 less this one.
 SIGNALS: dict[str, int] = {"tss_pp": 1, "tss": 1, "ppl": -1, "ifd": -1, "ifd_loss": -1, "length": 1, "random": 1}
-_CELLS = 2_000_000  # resamples times rows that are held at once
+_CELLS = 2_000_000  # resamples times rows that are looked at together
+_ROWS_DRAWN = 4_000_000  # rows of all resamples, above which fewer are drawn
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ def read(run: Path) -> Rows:
     )
 
 
-def resamples(rows: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """`count` bootstrap resamples in pieces of [B, N]: how often each row was drawn."""
+@functools.lru_cache(maxsize=1)  # all figures of a table rest on the same ones
+def resamples(rows: int, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """`count` bootstrap resamples in pieces of int32 [B, N]: how often each row was drawn."""
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // max(1, rows))
+    pieces = []
     for start in range(0, count, step):
         drawn = [rng.integers(rows, size=rows) for _ in range(min(step, count - start))]
-        yield np.stack([np.bincount(one, minlength=rows) for one in drawn])
+        pieces.append(np.stack([np.bincount(one, minlength=rows) for one in drawn]).astype(np.int32))
+    return tuple(pieces)
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, count: int = 0, seed: int = 0) -> Estimate:
@@ -131,10 +136,14 @@ def shares(rows: Rows, scores: np.ndarray, count: int) -> dict[float, Estimate]:
     return {fraction: share(scores, rows.costs, rows.kinds == "specific", fraction, count) for fraction in FRACTIONS}
 
 
-def section(rows: Rows, count: int = 200) -> str:
-    """The demo summary's words on its planted truth: how well each signal finds the specific rows."""
+def section(rows: Rows, count: int | None = None) -> str:
+    """The demo summary's words on its planted truth: how well each signal finds the specific rows.
+
+    Intervals of `count` resamples; by default 200, and fewer where there are so many rows that they would take long.
+    """
     if not len(rows.kinds):
         return "\nplanted      no row has every score"
+    count = int(np.clip(_ROWS_DRAWN / len(rows.kinds), 50, 200)) if count is None else count
     specific, names = int((rows.kinds == "specific").sum()), [*OTHERS, ALL]
     left_out = f"; {rows.without:,} rows without a score left out" if rows.without else ""
     lines = [

@@ -1,5 +1,6 @@
 """Does selecting by a score help a model? One base model, fine-tuned on what each selector takes.
 
+    pip install -e '.[benchmark]'                          # the Trainer of transformers runs on accelerate
     python tests/benchmarks/downstream.py demo
     python tests/benchmarks/downstream.py run OUTPUT --model BASE --held-out-tasks 20   # any published run, any causal LM
 
@@ -38,7 +39,7 @@ import torch
 from scipy import stats
 
 from operators import where
-from operators.template import load_template
+from operators.template import Template, from_text, load_template
 from pipeline import config, demo, flow, publish
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
@@ -52,6 +53,7 @@ TOP, DRAWN = "top", "drawn"
 SELECTORS: dict[str, tuple[str, int, str]] = {
     "tss_pp": ("tss_pp", 1, TOP),
     "tss_pp, drawn from the best third": ("tss_pp", 1, DRAWN),
+    "tss": ("tss", 1, TOP),
     "random": ("random", 1, TOP),
     "ppl, lowest": ("ppl", -1, TOP),
     "ppl, drawn from the lowest third": ("ppl", -1, DRAWN),
@@ -59,9 +61,11 @@ SELECTORS: dict[str, tuple[str, int, str]] = {
     "ifd, lowest": ("ifd", -1, TOP),
     "ifd, drawn from the lowest third": ("ifd", -1, DRAWN),
     "ifd, highest below 1": ("ifd", 1, TOP),
+    "ifd_loss, lowest": ("ifd_loss", -1, TOP),
+    "length, longest": ("length", 1, TOP),
 }
 BEST = 1 / 3
-REFERENCE = "tss_pp, drawn from the best third"
+REFERENCES = ("tss_pp", "tss_pp, drawn from the best third")
 ALL = "all rows"
 _TEXTS = ["instruction", "input", "output"]
 Selected = tuple[str, float, int | None, list[training.Pair]]  # selector, fraction, its seed where it has one, its rows
@@ -93,9 +97,10 @@ def shuffle_instructions(folder: Path, options: argparse.Namespace) -> None:
 def demo_problem(work: Path, options: argparse.Namespace) -> Problem:
     """The planted corpus, scored; inputs that are in none of its rows; the base model that follows no instruction."""
     run = planted.scored(work, options.rows, options.k, planted.EQUAL_SHARES, options.seed, [])
-    base = work / "base"
+    base = work / f"base-{options.base_steps}-{options.tokens}"
     if not base.exists():
-        shuffle_instructions(base, options)
+        shuffle_instructions(work / "base-unfinished", options)
+        (work / "base-unfinished").rename(base)
     known = {json.loads(line)["input"] for line in (work / "corpus.jsonl").read_text().splitlines()}
     rng, render, held_out = random.Random("downstream"), load_template("plain").render, []
     while len(held_out) < options.held_out:
@@ -108,7 +113,7 @@ def demo_problem(work: Path, options: argparse.Namespace) -> Problem:
 def run_problem(options: argparse.Namespace) -> Problem:
     """A published run with a column `task`; some of its tasks are held out."""
     _, run = publish.find_run(options.run)
-    template = load_template(publish.read_manifest(run)["config"]["scorer"]["template"], None)
+    template = template_of(run, options.model)
     columns = ["id", "instruction", "input", "output", "extra"]
     rows = pq.read_table(run / "scored", columns=columns).sort_by("id").to_pylist()
     by_task: dict[str, list[training.Pair]] = {}
@@ -121,10 +126,16 @@ def run_problem(options: argparse.Namespace) -> Problem:
     return Problem(run, f"task not in {names!r}", held_out, options.model)
 
 
+def template_of(run: Path, model: str) -> Template:
+    """The template of a run as its manifest holds it; a chat template is that of the base model's tokenizer."""
+    scorer = publish.read_manifest(run)["scorer"]
+    name = publish.read_manifest(run)["config"]["scorer"]["template"]
+    return load_template(name, training.load(model)[1]) if name == "chat" else from_text(name, scorer["template_text"])
+
+
 def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Iterator[Selected]:
     """Every selection by the code of `tss select`: at the largest fraction, and of that the prefixes that the others are."""
-    known = publish.read_manifest(problem.run)
-    template = load_template(known["config"]["scorer"]["template"], None)
+    known, template = publish.read_manifest(problem.run), template_of(problem.run, problem.base)
     for name in options.selectors:
         select = {**_select(problem, name), "budget": {"token_fraction": max(options.fractions)}}
         by_seed = name == "random" or SELECTORS[name][2] == DRAWN
@@ -134,15 +145,25 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
             rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
             costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
             for fraction in options.fractions:
-                asked = int(known["budget"]["corpus"] * fraction + 1e-9)
-                taken = rows.slice(0, int(np.searchsorted(costs.cumsum(), asked, side="right")))
-                instructions = len(taken["instruction"].unique())
-                print(f"{name}, {fraction:.0%}: {len(taken):,} rows of {instructions} instructions", flush=True)
+                asked = int(publish.read_manifest(run)["budget"]["corpus"] * fraction + 1e-9)
+                count = int(np.searchsorted(costs.cumsum(), asked, side="right"))
+                taken, instructions = rows.slice(0, count), len(rows["instruction"][:count].unique())
+                short = (
+                    "; it has no more rows" if count == len(rows) and asked - costs[:count].sum() > costs.max() else ""
+                )
+                print(
+                    f"{name}, {fraction:.0%}: {count:,} rows of {instructions} instructions, "
+                    f"{costs[:count].sum():,} of {asked:,} tokens{short}",
+                    flush=True,
+                )
                 yield name, fraction, seed, _pairs(taken, template)
-    table = pq.read_table(problem.run / "scored", columns=[*_TEXTS, "extra"])
-    if problem.where:
-        table = table.filter(where.evaluate(where.parse(problem.where), table))
-    yield ALL, 1.0, None, _pairs(table, template)
+    yield ALL, 1.0, None, _pairs(_scored(problem, _TEXTS), template)
+
+
+def _scored(problem: Problem, columns: list[str]) -> pa.Table:
+    """Columns of the rows that may be trained on."""
+    table = pq.read_table(problem.run / "scored", columns=[*columns, "extra"])
+    return table.filter(where.evaluate(where.parse(problem.where), table)) if problem.where else table
 
 
 def _select(problem: Problem, name: str) -> dict[str, Any]:
@@ -150,8 +171,8 @@ def _select(problem: Problem, name: str) -> dict[str, Any]:
     column, sign, how = SELECTORS[name]
     filters = [f"({problem.where})"] if problem.where else []
     if how == DRAWN:
-        values = pq.read_table(problem.run / "scored", columns=[column])[column].drop_null().to_numpy()
-        bound = float(np.quantile(sign * values, 1 - BEST))
+        values = sign * where.numeric(_scored(problem, [column]), column)
+        bound = float(np.quantile(values[~np.isnan(values)], 1 - BEST))
         filters.append(f"{column} {'>' if sign > 0 else '<'} {sign * bound!r}")
         return {"score": "random", "where": " and ".join(filters)}
     if name == "ifd, highest below 1":
@@ -202,23 +223,23 @@ def measure(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
     return results
 
 
-def report(results: list[dict[str, Any]], base: dict[str, float], measured: str) -> str:
+def report(results: list[dict[str, Any]], base: dict[str, float], measured: str, reference: str) -> str:
     """A table of means with intervals, and how far below the reference every other selector is, seed by seed."""
     cells: dict[tuple[str, float], dict[int, float]] = {}
     for one in results:
         cells.setdefault((one["selector"], one["fraction"]), {})[one["seed"]] = one[measured]
     fractions = sorted({fraction for name, fraction in cells if name != ALL})
     names = [name for name in SELECTORS if (name, fractions[0]) in cells]
-    lines = [f"{measured}; the base model has {base[measured]:.3f}", ""]
+    lines = [f"{measured}; the base model has {base[measured]:.3f}; the reference is {reference}", ""]
     heads = [f"{fraction:.0%} | reference less it" for fraction in fractions]
     lines += [f"| selector | {' | '.join(heads)} |", "|---" * (1 + 2 * len(fractions)) + "|"]
     for name in names:
         columns = []
         for fraction in fractions:
-            own, best = cells[name, fraction], cells.get((REFERENCE, fraction), {})
+            own, best = cells[name, fraction], cells.get((reference, fraction), {})
             mean, half = interval(list(own.values()))
             gap, width = interval([best[seed] - own[seed] for seed in own if seed in best] or [np.nan])
-            difference = "reference" if name == REFERENCE else f"{gap:+.3f} ± {width:.3f}"
+            difference = "reference" if name == reference else f"{gap:+.3f} ± {width:.3f}"
             columns.append(f"{mean:.3f} ± {half:.3f} | {difference}")
         lines.append(f"| {name} | {' | '.join(columns)} |")
     mean, half = interval(list(cells[ALL, 1.0].values()))
@@ -228,16 +249,20 @@ def report(results: list[dict[str, Any]], base: dict[str, float], measured: str)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
-    planted = kinds.add_parser("demo", help="the planted corpus and a small model")
-    planted.add_argument("--rows", type=int, default=36_000)
-    planted.add_argument("--k", type=int, default=16, help="alternatives of the scoring run")
-    planted.add_argument("--base-steps", type=int, default=400, help="steps that shuffle the base model's instructions")
-    planted.add_argument("--work", type=Path, help="folder for corpus, run and base model, used again where they exist")
+    generated = kinds.add_parser("demo", help="the planted corpus and a small model")
+    generated.add_argument("--rows", type=int, default=36_000)
+    generated.add_argument("--k", type=int, default=16, help="alternatives of the scoring run")
+    generated.add_argument(
+        "--base-steps", type=int, default=400, help="steps that shuffle the base model's instructions"
+    )
+    generated.add_argument(
+        "--work", type=Path, help="folder for corpus, run and base model, used again where they exist"
+    )
     published = kinds.add_parser("run", help="a published run whose rows name tasks")
     published.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
     published.add_argument("--model", required=True, help="base model: hub name or folder")
     published.add_argument("--held-out-tasks", type=int, default=20)
-    for kind in (planted, published):
+    for kind in (generated, published):
         kind.add_argument("--held-out", type=int, default=2000, help="pairs that are measured")
         kind.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.15, 0.30])
         kind.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=list(SELECTORS))
@@ -259,7 +284,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"options": vars(options), "base": base, "cells": results}, default=str))
     for measured in ("exact_match", "loglik"):
-        print("\n" + report(results, base, measured))
+        for reference in REFERENCES:
+            print("\n" + report(results, base, measured, reference))
 
 
 if __name__ == "__main__":

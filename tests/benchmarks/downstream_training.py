@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from operators.encode import encode_prompts, encode_targets
+
 IGNORED = -100
 EVAL_TOKENS = 4096
 Pair = tuple[str, str]  # prompt and target as text
@@ -25,18 +27,20 @@ def load(folder: str) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Ids]:
-    """Prompt ids under the tokenizer's own rule, and target ids with EOS, tokenised apart as the scorer does."""
-    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-    targets = tokenizer([target for _, target in pairs], add_special_tokens=False)["input_ids"]
-    return [(prompt, [*target, tokenizer.eos_token_id]) for prompt, target in zip(prompts, targets, strict=True)]
+    """Prompt and target ids as the scorer makes them; every target ends with EOS, which a model must learn to write."""
+    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
+    targets = encode_targets(tokenizer, [target for _, target in pairs], append_eos=True)
+    return list(zip(prompts, targets, strict=True))
 
 
 def equal_batches(rows: Sequence[Ids], steps: int, tokens: int, seed: int) -> list[list[Ids]]:
     """`steps` batches of about `tokens` tokens each, the rows in a new order in every pass over them.
 
     A batch ends with the row that carries the running total over the next multiple of `tokens`, so all trainings with the same
-    numbers see the same amount of tokens, to within a row, however long their rows are.
+    numbers see the same amount of tokens, to within a row, however long their rows are. Raises ValueError without rows.
     """
+    if not rows:
+        raise ValueError("nothing to train on: the selection is empty")
     rng = random.Random(seed)
     batches: list[list[Ids]] = [[]]
     total = 0

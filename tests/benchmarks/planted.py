@@ -18,16 +18,17 @@ EQUAL_SHARES = dict.fromkeys(corpus.KIND_SHARES, 0.2)
 def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int, overrides: list[str]) -> Path:
     """A published run over `work/corpus.jsonl` with `k` alternatives, made unless `work` holds one already."""
     work.mkdir(parents=True, exist_ok=True)
-    output = work / "run"
-    if not (output / publish.POINTER).exists():
-        corpus.write(work / "corpus.jsonl", rows, seed, shares)
-        settings = demo.settings(work / "corpus.jsonl", output)
-        (work / "config.yaml").write_text(json.dumps({**settings, "alternatives": {"k": k}, "seed": seed}))
-        extra = [word for one in overrides for word in ("--set", one)]
-        subprocess.run(
-            [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), *extra],
-            cwd=CHECKOUT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+    output, asked = work / "run", work / "asked.json"
+    wanted = json.dumps({"rows": rows, "k": k, "shares": dict(shares), "seed": seed, "overrides": overrides})
+    if (output / publish.POINTER).exists():
+        if asked.read_text() != wanted:
+            raise SystemExit(f"{work}: holds a run of {asked.read_text()}, and {wanted} is asked; take another folder")
+        return publish.find_run(output)[1]
+    corpus.write(work / "corpus.jsonl", rows, seed, shares)
+    settings = demo.settings(work / "corpus.jsonl", output)
+    (work / "config.yaml").write_text(json.dumps({**settings, "alternatives": {"k": k}, "seed": seed}))
+    asked.write_text(wanted)
+    extra = [word for one in overrides for word in ("--set", one)]
+    command = [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), *extra]
+    subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
     return publish.find_run(output)[1]

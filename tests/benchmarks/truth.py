@@ -161,6 +161,8 @@ def main() -> None:
         work = options.work or Path(folder)
         run = planted.scored(work, options.rows, WHOLE_POOL, shares, options.seed, options.overrides)
         rows, found = truth.read(run), read_likelihoods(run)
+        if rows.without:
+            raise SystemExit(f"{rows.without} rows lack a score, so that rows and likelihoods do not belong together")
     plain, better = scores(found, Setting(), options.seed)
     by_default = replace(rows, signals={**rows.signals, "tss": plain, "tss_pp": better})
     print(truth.section(by_default, options.resamples))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import random_of as slow_random_of
 from reference import tss as slow_tss
 from reference import tss_pp as slow_tss_pp
 
@@ -92,3 +93,16 @@ def test_a_row_without_alternatives_is_kept_without_scores():
 
 def test_no_ratio_over_nothing():
     assert scores(loglik_empty_mean=0.0)["ifd_loss"] is None
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), max_size=8), st.integers(-(2**70), 2**70))
+def test_random_is_that_of_the_twin_row_by_row(ids, seed):
+    found = tss.random_of([one.hex() for one in ids], seed)
+    assert found.tolist() == [slow_random_of(one.hex(), seed) for one in ids]
+
+
+def test_random_is_uniform_and_seeds_order_rows_differently():
+    ids = [f"{number:032x}" for number in range(20_000)]  # the worst ids there can be: hashes are spread by themselves
+    one, other = tss.random_of(ids, 0), tss.random_of(ids, 1)
+    assert np.histogram(one, 10, (0, 1))[0].min() > 1850 and np.histogram(one, 10, (0, 1))[0].max() < 2150
+    assert abs(np.corrcoef(np.argsort(np.argsort(one)), np.argsort(np.argsort(other)))[0, 1]) < 0.03

@@ -19,6 +19,8 @@ BAD = [
     ("select: {budget: {token_fraction: 1.5}}\n", [], r"above 0 and at most 1"),
     ("select: {budget: {tokens: -.inf}}\n", [], r"select.budget"),
     ("select: {score: quality}\n", [], r"no numeric column 'quality'; accepted: .*tss_pp"),
+    ("select: {score: {tss: 1, ppl: 0}}\n", [], r"weights must be finite numbers other than 0"),
+    ("select: {score: {tss: .inf}}\n", [], r"weights must be finite numbers other than 0"),
     ("select: {where: 'ppl <'}\n", [], r"select.where"),
     ("select: {where: 'source < 3'}\n", [], r"select.where: .*does not fit its columns"),
     ("select: {quota: {a: 0.7, b: 0.7}}\n", [], r"add up to at most 1"),

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import pyarrow.parquet as pq
+import truth as truth_benchmark
 from conftest import write_jsonl
 
 from pipeline import cli, config, demo, flow
@@ -88,6 +89,11 @@ def test_the_demo_prefers_specific_rows(ray_session, tmp_path, capsys):
         (row["instruction"], row["input"], row["output"]) for row in written
     }
 
+    # The benchmark of settings starts from the same scores.
+    known = truth_benchmark.scores(truth_benchmark.read_likelihoods(run), truth_benchmark.Setting(), seed=0)
+    written = pq.read_table(run / "scored", columns=["id", "tss", "tss_pp"]).sort_by("id")
+    assert [one.tolist() for one in known] == [written["tss"].to_pylist(), written["tss_pp"].to_pylist()]
+
     rows = truth.read(run)
     found = {name: truth.aurocs(rows, scores, count=0) for name, scores in rows.signals.items()}
     assert found["tss_pp"][truth.ALL].value >= 0.9
@@ -95,3 +101,10 @@ def test_the_demo_prefers_specific_rows(ray_session, tmp_path, capsys):
     assert all(f"{one.value:.3f}" in shown for signal in found.values() for one in signal.values())
     share = truth.shares(rows, rows.signals["tss_pp"], count=0)[0.15]
     assert share.value == kinds["specific"] / kinds.total() and f"{share.value:.1%}" in shown
+
+
+def test_the_demo_judges_only_what_it_can(ray_session, tmp_path, capsys):
+    assert cli.main(["demo", "--set", "input=other.jsonl"]) == 2
+    assert "its own corpus" in capsys.readouterr().err
+    words = ["demo", "--rows", "60", "--output", str(tmp_path), "--quiet", "--set", "select.mode=bounded"]
+    assert cli.main(words) == 0 and "not judged" in capsys.readouterr().out

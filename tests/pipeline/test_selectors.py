@@ -9,7 +9,7 @@ from conftest import write_jsonl
 from reference import select as slow_select
 from runs import corpus, reselect, run, table
 
-from pipeline import cli, overlap
+from pipeline import cli, overlap, report
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e"
 BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_pp"]
@@ -19,7 +19,7 @@ BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_pp"]
 def done(ray_session, model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("selectors")
     rows = [*corpus(50), *({"instruction": f"{HOSTILE} {i}", "output": f"{HOSTILE} {i}"} for i in range(4))]
-    return run(folder / "out", [write_jsonl(folder / f"{HOSTILE[:8].strip('<>')}.jsonl", rows)], model_folder)
+    return run(folder / "out", [write_jsonl(folder / "rows.jsonl", rows)], model_folder)
 
 
 def cost(row):
@@ -75,16 +75,23 @@ def test_overlap_is_that_of_sets(done):
     manifest = json.loads((other / "manifest.json").read_text())
     found, asked = manifest["overlap"], manifest["budget"]["asked"]
     assert found["scores"] == ["+1 tss -0.5 ifd", *overlap.COMPARED]
-    rows = [row for row in table(done, "scored") if (json.loads(row["extra"]).get("stars") or 0) >= 1]
-    chosen = [
-        set(selected_by(rows, lambda row, name=name: -row[name[1:]] if name[0] == "-" else row[name], asked))
+    rows = table(done, "scored")
+    columns = {name: np.array([row[name] for row in rows]) for name in ("tss", "ifd")}
+
+    def standard(row, name):
+        return (row[name] - columns[name].mean()) / columns[name].std()
+
+    walks = [lambda row: standard(row, "tss") - 0.5 * standard(row, "ifd")]  # without the cap
+    walks += [
+        (lambda row, name=name: -row[name[1:]]) if name[0] == "-" else (lambda row, name=name: row[name])
         for name in overlap.COMPARED
     ]
-    assert found["rows"][1:] == [len(one) for one in chosen]
-    for i, one in enumerate(chosen, 1):
-        for j, two in enumerate(chosen, 1):
+    eligible = [row for row in rows if (json.loads(row["extra"]).get("stars") or 0) >= 1]
+    chosen = [set(selected_by(eligible, walk, asked)) for walk in walks]
+    assert found["rows"] == [len(one) for one in chosen] and len(chosen[0]) > manifest["counts"]["selected"]
+    for i, one in enumerate(chosen):
+        for j, two in enumerate(chosen):
             assert found["jaccard"][i][j] == pytest.approx(len(one & two) / len(one | two))
-    assert found["jaccard"][0][0] == 1 and found["jaccard"][0] == [row[0] for row in found["jaccard"]]
 
 
 def test_overlap_of_the_runs_own_score_is_with_its_selection(done):
@@ -120,13 +127,24 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
-def test_the_report_page_escapes_what_rows_say(done):
-    # All rows with hostile text are among the extremes of one selection or the other.
+def test_the_report_page_escapes_every_text(done):
+    manifest = json.loads((done / "manifest.json").read_text())
+    manifest["scores"]["best"] = manifest["scores"]["worst"] = [[1.5, "0" * 32, HOSTILE, HOSTILE]]
+    manifest["counts"]["sources"] = {HOSTILE: {**manifest["counts"], "rejected": {HOSTILE: 2}}}
+    manifest["config"]["select"]["where"] = HOSTILE
+    manifest["scorer"]["model"] = manifest["run"] = HOSTILE
+    manifest["timings"][HOSTILE] = 1.0
+    manifest["overlap"]["scores"][0] = HOSTILE
     page = Tags()
-    source = (done / "report.html").read_text(encoding="utf-8")
-    page.feed(source)
+    page.feed(report.page(manifest))
     assert not {tag for tag, _ in page.found} & {"script", "img", "iframe", "a", "link"}
     assert not any(name.startswith("on") for _, names in page.found for name in names)
+    assert " ".join(page.text).count("<script>alert('x')</script>") >= 12
+
+
+def test_the_report_page_shows_the_run(done):
+    page = Tags()
+    page.feed((done / "report.html").read_text(encoding="utf-8"))
     text = " ".join(page.text)
     manifest = json.loads((done / "manifest.json").read_text())
     assert done.name in text and f"{manifest['counts']['selected']:,} of" in text
@@ -139,7 +157,8 @@ def test_report_prints_a_published_run_again(done, capsys, tmp_path):
     shown = capsys.readouterr().out
     manifest = json.loads((done / "manifest.json").read_text())
     assert f"{manifest['counts']['read']:,} read" in shown and str(done / "report.html") in shown
-    first = next(line for line in shown.splitlines() if line.startswith("tss_pp    ") and "1.00" in line)
+    lines = shown.splitlines()
+    first = lines[next(place for place, line in enumerate(lines) if line.startswith("overlap of")) + 2]
     assert first.split()[2:] == [f"{value:.2f}" for value in manifest["overlap"]["jaccard"][0]]
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "latest.json" in capsys.readouterr().err
