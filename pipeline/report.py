@@ -32,9 +32,14 @@ def of_run(run: Path) -> Summary:
         raise BadRequest(
             f"{run / publish.MANIFEST}: this run was made before reports were; `tss select` makes a new one from it"
         )
-    summary = summarise(manifest, run)
-    lines = [summary.text, "", *_matrix(manifest["overlap"]), "", f"report       {run / publish.REPORT}"]
-    return Summary(run, "\n".join(lines))
+    try:
+        lines = [summarise(manifest, run).text, "", *_matrix(manifest["overlap"])]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise BadRequest(
+            f"{run / publish.MANIFEST}: does not hold what a finished run writes ({type(error).__name__}: {error}); "
+            "accepted: the manifest as it was published. Name another runs/<id>, or run again"
+        ) from error
+    return Summary(run, "\n".join([*lines, "", f"report       {run / publish.REPORT}"]))
 
 
 def _matrix(overlap: dict[str, Any]) -> list[str]:

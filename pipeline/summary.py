@@ -30,8 +30,8 @@ def summarise(manifest: dict[str, Any], run: Path) -> Summary:
         f"selection    {_settings(manifest['config'])}",
         _budget(budget, counts["selected"], manifest["eligible"]),
         *_overlap(manifest["overlap"], manifest["config"]["select"]),
-        *_examples("best scored", scores["best"]),
-        *_examples("worst scored", scores["worst"]),
+        *_examples("best tss_pp", scores["best"]),
+        *_examples("worst tss_pp", scores["worst"]),
         *_warnings(counts["sources"]),
         f"output       {run}",
     ]
@@ -69,8 +69,11 @@ def _quantiles(scores: dict[str, Any], known: int) -> list[str]:
 
 def _overlap(found: dict[str, Any], select: dict[str, Any]) -> list[str]:
     """How much the selection by the run's own score, the first one, shares with each other."""
+    if not found["rows"][0]:
+        return []
     without = [name for name in ("max_per", "quota") if select[name]]
-    marked = f"Jaccard, all without {' and '.join(without)}" if without else "Jaccard"
+    marked = "Jaccard: 1 all rows, 0 none; a minus: lowest first"
+    marked += f"; all without {' and '.join(without)}" if without else ""
     shared = [
         f"{name} {value:.2f}"
         for name, value in zip(found["scores"], found["jaccard"][0], strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,18 +149,29 @@ def section(rows: Rows, count: int | None = None) -> str:
     lines = [
         "",
         f"planted      {specific:,} of {len(rows.kinds):,} rows are specific by construction{left_out}",
-        "             in brackets: 95% of a bootstrap; ppl, ifd and ifd_loss lowest first, the others highest first",
-        f"AUROC        {'against':<9}" + "".join(f"{name:>18}" for name in names),
+        "             specific: only its instruction gives this output; ambiguous: others give it too; mismatched: it is",
+        "             another's; generic: it fits any; noisy: it is corrupted. In brackets: 95% intervals (bootstrap)",
+        "             AUROC: how often a specific row ranks above one of another kind; 0.5 is chance. A minus: lowest first",
+        _line("AUROC", "against", names),
     ]
     for name, scores in rows.signals.items():
         found = aurocs(rows, scores, count)
-        lines.append(f"{'':<13}{name:<9}" + "".join(f"{_number(found[kind]):>18}" for kind in names))
-    heads = [f"budget {fraction:.0%}" for fraction in FRACTIONS]
-    lines.append(f"specific     {'share of':<9}" + "".join(f"{head:>18}" for head in heads))
+        lines.append(_line("", _shown(name), [_number(found[kind]) for kind in names]))
+    of_all = f"{specific / len(rows.kinds):.0%} of all rows"
+    lines.append(f"             specific rows among those that a budget takes, best first; they are {of_all}")
+    lines.append(_line("specific", "share", [f"budget {fraction:.0%}" for fraction in FRACTIONS]))
     for name, scores in rows.signals.items():
         found_at = shares(rows, scores, count)
-        lines.append(f"{'':<13}{name:<9}" + "".join(f"{_percent(found_at[fraction]):>18}" for fraction in FRACTIONS))
+        lines.append(_line("", _shown(name), [_percent(found_at[fraction]) for fraction in FRACTIONS]))
     return "\n".join(lines)
+
+
+def _line(title: str, name: str, cells: Sequence[str]) -> str:
+    return f"{title:<13}{name:<10}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def _shown(name: str) -> str:
+    return f"-{name}" if SIGNALS[name] < 0 else name
 
 
 def _number(found: Estimate) -> str:
