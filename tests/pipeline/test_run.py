@@ -100,6 +100,7 @@ def test_schemas_and_names(done):
         "config.yaml",
         "manifest.json",
         "rejected",
+        "report.html",
         "scored",
         "selected",
     ]
