@@ -109,11 +109,7 @@ def _select(arguments: argparse.Namespace) -> Any:
     from pipeline import config, flow, publish
     from pipeline.progress import Reporter
 
-    fixed = [
-        text
-        for text in arguments.overrides
-        if text.split("=")[0].split(".")[0].strip() not in {"score", "select", "ray", "output", "seed"}
-    ]
+    fixed = [text for text in arguments.overrides if _section(text) not in {"score", "select", "ray", "output", "seed"}]
     if fixed:
         raise BadRequest(
             f"--set {fixed[0]!r}: this would need the model; "
@@ -127,6 +123,11 @@ def _select(arguments: argparse.Namespace) -> Any:
         run,
         Reporter(quiet=arguments.quiet),
     )
+
+
+def _section(override: str) -> str:
+    """The outermost key of an `a.b=value`."""
+    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def _report(arguments: argparse.Namespace) -> Any:
@@ -143,7 +144,7 @@ def _demo(arguments: argparse.Namespace) -> Any:
     folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
     try:
         settings = demo.settings(folder / "demo.jsonl", arguments.output)
-        if any(text.split("=")[0].split(".")[0].strip() == "input" for text in arguments.overrides):
+        if any(_section(text) == "input" for text in arguments.overrides):
             raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
         wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
         corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)

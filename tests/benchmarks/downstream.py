@@ -128,9 +128,9 @@ def run_problem(options: argparse.Namespace) -> Problem:
 
 def template_of(run: Path, model: str) -> Template:
     """The template of a run as its manifest holds it; a chat template is that of the base model's tokenizer."""
-    scorer = publish.read_manifest(run)["scorer"]
-    name = publish.read_manifest(run)["config"]["scorer"]["template"]
-    return load_template(name, training.load(model)[1]) if name == "chat" else from_text(name, scorer["template_text"])
+    known = publish.read_manifest(run)
+    name, text = known["config"]["scorer"]["template"], known["scorer"]["template_text"]
+    return load_template(name, training.load(model)[1]) if name == "chat" else from_text(name, text)
 
 
 def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Iterator[Selected]:
@@ -144,8 +144,9 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
             run = flow.select(config.validate(data, "downstream"), problem.run, Reporter(quiet=True)).run
             rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
             costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
+            total = publish.read_manifest(run)["budget"]["corpus"]
             for fraction in options.fractions:
-                asked = int(publish.read_manifest(run)["budget"]["corpus"] * fraction + 1e-9)
+                asked = int(total * fraction + 1e-9)
                 count = int(np.searchsorted(costs.cumsum(), asked, side="right"))
                 taken, instructions = rows.slice(0, count), len(rows["instruction"][:count].unique())
                 short = (
