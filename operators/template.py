@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from operators.sandbox import FILTERS, MAX_SOURCE, MAX_TEXT, compile_bounded
 
 ALPACA = (
     "Below is an instruction that describes a task"
@@ -54,34 +53,46 @@ def load_template(name: str, tokenizer: Any = None) -> Template:
     if name == "chat":
         return _chat(tokenizer)
     text = BUILT_IN.get(name)
-    if text is None:
-        try:
-            text = Path(name).read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({error.reason})"
-            raise TemplateProblem(
-                f"template {name!r}: {found}; accepted: alpaca, plain, chat or the path of a Jinja file"
-            ) from error
-    return from_text(name, text)
+    return from_text(name, _read(name) if text is None else text)
+
+
+def _read(name: str) -> str:
+    try:
+        path = Path(name)
+        # A device or a pipe could give text without end, or never any.
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a file")
+        with path.open("rb") as file:
+            return file.read(4 * MAX_SOURCE + 1).decode("utf-8")  # a character has up to 4 bytes
+    except (OSError, ValueError) as error:
+        found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({_words(error)})"
+        raise TemplateProblem(
+            f"template {name!r}: {found}; accepted: alpaca, plain, chat or the path of a Jinja file"
+        ) from error
 
 
 def from_text(name: str, text: str) -> Template:
     """A template over `instruction` and `input` from Jinja source; raises `TemplateProblem` where it does not work."""
-    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False)
     try:
-        compiled = environment.from_string(text)
-    except TemplateError as error:
-        raise TemplateProblem(f"template {name!r} is not valid Jinja: {error}") from error
+        compiled = compile_bounded(text)
+    except Exception as error:
+        accepted = f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
+        raise TemplateProblem(f"template {name!r} is not valid Jinja: {_words(error)}{accepted}") from error
 
     def render(instruction: str, input: str) -> str:
         try:
-            return compiled.render(instruction=instruction, input=input)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            return compiled(instruction=instruction, input=input)
+        except Exception as error:
             raise TemplateProblem(
-                f"template {name!r} failed: {error}; it may use only instruction and input"
+                f"template {name!r} failed: {_words(error)}; it may use only instruction and input"
             ) from error
 
     return Template(name, text, render)
+
+
+def _words(error: Exception) -> str:
+    """What an exception says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _chat(tokenizer: Any) -> Template:
@@ -96,10 +107,13 @@ def _chat(tokenizer: Any) -> Template:
     def render(instruction: str, input: str) -> str:
         content = f"{instruction}\n\n{input}" if input else instruction
         try:
-            return tokenizer.apply_chat_template(
+            text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise TemplateProblem(f"template 'chat' failed: {error}") from error
+        except Exception as error:
+            raise TemplateProblem(f"template 'chat' failed: {_words(error)}") from error
+        if len(text) > MAX_TEXT:
+            raise TemplateProblem(f"template 'chat' failed: {len(text)} characters of text, at most {MAX_TEXT}")
+        return text
 
     return Template("chat", source, render)

@@ -77,21 +77,20 @@ def check_shadowing() -> None:
 def check_models(config: Config) -> Checked:
     """Load tokenizer, configuration and template, and ask for the embedder; raises BadRequest."""
     from operators.embedder import EmbedderProblem, check_embedder
-    from operators.encode import Encoder, empty_context
+    from operators.encode import empty_context, encode_prompts
     from operators.models import ModelProblem, load_config, load_tokenizer, window
     from operators.template import TemplateProblem, load_template
+    from operators.template_trial import try_template
 
     wanted = config.scorer
     try:
         check_embedder(config.embedder.model)
         tokenizer = load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
         model = load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        prompt, *_ = try_template(lambda: load_template(wanted.template, tokenizer))
         template = load_template(wanted.template, tokenizer)
-        (trial,) = Encoder(tokenizer, template, wanted.append_eos, wanted.max_length).prompts(
-            [("Say it again.", "It.")]
-        )
-        if isinstance(trial, TemplateProblem):
-            raise trial
+        if not encode_prompts(tokenizer, [prompt])[0]:
+            raise TemplateProblem("the template renders an empty prompt")
         empty_context(tokenizer)
     except (EmbedderProblem, ModelProblem) as problem:
         raise BadRequest(str(problem)) from problem

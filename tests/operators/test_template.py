@@ -1,9 +1,16 @@
 """Templates render what they say, keep white space, run in a sandbox, and fail in words."""
 
+import os
+import time
+
 import pytest
 from conftest import byte_tokenizer
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from operators.template import TemplateProblem, from_text, load_template
+from operators import sandbox
+from operators.template import ALPACA, PLAIN, TemplateProblem, from_text, load_template
+from operators.template_trial import try_template
 
 
 def test_alpaca_with_and_without_input():
@@ -52,3 +59,180 @@ def test_broken_source_missing_file_and_missing_chat_template(tmp_path):
 def test_chat_uses_the_tokenizers_own():
     template = load_template("chat", byte_tokenizer(bos=True))
     assert template.render("Add.", "1 2") == "<bos>[user]Add.\n\n1 2[assistant]"
+
+
+# What templates of prompts do. Beside them, Jinja alone.
+ORDINARY = [
+    ALPACA,
+    PLAIN,
+    "{% for l in input.splitlines() %}{{ loop.index }}/{{ loop.length }}: {{ l|trim }}{% if not loop.last %},{% endif %}\n"
+    "{% else %}none{% endfor %}",
+    "{% macro q(x, y='z') -%} <{{ x }}|{{ y }}> {%- endmacro %}{{ q(instruction) }}{{ q(input, y=1) }}",
+    "{% macro w() %}[{{ caller(3) }}]{% endmacro %}{% call(n) w() %}{{ input }}{{ n }}{% endcall %}",
+    "{% set ns = namespace(n=0) %}{% for c in input %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n * 2 - 3 // 2 }}",
+    "{{ input|tojson }}{{ {'a': [1, input]}|tojson }}{{ input|e }}{{ input|replace('a', 'bb')|title }}",
+    "{{ input.split()|join(', ')|truncate(9) }}{{ input.split()|map('upper')|select('ne', 'B')|list }}",
+    "{% filter upper|replace('A', 'b') %}x{{ input }}{% endfilter %}{% set c|upper %}a{{ input }}{% endset %}{{ c }}",
+    "{{ input|length }}{{ input[2:5] }}{{ input[::-1] }}{{ (input ~ 'q')|first }}{{ nothing|d(3 % 2 ** 8) }}",
+    "{{ 'yes' if input is defined and input == 'x' or 'a' in input else 'no' }}{{ nothing is defined }}{{ 1 < 2 < 3 }}",
+    "{{ instruction ~ ': ' ~ input ~ 1 }}{{ (instruction + ' ' + input).strip('a').replace('b', '', 1) }}{{ '-' * 20 }}",
+    "{% for k, v in dict(a=1, b=input).items() if v %}{{ k }}{{ v }}{{ loop.cycle('o', 'e') }}{% endfor %}{{ range(9)|list }}",
+    "{% block a %}x{{ input }}{% endblock %}{{ self.a() }}{% with z = input %}{{ z }}{% endwith %}{% raw %}{{ x }}{% endraw %}",
+    "{% for a in [1, [2, [3]]] recursive %}{% if a is iterable %}({{ loop(a) }}){% else %}{{ a }}{% endif %}{% endfor %}",
+    "{{ input|indent(2, true) }}{{ input|sort|unique|join }}{{ '12'|int + 1 }}{{ [3, 1]|max }}{{ {'b': 1, 'a': 2}|dictsort }}",
+]
+ROWS = [
+    ("Do it.", ""),
+    ("Sort", "b a c\nx y"),
+    ("I <b>", "a&b é\U0001f600\n\n q"),
+    ("{{ input }}", "\x00\u202e{% if %}"),
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_the_account_changes_no_character(text, monkeypatch):
+    environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
+    expected = [environment.from_string(text).render(instruction=row[0], input=row[1]) for row in ROWS]
+    assert [from_text("t", text).render(*row) for row in ROWS] == expected
+    monkeypatch.setattr(sandbox, "_plain_places", lambda tree: None)
+    assert [from_text("t", text).render(*row) for row in ROWS] == expected
+
+
+DOUBLED = (
+    "{{% set ns = namespace(x={start}) %}}{{% for i in range(100) %}}{{% set ns.x = {next} %}}{{% endfor %}}{shown}"
+)
+BOMBS = [
+    "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+    "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% for a in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
+    "{% block a %}{{ self.a() }}{% endblock %}",
+    "{% macro f() %}{{ input * 99 }}{% endmacro %}{% for i in range(99999) %}{% set x = f() %}{% endfor %}",
+    "{% for i in range(99999) %}" + "x" * 10_000 + "{% endfor %}",
+    "{% for i in range(99999) %}{% if loop.changed(input) %}x{% endif %}{% endfor %}",
+    '{{ "x" * 10**9 }}',
+    "{{ 10**9 * [1] }}",
+    "{{ 2 ** (9 ** 9) }}",
+    "{{ ('f' * 99999)|int(base=16) }}",
+    DOUBLED.format(start="'ab'", next="ns.x ~ ns.x", shown=""),
+    DOUBLED.format(start="'ab'", next="ns.x + ns.x", shown=""),
+    DOUBLED.format(start="3", next="ns.x * ns.x", shown=""),
+    DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ ns.x }}"),
+    DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ ns.x|string|length }}"),
+    DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ [ns.x] == [ns.x] }}"),
+    DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ [ns.x] is eq([ns.x]) }}"),
+    "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+    "{{ input|indent(10**9) }}",
+    "{{ (input * 1000)|replace('', input * 1000) }}",
+    "{{ (input * 1000).replace('', input * 1000) }}",
+    "{{ range(100000)|join(input * 1000) }}",
+    "{{ (input * 1000).join(['a'] * 100000) }}",
+    "{{ (input * 1000).split(' ')|select('in', input * 1000)|list|length }}",
+    "{{ ('a' * 4000000 ~ 'b').strip('b' * 4000000 ~ 'a') }}",
+    '{{ "x"|center(10**9) }}',
+    '{{ "x".center(999999999) }}',
+    '{{ "%1000000000d"|format(1) }}',
+    '{{ "%1000000000d" % 1 }}',
+    '{{ "{:>1000000000}".format(1) }}',
+    "{{ (5).to_bytes(999999999, 'big') }}",
+    "{{ [1]|tojson(indent=999999999) }}",
+    "{{ 1.5|round(999999999, 'ceil') }}",
+    "{{ 'abc'|batch(999999999, 'x')|list }}",
+    "{{ lipsum(n=10**6) }}",
+    "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+    "{{ " + "1+" * 5000 + "1 }}",
+    "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+    "{% if 1 %}" * 300 + "{% endif %}" * 300,
+    "{{ 1" + "0" * 5000 + " }}",
+    "x" * (sandbox.MAX_SOURCE + 1),
+]
+
+
+@pytest.mark.parametrize("text", BOMBS)
+def test_no_template_takes_time_or_memory_without_end(text):
+    began = time.monotonic()
+    with pytest.raises(TemplateProblem) as problem:
+        from_text("t", text).render("Sort the words of each line.", "one two three four\n" * 100)
+    assert time.monotonic() - began < 10 and len(str(problem.value)) < 1000
+
+
+def test_a_plain_template_over_a_large_row_is_counted_too(monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_TEXT", 1000)
+    template = from_text("t", "{{ input }}" * 10)
+    assert template.render("", "x" * 90) == "x" * 900
+    with pytest.raises(TemplateProblem, match="1010 characters of text, at most 1000"):
+        template.render("", "x" * 101)
+
+
+def test_long_rows_may_loop_over_their_words():
+    text = "word " * 200_000
+    template = from_text("t", "{% for word in input.split() %}{{ word|upper }} {% endfor %}")
+    assert template.render("", text) == text.upper()
+
+
+def test_what_is_no_file_is_no_template(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero", "a\0b", "x" * 5000, "\ud800"):
+        with pytest.raises(TemplateProblem, match="accepted: alpaca, plain, chat"):
+            load_template(str(path))
+
+
+def chat(source):
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.chat_template = source
+    return load_template("chat", tokenizer)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ range(10**9) }}",
+        "{{ 1 / 0 }}",
+        "{{ raise_exception('no\nway') }}",
+        "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+        "{{ [][0] + 1 }}",
+    ],
+)
+def test_whatever_a_chat_template_raises_is_a_problem_of_the_row(source):
+    with pytest.raises(TemplateProblem, match=r"^template 'chat' failed: .+$"):
+        chat(source).render("a", "b")
+
+
+def test_a_trial_gives_the_texts():
+    assert try_template(lambda: load_template("plain"), (("Add.", "1 2"), ("\ud800", ""))) == [
+        "Add.\n\n1 2\n\n",
+        "\ud800\n\n",
+    ]
+
+
+ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (ENDLESS, r"did not finish within 1 s on a row of 16 characters"),
+        (
+            "{% if messages[0].content|length > 99 %}" + ENDLESS + "{% endif %}",
+            r"within 1 s on a row of 8\d{3} characters",
+        ),
+        ("{{ 'x' * 10**11 }}", r"MemoryError|needs too much memory"),
+        ("{{ nothing.at.all }}", r"'nothing' is undefined"),
+    ],
+)
+def test_a_chat_template_that_does_not_end_is_stopped_in_its_trial(monkeypatch, source, words):
+    children, fork = [], os.fork
+    monkeypatch.setattr(os, "fork", lambda: children.append(fork()) or children[-1])
+    began = time.monotonic()
+    with pytest.raises(TemplateProblem, match=words):
+        try_template(lambda: chat(source), seconds=1)
+    assert time.monotonic() - began < 5
+    (child,) = children
+    with pytest.raises(ChildProcessError):  # it has ended and was waited for
+        os.waitpid(child, os.WNOHANG)
+
+
+def test_a_trial_that_dies_is_a_problem():
+    with pytest.raises(TemplateProblem, match="process died on a row of 16 characters"):
+        try_template(lambda: os.kill(os.getpid(), 9))
