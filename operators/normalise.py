@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MAX_DEPTH = 100  # of lists and objects in each other: far less than where a reader of JSON may give up
 FIELDS = ("instruction", "input", "output")
 # Field name by raw column, per layout, in the order in which they are tried; a leading "?" marks a column that may be absent.
 FLAT_LAYOUTS: dict[str, dict[str, str]] = {
@@ -62,7 +63,8 @@ def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
         raise Rejection("empty_instruction", "the instruction is empty or white space alone")
     if not fields["output"].strip():
         raise Rejection("empty_output", "the output is empty or white space alone")
-    extra = _as_json(rest)
+    extra = strict_json(rest)
+    _require_shallow(rest, extra)
     for name, text in (*fields.items(), ("another column", extra)):
         _require_unicode(name, text)
     task = record.get("task")
@@ -81,7 +83,7 @@ def _from_layout(record: Mapping) -> tuple[dict[str, str], dict]:
     for column, (role, content) in TURN_LAYOUTS.items():
         if column in record:
             return _turns(record, column, role, content)
-    found = ", ".join(str(key) for key in list(record)[:12]) or "none"
+    found = ", ".join(str(key)[:100] for key in list(record)[:12]) or "none"
     raise Rejection("missing_field", f"columns found: {found}; accepted: {ACCEPTED}")
 
 
@@ -108,6 +110,8 @@ def _turns(record: Mapping, column: str, role_key: str, content_key: str) -> tup
     turns = record[column]
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise Rejection("wrong_type", f"column {column!r} must be a list of turns, found {_kind(turns)}")
+    if any(isinstance(turn.get(role_key), (list, Mapping)) for turn in turns):
+        raise Rejection("wrong_type", f"column {column!r} has a turn whose {role_key!r} is no single value")
     spoken = [(str(turn.get(role_key)), _content(column, turn.get(content_key))) for turn in turns]
     users = [i for i, (role, _) in enumerate(spoken) if role in USER_ROLES]
     if not users:
@@ -135,14 +139,32 @@ def _content(column: str, value: Any) -> str:
     return _require_text(column, value)
 
 
-def _as_json(columns: dict) -> str:
-    """Strict JSON of the user's columns: dates and the like as text; NaN and infinities, which JSON has not, as null."""
+def strict_json(columns: Any) -> str:
+    """Strict JSON of the user's columns: dates and the like as text; NaN and infinities, which JSON has not, as null.
+
+    Raises Rejection with reason wrong_type where they are nested too deeply.
+    """
     try:
-        return json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(columns), ensure_ascii=False, default=str)
+        try:
+            return json.dumps(columns, ensure_ascii=False, default=str, allow_nan=False)
+        except ValueError:
+            return json.dumps(_finite(columns), ensure_ascii=False, default=str)
     except RecursionError as error:
         raise Rejection("wrong_type", "a column is nested too deeply") from error
+
+
+def _require_shallow(columns: dict, text: str) -> None:
+    # What one function could parse or write, another that is called from deeper in the program could not.
+    level: list[Any] = [columns]
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    for _ in range(MAX_DEPTH):
+        inner = [value for one in level for value in (one.values() if isinstance(one, Mapping) else one)]
+        level = [value for value in inner if isinstance(value, (Mapping, list, tuple))]
+    if level:
+        raise Rejection(
+            "wrong_type", f"a column is nested too deeply: more than {MAX_DEPTH} lists and objects in each other"
+        )
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ def column(table: pa.Table, name: str, kind: type | None = None) -> pa.ChunkedAr
     values = [json.loads(text).get(name) for text in table["extra"].to_pylist()]
     kinds = {type(value) for value in values if value is not None}
     if kind is float or (kind is None and kinds <= {int, float}):
-        return pa.array([float(value) if isinstance(value, (int, float)) else None for value in values], pa.float64())
+        return pa.array([_float(value) if isinstance(value, (int, float)) else None for value in values], pa.float64())
     if kind is str:
         return pa.array([value if isinstance(value, str) else None for value in values], pa.string())
     return pa.array(
@@ -120,15 +121,23 @@ def column(table: pa.Table, name: str, kind: type | None = None) -> pa.ChunkedAr
     )
 
 
+def _float(value: float) -> float:
+    """A row's number, which JSON allows to have any number of digits, as float64."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def evaluate(expression: ast.expr, table: pa.Table) -> np.ndarray:
     """Bool [N]: where the expression is true. A comparison with null is not true. Raises WhereProblem."""
     try:
         result = _evaluate(expression, table)
     # The second is how pyarrow says that an operation is not defined for these types, such as text above a number.
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise WhereProblem(
-            f"{ast.unparse(expression)!r} does not fit its columns: {str(error).splitlines()[0]}"
-        ) from error
+    # The last are of a number that no column can hold, and of an expression nested too deeply.
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError, RecursionError) as error:
+        shown = "the expression" if isinstance(error, RecursionError) else repr(ast.unparse(expression))
+        raise WhereProblem(f"{shown} does not fit its columns: {str(error).splitlines()[0]}") from error
     mask = pc.fill_null(result, False)
     return np.asarray(
         mask.to_numpy(zero_copy_only=False) if isinstance(mask, pa.Array) else mask.to_numpy(), dtype=bool

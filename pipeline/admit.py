@@ -58,11 +58,13 @@ def admit_chunk(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long
 def _admit(chunk: Chunk, work: str, encoder: Encoder, too_long: str) -> Record:
     output = _Output(work, chunk)
     waiting: list[RawRow] = []
+    chars = 0
     for row in _rows(chunk):
         waiting.append(row)
-        if len(waiting) == ROWS_AT_ONCE:
+        chars += len(row.raw)
+        if len(waiting) == ROWS_AT_ONCE or chars > PART_CHARS:
             output.take(waiting, encoder, too_long)
-            waiting = []
+            waiting, chars = [], 0
     output.take(waiting, encoder, too_long)
     return output.finish()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.normalise import Rejection
+from operators.normalise import Rejection, strict_json
 from pipeline.sources import Chunk, open_dataset, open_filesystem
 
 MAX_ROW_BYTES = 16 << 20
@@ -30,7 +30,10 @@ class RawRow:
 
 
 def read_chunk(chunk: Chunk) -> Iterator[RawRow]:
-    """All rows of a chunk, in order."""
+    """All rows of a chunk, in order.
+
+    Raises OSError, EOFError or pa.ArrowException where a file breaks off or cannot be told into rows.
+    """
     readers = {
         "jsonl": _json_lines,
         "json": _json_file,
@@ -39,7 +42,21 @@ def read_chunk(chunk: Chunk) -> Iterator[RawRow]:
         "saved": _dataset,
         "hub": _dataset,
     }
-    return readers[chunk.kind](chunk)
+    return map(_bounded, readers[chunk.kind](chunk))
+
+
+def _bounded(row: RawRow) -> RawRow:
+    """The row, or its rejection where it is too large: what is not a line of a file can be measured only once it is there."""
+    if row.problem is not None or len(row.raw) <= MAX_ROW_BYTES:
+        return row
+    return _too_large(row.line, row.raw[:KEPT_OF_LARGE_ROW].encode("utf-8", "backslashreplace"), len(row.raw))
+
+
+def _row(line: int, record: Any) -> RawRow:
+    try:
+        return RawRow(line, record, strict_json(record))
+    except Rejection as problem:
+        return RawRow(line, None, json.dumps(""), problem)
 
 
 def count_lines(chunk: Chunk) -> int:
@@ -98,7 +115,7 @@ def _too_large(line: int, data: bytes, size: int) -> RawRow:
         line,
         None,
         json.dumps(kept, ensure_ascii=False),
-        Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds the first {KEPT_OF_LARGE_ROW}"),
+        Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds its beginning"),
     )
 
 
@@ -154,20 +171,64 @@ def _json_file(chunk: Chunk) -> Iterator[RawRow]:
         )
         return
     for row, record in enumerate(parsed.record, 1):
-        yield RawRow(row, record, json.dumps(record, ensure_ascii=False))
+        yield _row(row, record)
+
+
+class _Lines:
+    """Lines of a text file for the CSV parser, which joins those of a quoted field: no more than a row may have at a time."""
+
+    def __init__(self, file: io.TextIOWrapper):
+        self._file = file
+        self.number = 0  # of the last line
+        self.start = ""  # of the row
+        self._size = 0
+
+    def begin_row(self) -> None:
+        self.start, self._size = "", 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MAX_ROW_BYTES + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.start += line[: max(0, KEPT_OF_LARGE_ROW - len(self.start))]
+        self._size += len(line)
+        while len(line) > MAX_ROW_BYTES and not line.endswith(("\n", "\r")):
+            line = self._file.readline(MAX_ROW_BYTES + 1)
+            self._size += len(line)
+            if not line:
+                break
+        if self._size > MAX_ROW_BYTES:
+            raise _RowTooLarge(self._size)
+        return line
+
+
+class _RowTooLarge(Exception):
+    """A row of CSV that is over MAX_ROW_BYTES; the parser drops what it has of it and goes on with the next line."""
 
 
 def _csv(chunk: Chunk) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_ROW_BYTES)
     with io.TextIOWrapper(_open(chunk), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, None)
+        lines = _Lines(file)
+        reader = csv.reader(lines)
+        try:
+            header = next(reader, None)
+        except (csv.Error, _RowTooLarge) as error:
+            raise OSError("the header line is no CSV, or larger than a row may be") from error
         if header is None:
             return
         while True:
-            line = reader.line_num + 1
+            line = lines.number + 1
+            lines.begin_row()
             try:
                 values = next(reader, None)
+            except _RowTooLarge as error:
+                yield _too_large(line, lines.start.encode("utf-8", "surrogateescape"), *error.args)
+                continue
             except csv.Error as error:
                 yield RawRow(line, None, json.dumps(""), Rejection("malformed_csv", _one_line(error)))
                 continue
@@ -198,8 +259,7 @@ def _csv_row(line: int, header: list[str], values: list[str]) -> RawRow:
             json.dumps(values, ensure_ascii=False),
             Rejection("malformed_csv", f"{len(values)} fields, and the header has {len(header)}"),
         )
-    record = dict(zip(header, values, strict=True))
-    return RawRow(line, record, json.dumps(record, ensure_ascii=False))
+    return _row(line, dict(zip(header, values, strict=True)))
 
 
 def _parquet(chunk: Chunk) -> Iterator[RawRow]:
@@ -218,10 +278,12 @@ def _arrow_row(line: int, batch: pa.RecordBatch, place: int) -> RawRow:
         record = {name: batch.column(i)[place].as_py() for i, name in enumerate(batch.schema.names)}
     except UnicodeDecodeError as error:
         return RawRow(line, None, json.dumps(""), Rejection("invalid_utf8", _one_line(error)))
-    return RawRow(line, record, json.dumps(record, ensure_ascii=False, default=str))
+    except (ValueError, ArithmeticError, RecursionError) as error:  # a date after the year 9999, for one
+        return RawRow(line, None, json.dumps(""), Rejection("wrong_type", f"a column has no value: {_one_line(error)}"))
+    return _row(line, record)
 
 
 def _dataset(chunk: Chunk) -> Iterator[RawRow]:
     rows = open_dataset(chunk).select(range(chunk.start, chunk.stop))
     for line, record in enumerate(rows, chunk.start + 1):
-        yield RawRow(line, dict(record), json.dumps(record, ensure_ascii=False, default=str))
+        yield _row(line, dict(record))

@@ -76,8 +76,12 @@ def _files(index: int, one: Input) -> list[Chunk]:
         found = _list(one.path)
     except FileNotFoundError as error:
         raise BadRequest(f"input.{index}.path: {one.path!r}: no such file or folder") from error
-    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise BadRequest(f"input.{index}.path: {one.path!r} cannot be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadRequest(f"input.{index}.path: {one.path!r} cannot be read: {reason}") from error
+    unnamed = next((uri for uri, _ in found if any("\ud800" <= char <= "\udfff" for char in uri)), None)
+    if unnamed is not None:
+        raise BadRequest(f"input.{index}.path: {unnamed!r}: the file's name is not UTF-8; accepted: a name that is")
     files = []
     for number, (uri, size) in enumerate(found):
         kind = _kind(uri) or ("saved", None)
