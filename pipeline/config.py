@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,11 +40,11 @@ class Input(_Section):
 
 class Embedder(_Section):
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=1_000_000)
 
 
 class Alternatives(_Section):
-    k: int = Field(8, ge=1)
+    k: int = Field(8, ge=1, le=100_000)
     paraphrase_max: float = Field(0.95, gt=-1, le=1.01)
     pool: str | None = None
     same_task: Literal["exclude", "allow"] = "exclude"
@@ -53,7 +54,7 @@ class Scorer(_Section):
     model: str = "Qwen/Qwen2.5-0.5B"
     template: str = "alpaca"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_length: int = Field(2048, ge=8)
+    max_length: int = Field(2048, ge=8, le=2**31 - 1)  # counts of tokens are stored in 32 bits
     append_eos: bool = True
     too_long: Literal["reject", "truncate_input"] = "reject"
     batch_tokens: int | Literal["auto"] = "auto"
@@ -62,13 +63,13 @@ class Scorer(_Section):
     @field_validator("batch_tokens")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be 'auto' or at least 1")
+        if isinstance(value, int) and not 1 <= value < 2**31:
+            raise ValueError(f"must be 'auto' or from 1 to {2**31 - 1}")
         return value
 
 
 class Score(_Section):
-    hardest: int = Field(4, ge=1)
+    hardest: int = Field(4, ge=1, le=2**31 - 1)
     tau: float = Field(1.0, gt=0, allow_inf_nan=False)
     quality_weight: float = Field(0.5, allow_inf_nan=False)
     normalize: Literal["token", "sequence"] = "token"
@@ -130,8 +131,8 @@ class Select(_Section):
         ((unit, asked),) = value.items()
         if unit.endswith("fraction") and not 0 < asked <= 1:
             raise ValueError(f"{unit} must be above 0 and at most 1")
-        if not unit.endswith("fraction") and (asked < 1 or asked != int(asked)):
-            raise ValueError(f"{unit} must be a whole number of at least 1")
+        if not unit.endswith("fraction") and (not 1 <= asked < 2**62 or asked != int(asked)):
+            raise ValueError(f"{unit} must be a whole number of at least 1 and below 2**62")
         return {unit: asked if unit.endswith("fraction") else int(asked)}
 
     @field_validator("where")
@@ -159,14 +160,14 @@ class Ray(_Section):
     @field_validator("scorers", "embedders", "read_blocks")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be 'auto' or at least 1")
+        if isinstance(value, int) and not 1 <= value <= 1_000_000:
+            raise ValueError("must be 'auto' or from 1 to 1000000")
         return value
 
     @field_validator("gpus_per_scorer")
     @classmethod
     def _not_negative(cls, value: float | str) -> float | str:
-        if not isinstance(value, str) and (value < 0 or (value > 1 and value != int(value))):
+        if not isinstance(value, str) and (not 0 <= value < math.inf or (value > 1 and value != int(value))):
             raise ValueError("must be 'auto', a fraction of one GPU, or a whole number of GPUs")
         return value
 
@@ -204,16 +205,66 @@ def load(path: Path, overrides: list[str]) -> Config:
     """Read a YAML file, apply `a.b=value` overrides and validate; raises BadRequest that names file, line, key and value."""
     try:
         text = path.read_bytes().decode("utf-8")
-        data = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise BadRequest(f"{path}: no such file; accepted: the path of a YAML config") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BadRequest(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    data = _parse(text, str(path), "cannot be read as YAML")
     if not isinstance(data, dict):
         raise BadRequest(
             f"{path}: found {_KIND_NAMES.get(type(data), 'a single value')}, expected keys such as input and output"
         )
     return validate(override(data, overrides), str(path), text, overrides)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose merge keys cannot multiply: ten of ten of ten are a few lines of text and any amount of memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise yaml.YAMLError(f"a mapping of more than {_MOST_KEYS} keys")
+
+
+def _parse(text: str, origin: str, otherwise: str) -> Any:
+    """The data of a YAML text; raises BadRequest that begins with `origin`, and says `otherwise` where it is not YAML."""
+    try:
+        data = _Loader(text).get_single_data()
+    # A scalar with a tag or form that it does not fit (!!int x, 2001-99-99) fails in PyYAML as Python's own conversions do.
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise BadRequest(f"{origin}: {otherwise}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    _check_values(data, origin)
+    return data
+
+
+def _check_values(data: Any, origin: str) -> None:
+    """Raise BadRequest for a value that no key can have and that would fail far from here: a text that is not Unicode or that
+    holds NUL, a number beyond 64 bits, deep nesting. A value that aliases repeat is looked at once."""
+    seen: set[int] = set()
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(data, ())]
+    while waiting:
+        value, path = waiting.pop()
+        at = f"{origin}: {'.'.join(path)[:200]}: " if path else f"{origin}: "
+        if isinstance(value, str):
+            if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+                raise BadRequest(f"{at}found {_short(value)}: accepted: text without NUL and without lone surrogates")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise BadRequest(f"{at}found a number beyond 64 bits")
+        elif isinstance(value, (Mapping, list)) and id(value) not in seen:
+            seen.add(id(value))
+            if len(path) == _DEEPEST:
+                raise BadRequest(f"{at}nested too deeply")
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(inner, (*path, _short(key) if not isinstance(key, str) else key[:80])) for key, inner in pairs]
+            waiting += [(key, path) for key in value] if isinstance(value, Mapping) else []
 
 
 def override(data: dict, overrides: list[str]) -> dict:
@@ -224,20 +275,18 @@ def override(data: dict, overrides: list[str]) -> dict:
         parts = key.strip().split(".")
         if not separator or not all(parts):
             raise BadRequest(f"--set {text!r}: expected key=value, for example select.budget.tokens=100000")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise BadRequest(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
-        if parts[:2] == ["select", "budget"] and len(parts) == 3:
-            data["select"] = {**(data.get("select") or {}), "budget": {}}
+        parsed = _parse(value, f"--set {_short(text)}", "the value is not YAML")
+        select = data.get("select") or {}
+        if parts[:2] == ["select", "budget"] and len(parts) == 3 and isinstance(select, dict):
+            data["select"] = {**select, "budget": {}}
         _put(data, parts, parsed, text)
     return data
 
 
 def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
     for place, part in enumerate(parts[:-1]):
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
+        if isinstance(node, list) and (index := _index(part, node)) is not None:
+            node = node[index]
         elif isinstance(node, dict):
             if node.get(part) is None:
                 node[part] = {}
@@ -245,30 +294,42 @@ def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
         if not isinstance(node, (dict, list)):
             raise BadRequest(f"--set {text!r}: {'.'.join(parts[: place + 1])} holds a single value, not keys")
     if isinstance(node, list):
-        if not parts[-1].isdigit() or int(parts[-1]) >= len(node):
+        index = _index(parts[-1], node)
+        if index is None:
             raise BadRequest(f"--set {text!r}: {parts[-1]!r} is no place of a list of {len(node)}")
-        node[int(parts[-1])] = value
+        node[index] = value
     else:
         node[parts[-1]] = value
 
 
+def _index(part: str, node: list) -> int | None:
+    """The place in a list that a part of a key names, if it does."""
+    return int(part) if part.isdecimal() and len(part) < 10 and int(part) < len(node) else None
+
+
 def validate(data: dict, origin: str, text: str = "", overrides: Sequence[str] = ()) -> Config:
     """The Config of `data`; raises BadRequest with a line for each problem."""
+    _check_values(data, origin)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise BadRequest("\n".join(_explain(problem, origin, text, overrides) for problem in error.errors())) from error
+        problems, root = error.errors(), yaml.compose(text, Loader=yaml.SafeLoader) if text else None
+        lines = [_explain(problem, origin, root, overrides) for problem in problems[:_MOST_PROBLEMS]]
+        lines += [f"{origin}: and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else []
+        raise BadRequest("\n".join(lines)) from error
 
 
-def _explain(problem: Any, origin: str, text: str, overrides: Sequence[str]) -> str:
+def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Sequence[str]) -> str:
     # A union reports once per member and adds the member's name to the path; those are no keys of the user's.
     path = [
         part
         for part in problem["loc"]
         if isinstance(part, int) or (part.isidentifier() and part not in {"int", "str", "float"})
     ]
-    key = ".".join(map(str, path))
-    line = _line_of(text, path)
+    if problem["type"] == "extra_forbidden" and path[-1:] != [problem["loc"][-1]]:
+        path.append(problem["loc"][-1])  # a key of the user's, whatever it is called
+    key = ".".join(map(str, path))[:200]
+    line = _line_of(root, path)
     at = f"{origin}:{line}" if line else origin
     if any(key == (set_key := one.partition("=")[0].strip()) or set_key.startswith(f"{key}.") for one in overrides):
         at = "--set"
@@ -282,7 +343,7 @@ def _explain(problem: Any, origin: str, text: str, overrides: Sequence[str]) -> 
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if len(path) == 1 and isinstance(problem["input"], dict) and problem["type"] == "value_error":
         return f"{at}: {key}: {message}"  # of a whole section, where the message says what was found
-    return f"{at}: {key}: found {_short(problem['input'])}: {message[:1].lower() + message[1:]}"
+    return f"{at}: {key}: found {_short(problem['input'])}: {message[:1].lower() + message[1:2000]}"
 
 
 def _keys_at(path: list[Any]) -> list[str]:
@@ -294,9 +355,8 @@ def _keys_at(path: list[Any]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _line_of(text: str, path: list[Any]) -> int | None:
-    """The line in a YAML text of the deepest part of a key path that is written there."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
+def _line_of(node: yaml.Node | None, path: list[Any]) -> int | None:
+    """The line of the deepest part of a key path that is written in a YAML text, whose root is `node`."""
     line = None
     for part in path:
         if isinstance(node, yaml.MappingNode):
@@ -310,9 +370,15 @@ def _line_of(text: str, path: list[Any]) -> int | None:
     return line
 
 
+_MOST_KEYS, _DEEPEST, _MOST_PROBLEMS = 10_000, 50, 20
 _KIND_NAMES = {type(None): "an empty file", list: "a list"}
 
 
+# Of a value that aliases repeat, the whole repr could be of any length.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 90
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
