@@ -56,7 +56,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     check_model_name(name, "scorer.model")
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:
         raise _fail("scorer.model", name, "the tokenizer", error) from error
 
 
@@ -65,7 +65,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     check_model_name(name, "scorer.model")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:
         raise _fail("scorer.model", name, "the configuration", error) from error
 
 

@@ -24,21 +24,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = arguments.verb(arguments)
     except BadRequest as problem:
-        print(f"tss: {problem}", file=sys.stderr)
+        print(_shown(f"tss: {problem}"), file=sys.stderr)
         return 2
     except RunFailed as failure:
         print(
-            f"tss: the run failed in {failure}\n"
-            "tss: nothing was published; an earlier run stays current. Run the same command again "
-            "once the cause is gone.",
+            _shown(f"tss: the run failed in {failure}\n")
+            + "tss: nothing was published; an earlier run stays current. Run the same command again once the cause is gone.",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
         print("tss: interrupted; nothing was published", file=sys.stderr)
         return 130
-    print(summary.text)
+    print(_shown(summary.text))
     return 0
+
+
+def _shown(text: str) -> str:
+    """The text with control characters, marks of direction and the like as escapes: names of files, keys and columns are a
+    stranger's, and a terminal obeys them."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -51,8 +51,12 @@ def check_output(output: str) -> Path:
         raise BadRequest(
             f"output: {output!r}: found a URL; accepted: a folder on a disk, local or shared by all machines"
         )
-    path = Path(output).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    try:
+        path = Path(output).expanduser().absolute()
+        is_file = path.exists() and not path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home folder of nobody
+        raise BadRequest(f"output: {output!r} is no place for a folder: {error}") from error
+    if is_file:
         raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
@@ -98,6 +102,8 @@ def check_models(config: Config) -> Checked:
         raise BadRequest(f"scorer.template: {problem}") from problem
     except ValueError as problem:
         raise BadRequest(f"scorer.model: {problem}") from problem
+    except OSError as problem:  # of a name that no file can have
+        raise BadRequest(f"scorer.model or embedder.model cannot be looked for: {problem}") from problem
     if wanted.append_eos and tokenizer.eos_token_id is None:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
     positions = window(model)

@@ -144,9 +144,11 @@ def read_pool_file(path: str) -> list[str]:
                 )
     except FileNotFoundError as error:
         raise BadRequest(f"{key}: no such file") from error
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise BadRequest(f"{key}: cannot be read as instructions: {type(error).__name__} {error}") from error
     texts = [text for text in texts if isinstance(text, str) and text.strip()]
     if not texts:
         raise BadRequest(f"{key}: holds no instruction")
+    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+        raise BadRequest(f"{key}: holds a lone surrogate, which is no text")
     return texts
