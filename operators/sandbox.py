@@ -79,8 +79,8 @@ class WorkLimit(SecurityError):
     """A rendering that would do more than the limit."""
 
 
-def compile_bounded(text: str) -> Callable[..., str]:
-    """A function that renders Jinja source `text` with the variables given by name, which are texts.
+def compile_bounded(text: str) -> Callable[[str, str], str]:
+    """A function that renders Jinja source `text` with the variables `instruction` and `input`.
 
     Compiling and rendering raise whatever Jinja raises, and WorkLimit where a rendering is over its limit.
     """
@@ -93,22 +93,23 @@ def compile_bounded(text: str) -> Callable[..., str]:
     plain_environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
     tree = plain_environment.parse(text)
     places = _plain_places(tree)
-    plain = None if places is None else plain_environment.from_string(tree)
+    plain = plain_environment.from_string(tree) if places else None
 
-    def render(**variables: str) -> str:
-        size = sum(map(len, variables.values()))
-        if plain is not None and places is not None and size * places + len(text) <= MAX_TEXT:
-            return plain.render(variables)
-        return _with_account(counted, variables, WORK + WORK_PER_CHARACTER * (size + len(text)))
+    def render(instruction: str, input: str) -> str:
+        size = len(instruction) + len(input)
+        if plain is not None and size * places + len(text) <= MAX_TEXT:
+            return plain.render(instruction=instruction, input=input)
+        work = WORK + WORK_PER_CHARACTER * (size + len(text))
+        return _with_account(counted, {"instruction": instruction, "input": input}, work)
 
     return render
 
 
-def _plain_places(tree: nodes.Template) -> int | None:
-    """How many times its variables' length a template's text may have beside its own; None where it needs an account."""
+def _plain_places(tree: nodes.Template) -> int:
+    """How many times its variables' length a template's text may have beside its own; 0 where it needs an account."""
     found = list(tree.find_all(nodes.Node))
     if len(found) > _MOST_PLAIN_NODES or not all(map(_is_plain, found)):
-        return None
+        return 0
     return _GROWTH_OF_CASE * sum(len(one.nodes) for one in found if isinstance(one, nodes.Output))
 
 

@@ -81,7 +81,7 @@ def from_text(name: str, text: str) -> Template:
 
     def render(instruction: str, input: str) -> str:
         try:
-            return compiled(instruction=instruction, input=input)
+            return compiled(instruction, input)
         except Exception as error:
             raise TemplateProblem(
                 f"template {name!r} failed: {_words(error)}; it may use only instruction and input"

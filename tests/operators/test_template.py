@@ -94,7 +94,7 @@ def test_the_account_changes_no_character(text, monkeypatch):
     environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
     expected = [environment.from_string(text).render(instruction=row[0], input=row[1]) for row in ROWS]
     assert [from_text("t", text).render(*row) for row in ROWS] == expected
-    monkeypatch.setattr(sandbox, "_plain_places", lambda tree: None)
+    monkeypatch.setattr(sandbox, "_plain_places", lambda tree: 0)
     assert [from_text("t", text).render(*row) for row in ROWS] == expected
 
 
