@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from operators.hub import looks_local, why_not_on_hub
-from operators.text import fold_space
+from operators.hub import files_digest, looks_local, revision, why_not_on_hub
+from operators.text import DIGEST_BYTES, fold_space
 
 LEXICAL = "lexical"
 _FEATURES, _DIMENSIONS = 1 << 16, 512
+_VERSION = 1  # of what this file does to a text and its vector; stored embeddings of another one are not used
 
 
 class EmbedderProblem(ValueError):
@@ -89,6 +92,17 @@ def check_embedder(model: str) -> None:
     reason = why_not_on_hub(model)
     if reason:
         raise _fail(model, OSError(reason))
+
+
+def fingerprint(model: str) -> str:
+    """128-bit hex digest of all that decides an embedding: the model's files, or its name and revision on the hub."""
+    if model == LEXICAL:
+        identity = f"{LEXICAL} {_FEATURES} {_DIMENSIONS} {version('scikit-learn')}"
+    elif looks_local(model):
+        identity = files_digest(Path(model), "*.json", "*.txt", "*.model", "*.py", "*.safetensors")
+    else:
+        identity = f"{model}@{revision(model)}"
+    return hashlib.blake2b(f"{_VERSION} {identity}".encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _fail(model: str, error: Exception) -> EmbedderProblem:

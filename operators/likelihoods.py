@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from operators.schema import LIKELIHOODS, from_rows
+from operators.schema import LIKELIHOODS, STORED, from_rows
+from operators.text import DIGEST_BYTES, content_hash
 from operators.tss import ScoreSettings, upper_bound
 
 if TYPE_CHECKING:
@@ -22,13 +25,38 @@ _EMPTY, _OWN, _FIRST = 0, 1, 2
 
 @dataclass
 class Work:
-    """What a block of rows cost: pairs asked for, pairs that went through the model, their tokens, and the tokens that did,
-    with padding and without prefixes that were shared."""
+    """What a block of rows cost: pairs asked for; distinct ones that this run computed, `resumed` of them before it was
+    interrupted; ones that earlier runs had stored; and, of pairs computed now, their tokens and the tokens that went through
+    the model, with padding and without prefixes that were shared."""
 
     pairs: int = 0
     computed: int = 0
+    resumed: int = 0
+    recalled: int = 0
     tokens: int = 0
     forwarded_tokens: int = 0
+
+
+def pair_digest(prompt: np.ndarray, target: np.ndarray) -> bytes:
+    """128-bit BLAKE2b of the ids of a prompt and a target: all that a scorer sees of a pair."""
+    digest = hashlib.blake2b(len(prompt).to_bytes(8, "little"), digest_size=DIGEST_BYTES)
+    digest.update(prompt.astype("<i4").tobytes())
+    digest.update(target.astype("<i4").tobytes())
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Sums of pairs that need no model, by `pair_digest`, and what becomes of new ones.
+
+    `stored` by earlier runs; `finished` by this run before it, or the process that scored this block, was interrupted. `keep`
+    is given STORED rows of finished pairs, about every `every` seconds.
+    """
+
+    stored: Mapping[bytes, float]
+    finished: Mapping[bytes, float]
+    keep: Callable[[pa.Table], None]
+    every: float
 
 
 class Scoring:
@@ -37,8 +65,16 @@ class Scoring:
     A likelihood is the mean over target ids of their log-probability, in nats.
     """
 
-    def __init__(self, encoded: pa.Table, context: Ids, scorer: TargetScorer, known: pa.Table | None = None):
+    def __init__(
+        self,
+        encoded: pa.Table,
+        context: Ids,
+        scorer: Callable[[], TargetScorer],
+        known: pa.Table | None = None,
+        memory: Memory | None = None,
+    ):
         self._encoded, self._scorer, self.work = encoded, scorer, Work()
+        self._memory = memory or Memory({}, {}, lambda finished: None, float("inf"))
         self._targets = _ragged(encoded["target"])
         prompts = _ragged(encoded["prompt"])
         self._offers = encoded["alternatives"].to_pylist()
@@ -52,9 +88,24 @@ class Scoring:
         self._sums = np.full((len(encoded), width), np.nan)
         self.done = np.zeros((len(encoded), width), dtype=bool)
         self._means = np.full((len(encoded), width), np.nan, dtype=np.float32)
-        self._by_ids: dict[tuple[bytes, bytes], float] = {}
+        self._digests = [
+            [pair_digest(prompt, target) for prompt in row]
+            for row, target in zip(self._prompts, self._targets, strict=True)
+        ]
+        self._groups = self._asking_groups()
+        self._by_digest: dict[bytes, float] = {}
         if known is not None:
             self._recall(known)
+
+    def _asking_groups(self) -> dict[bytes, set[bytes]]:
+        """Under which groups each pair is to be stored: whichever asks for it later must find it."""
+        groups: dict[bytes, set[bytes]] = {}
+        outputs = map(content_hash, self._encoded["output"].to_pylist())
+        for digests, output, own in zip(self._digests, outputs, self._encoded["pair_key"].to_pylist(), strict=True):
+            groups.setdefault(digests[_EMPTY], set()).add(output)
+            for digest in digests[_OWN:]:
+                groups.setdefault(digest, set()).add(own)
+        return groups
 
     def _recall(self, known: pa.Table) -> None:
         for row, record in enumerate(known.to_pylist()):
@@ -66,28 +117,61 @@ class Scoring:
             self._sums[row, _OWN] = record["loglik_sum"]
 
     def score(self, wanted: np.ndarray) -> None:
-        """Score the cells [R, 2 + K] that are wanted and not done; pairs of equal ids are scored once."""
-        cells = np.argwhere(wanted & ~self.done & self._exists())
-        keys: list[tuple[bytes, bytes]] = []
-        new: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
-        for row, column in cells.tolist():
-            prompt, target = self._prompts[row][column], self._targets[row]
-            key = (prompt.tobytes(), target.tobytes())
-            keys.append(key)
-            if key not in self._by_ids:
-                new[key] = prompt, target
-        before = self._scorer.forwarded_tokens
-        sums = self._scorer.sums([prompt for prompt, _ in new.values()], [target for _, target in new.values()])
-        self._by_ids.update(zip(new, sums.tolist(), strict=True))
+        """Score the cells [R, 2 + K] that are wanted and not done; pairs of equal ids are scored once, stored ones never."""
+        cells = np.argwhere(wanted & ~self.done & self._exists()).tolist()
+        new: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        for row, column in cells:
+            digest = self._digests[row][column]
+            if digest in self._by_digest or digest in new:
+                continue
+            if digest in self._memory.stored:
+                self._by_digest[digest] = self._memory.stored[digest]
+                self.work.recalled += 1
+            else:
+                new[digest] = self._prompts[row][column], self._targets[row]
+        if new:
+            self._by_digest.update(zip(new, self._compute(list(new), list(new.values())).tolist(), strict=True))
         self.work.pairs += len(cells)
-        self.work.computed += len(new)
-        self.work.tokens += sum(len(prompt) + len(target) for prompt, target in new.values())
-        self.work.forwarded_tokens += self._scorer.forwarded_tokens - before
-        for (row, column), key in zip(cells.tolist(), keys, strict=True):
-            total = self._by_ids[key]
+        for row, column in cells:
+            total = self._by_digest[self._digests[row][column]]
             self._sums[row, column] = total
             self._means[row, column] = np.float32(total / len(self._targets[row]))
             self.done[row, column] = True
+
+    def _compute(self, digests: list[bytes], pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Float64 [N] sums of new pairs. Batches are cut as if none were finished: what an interrupted run computes after it
+        goes on is then what it would have computed, to the last bit."""
+        finished = np.array([self._memory.finished.get(digest, np.nan) for digest in digests])
+        self.work.computed += len(digests)
+        if not np.isnan(finished).any():
+            self.work.resumed += len(digests)
+            return finished
+
+        def keep(rows: np.ndarray, sums: np.ndarray) -> None:
+            self.work.resumed -= len(rows)
+            self.work.tokens += sum(len(ids) for row in rows.tolist() for ids in pairs[row])
+            done = zip(rows.tolist(), sums.tolist(), strict=True)
+            self._memory.keep(self._stored([(digests[row], len(pairs[row][1]), total) for row, total in done]))
+
+        scorer = self._scorer()
+        before = scorer.forwarded_tokens
+        self.work.resumed += len(digests)
+        prompts, targets = [prompt for prompt, _ in pairs], [target for _, target in pairs]
+        sums = scorer.sums(prompts, targets, finished=finished, keep=keep, every=self._memory.every)
+        self.work.forwarded_tokens += scorer.forwarded_tokens - before
+        return sums
+
+    def _stored(self, found: list[tuple[bytes, int, float]]) -> pa.Table:
+        """STORED rows of (digest, tokens, sum); what is no finite number is computed again another time."""
+        return from_rows(
+            [
+                {"group": group, "pair": digest, "tokens": tokens, "sum": total}
+                for digest, tokens, total in found
+                if np.isfinite(total)
+                for group in sorted(self._groups[digest])
+            ],
+            STORED,
+        )
 
     def score_all(self) -> None:
         """Score every pair."""
@@ -131,7 +215,9 @@ class Scoring:
 
     def table(self) -> pa.Table:
         """LIKELIHOODS; an alternative that was not scored has a null mean."""
-        records = self._encoded.drop_columns(["prompt", "target", "alternatives", "file", "line"]).to_pylist()
+        records = self._encoded.drop_columns(
+            ["prompt", "target", "alternatives", "file", "line", "pair_key"]
+        ).to_pylist()
         return from_rows(
             [
                 {

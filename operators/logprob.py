@@ -8,6 +8,7 @@ head, whose log-softmax is float32 and never holds all logits (`operators/head.p
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run
 # From a batch, the places of its targets' predictors [M] and the target ids [M]: their log-probabilities, float32 [M].
 Forward = Callable[[Batch, torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[Sequences, int], Iterator[Batch]]
+Keep = Callable[[np.ndarray, np.ndarray], None]
 
 
 class TargetScorer:
@@ -40,21 +42,40 @@ class TargetScorer:
         self.forwarded_tokens = 0  # with padding
         self.way, self._forward, self._batches = self._fastest_way()
 
-    def sums(self, prompts: Sequence[Ids], targets: Sequence[Ids]) -> np.ndarray:
+    def sums(
+        self,
+        prompts: Sequence[Ids],
+        targets: Sequence[Ids],
+        *,
+        finished: np.ndarray | None = None,
+        keep: Keep | None = None,
+        every: float = float("inf"),
+    ) -> np.ndarray:
         """Float64 [N]: for each pair the sum over its target ids of log p(id | all ids before it), natural log.
 
-        Every prompt and every target has at least one id.
+        Every prompt and every target has at least one id. `finished` [N] holds sums that are known already, NaN elsewhere:
+        batches of which all are known are passed over. `keep` is given the rows and sums of finished batches, at most `every`
+        seconds after they were computed (or after one batch, where that takes longer), and at the end.
         """
-        result = np.zeros(len(prompts))
+        result = np.full(len(prompts), np.nan) if finished is None else finished.copy()
         if len(prompts):
-            self._score(Sequences.of(prompts, targets), np.arange(len(prompts)), result)
+            found = _Results(result, keep, every)
+            self._score(Sequences.of(prompts, targets), np.arange(len(prompts)), found)
+            found.settle()
         return result
 
-    def _score(self, sequences: Sequences, indices: np.ndarray, result: np.ndarray) -> None:
-        done = []
+    def works(self) -> bool:
+        """Whether the scorer still gives the model's own numbers for fixed ids: if so, what it fails on is at fault. What the
+        model raises is raised."""
+        return self._agrees(self._forward, self._batches)
+
+    def _score(self, sequences: Sequences, indices: np.ndarray, found: _Results) -> None:
         for batch in self._batches(sequences, self.batch_tokens):
+            rows = indices[batch.sequences]
+            if found.has(rows):
+                continue
             try:
-                done.append((batch.sequences, self._sums(batch, self._forward)))
+                found.take(rows, self._sums(batch, self._forward))
                 self.forwarded_tokens += batch.ids.size
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -69,10 +90,7 @@ class TargetScorer:
                 len(batch.sequences),
                 self.batch_tokens,
             )
-            self._score(sequences.take(batch.sequences), indices[batch.sequences], result)
-        # Read back once all batches are under way: on a GPU the next batch is laid out while this one is computed.
-        for rows, sums in done:
-            result[indices[rows]] = sums.cpu().numpy()
+            self._score(sequences.take(batch.sequences), rows, found)
 
     @torch.inference_mode()
     def _sums(self, batch: Batch, forward: Forward) -> torch.Tensor:
@@ -141,6 +159,32 @@ class TargetScorer:
             return bool((gaps / sequences.targets).max() <= 1e-4)
         # The model's own logits are rounded to its dtype, by up to some hundredths each.
         return bool(gaps.sum() / sequences.targets.sum() <= 0.05)
+
+
+class _Results:
+    """Sums of batches, left on the device until they are wanted: on a GPU the next batch is laid out while one is computed."""
+
+    def __init__(self, result: np.ndarray, keep: Keep | None, every: float):
+        self._result, self._keep, self._every = result, keep, every
+        self._waiting: list[tuple[np.ndarray, torch.Tensor]] = []
+        self._settled = time.monotonic()
+
+    def has(self, rows: np.ndarray) -> bool:
+        return not np.isnan(self._result[rows]).any()
+
+    def take(self, rows: np.ndarray, sums: torch.Tensor) -> None:
+        self._waiting.append((rows, sums))
+        if time.monotonic() - self._settled >= self._every:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read all sums back and hand them on."""
+        for rows, sums in self._waiting:
+            self._result[rows] = sums.cpu().numpy()
+        if self._keep and self._waiting:
+            rows = np.concatenate([rows for rows, _ in self._waiting])
+            self._keep(rows, self._result[rows])
+        self._waiting, self._settled = [], time.monotonic()
 
 
 def _chosen(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

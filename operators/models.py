@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from operators.hub import looks_local, why_not_on_hub
+from operators.hub import files_digest, looks_local, revision, why_not_on_hub
 
+_VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -108,20 +109,15 @@ def fingerprint(name: str, config: Any, tokenizer: Any, *, dtype: str, template_
     """128-bit hex digest of all that decides a likelihood: model and revision, dtype, template, tokenizer, EOS policy."""
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(name)
-    revision = _weights_digest(folder) if folder.is_dir() else f"{name}@{getattr(config, '_commit_hash', None)}"
+    commit = getattr(config, "_commit_hash", None)
+    identity = (
+        files_digest(folder, "config.json", "*.py", "*.safetensors")
+        if folder.is_dir()
+        else f"{name}@{commit or revision(name)}"
+    )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
-    for part in (revision, dtype, template_hash, vocabulary, special, str(append_eos)):
+    for part in (_VERSION, identity, dtype, template_hash, vocabulary, special, str(append_eos)):
         digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
-    return digest.hexdigest()
-
-
-def _weights_digest(folder: Path) -> str:
-    """Content of configuration and weights, not the folder's name: the same model elsewhere is the same scorer."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
     return digest.hexdigest()

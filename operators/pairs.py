@@ -87,7 +87,7 @@ def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encode
     )
 
 
-_KEPT = ("id", "source", "instruction", "input", "output", "extra", "file", "line", "n_prompt_tokens")
+_KEPT = ("id", "source", "instruction", "input", "output", "extra", "file", "line", "n_prompt_tokens", "pair_key")
 
 
 def _choose_alternatives(

@@ -52,7 +52,8 @@ INSTRUCTIONS = pa.schema(
     ]
 )
 
-EMBEDDINGS = pa.schema([pa.field("row", pa.int64()), pa.field("embedding", pa.list_(pa.float32()))])
+# Stored by the key of the instruction, whatever row of a table it has in one run.
+EMBEDDINGS = pa.schema([pa.field("key", pa.binary(16)), pa.field("embedding", pa.list_(pa.float32()))])
 
 # One row per query (distinct instruction, has input, task): candidate rows of the pool, best first.
 NEIGHBOURS = pa.schema(
@@ -87,6 +88,7 @@ ENCODED = pa.schema(
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("paraphrases_skipped", pa.int32()),
         pa.field("input_truncated", pa.bool_()),
+        pa.field("pair_key", pa.binary(16)),
         pa.field("prompt", pa.list_(pa.int32())),
         pa.field("target", pa.list_(pa.int32())),
         pa.field(
@@ -101,6 +103,16 @@ ENCODED = pa.schema(
                 )
             ),
         ),
+    ]
+)
+
+# A pair that was scored: the group of rows that asks for it, a digest of its token ids, target ids, sum of log-probabilities.
+STORED = pa.schema(
+    [
+        pa.field("group", pa.binary(16)),
+        pa.field("pair", pa.binary(16)),
+        pa.field("tokens", pa.int32()),
+        pa.field("sum", pa.float64()),
     ]
 )
 

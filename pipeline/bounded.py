@@ -9,8 +9,6 @@ that, and rows that stand above the threshold without a score are scored further
 
 from __future__ import annotations
 
-from typing import Any
-
 from operators.budget import largest_budget
 from pipeline import selection, stages
 from pipeline.encode import Round
@@ -25,19 +23,17 @@ _DEVIATIONS = 2.0
 _SLACK = 1.15
 
 
-def score_bounded(
-    job: Job, blocks: list[Record], rows: int, encoder: dict[str, Any], model: dict[str, Any]
-) -> list[Record]:
+def score_bounded(job: Job, blocks: list[Record], rows: int, scorer: stages.Scorer) -> list[Record]:
     """Records of blocks (`stages.fresh_blocks`) scored as far as the budget's selection needs; `rows` as admitted."""
     share = min(PILOT_SHARE, PILOT_ROWS / max(1, rows))
-    blocks = stages.score_blocks(job, blocks, encoder, model, Round("pilot", share))
+    blocks = stages.score_blocks(job, blocks, scorer, Round("pilot", share))
     threshold = _pilot_threshold(job, stages.scored_of(blocks), share)
-    blocks = stages.score_blocks(job, blocks, encoder, model, Round("rest", share, threshold))
+    blocks = stages.score_blocks(job, blocks, scorer, Round("rest", share, threshold))
     cost, _ = selection.totals(job, stages.scored_of(blocks))
     asked, slack = largest_budget(cost, job.config.select.budget), _SLACK
     while (found := selection.reach(job, stages.scored_of(blocks), asked, int(asked * slack))).without_score:
         left = [block for block in blocks if found.open[block["block"]]]
-        again = stages.score_blocks(job, left, encoder, model, Round("again", share, found.threshold))
+        again = stages.score_blocks(job, left, scorer, Round("again", share, found.threshold))
         blocks = list({block["block"]: block for block in [*blocks, *again]}.values())
         slack *= 2
     return blocks

@@ -29,12 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunFailed as failure:
         print(
             _shown(f"tss: the run failed in {failure}\n")
-            + "tss: nothing was published; an earlier run stays current. Run the same command again once the cause is gone.",
+            + "tss: nothing was published; an earlier run stays current. Run the same command again "
+            "once the cause is gone: pairs that were computed are not computed again.",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
-        print("tss: interrupted; nothing was published", file=sys.stderr)
+        print("tss: interrupted; nothing was published. The same command goes on from here.", file=sys.stderr)
         return 130
     print(_shown(summary.text))
     return 0
@@ -59,8 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("config", type=Path, help="YAML configuration")
     run.set_defaults(verb=_run)
 
+    refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
+    refresh.add_argument("config", type=Path, help="YAML configuration")
+    refresh.set_defaults(verb=_refresh)
+
+    kept = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
+    kept.add_argument(
+        "what", choices=["stats", "compact", "prune"], help="show it; join small files; remove what is of no use"
+    )
+    kept.add_argument("output", help="an output folder")
+    kept.set_defaults(verb=_store)
+
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
-    select.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
+    select.add_argument("run", help="an output folder, or one of its runs/<id>")
     select.set_defaults(verb=_select)
 
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
@@ -69,10 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(verb=_demo)
 
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
-    report.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
+    report.add_argument("run", help="an output folder, or one of its runs/<id>")
     report.set_defaults(verb=_report)
 
-    for verb in (run, select, demo):
+    for verb in (run, refresh, demo):
+        verb.add_argument(
+            "--fresh", action="store_true", help="compute everything anew, whatever is stored or was begun"
+        )
+    for verb in (run, refresh, select, demo):
         verb.add_argument(
             "--set",
             dest="overrides",
@@ -81,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="KEY=VALUE",
             help="override a key of the configuration, for example select.budget.tokens=100000",
         )
+    for verb in (run, refresh, select, demo, kept):
         verb.add_argument("--quiet", action="store_true", help="no progress on standard error")
     return parser
 
@@ -110,24 +127,41 @@ def _run(arguments: argparse.Namespace) -> Any:
     from pipeline import config, flow
     from pipeline.progress import Reporter
 
-    return flow.run(config.load(arguments.config, arguments.overrides), Reporter(quiet=arguments.quiet))
+    wanted = config.load(arguments.config, arguments.overrides)
+    return flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
+
+
+def _refresh(arguments: argparse.Namespace) -> Any:
+    from pipeline import config, flow
+    from pipeline.progress import Reporter
+
+    wanted = config.load(arguments.config, arguments.overrides)
+    return flow.refresh(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
+
+
+def _store(arguments: argparse.Namespace) -> Any:
+    from pipeline import upkeep
+    from pipeline.progress import Reporter
+
+    return getattr(upkeep, arguments.what)(arguments.output, Reporter(quiet=arguments.quiet))
 
 
 def _select(arguments: argparse.Namespace) -> Any:
-    from pipeline import config, flow, publish
+    from pipeline import config, flow, published, storage
     from pipeline.progress import Reporter
 
-    fixed = [text for text in arguments.overrides if _section(text) not in {"score", "select", "ray", "output", "seed"}]
+    free = {"score", "select", "ray", "output", "seed", "keep_runs"}
+    fixed = [text for text in arguments.overrides if _section(text) not in free]
     if fixed:
         raise BadRequest(
             f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output and seed"
+            "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
         )
-    output, run = publish.find_run(arguments.run)
-    known = publish.read_manifest(run)
-    data = config.override({**known["config"], **known["base"], "output": str(output)}, arguments.overrides)
+    output, run = published.find_run(arguments.run)
+    known = published.read_manifest(run)
+    data = config.override({**known["config"], **known["base"], "output": output}, arguments.overrides)
     return flow.select(
-        config.validate(data, str(run / publish.MANIFEST), overrides=arguments.overrides),
+        config.validate(data, storage.join(run, published.MANIFEST), overrides=arguments.overrides),
         run,
         Reporter(quiet=arguments.quiet),
     )
@@ -139,9 +173,9 @@ def _section(override: str) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> Any:
-    from pipeline import publish, report
+    from pipeline import published, report
 
-    return report.of_run(publish.find_run(arguments.run)[1])
+    return report.of_run(published.find_run(arguments.run)[1])
 
 
 def _demo(arguments: argparse.Namespace) -> Any:
@@ -156,11 +190,11 @@ def _demo(arguments: argparse.Namespace) -> Any:
             raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
         wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
         corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)
-        summary = flow.run(wanted, Reporter(quiet=arguments.quiet))
+        summary = flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
         if wanted.select.mode == "bounded":
             judged = "\nplanted      not judged: bounded selection leaves most rows without the scores to compare"
         else:
-            judged = truth.section(truth.read(summary.run))
+            judged = truth.section(truth.read(Path(summary.run)))
         return replace(summary, text=f"{summary.text}\n{judged}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

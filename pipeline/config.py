@@ -172,6 +172,12 @@ class Ray(_Section):
         return value
 
 
+class Store(_Section):
+    """What a killed process may lose: seconds of scoring since its last part of the likelihood store."""
+
+    write_every: float = Field(30.0, ge=0, allow_inf_nan=False)
+
+
 class Config(_Section):
     """The whole configuration (SPEC 7)."""
 
@@ -183,6 +189,9 @@ class Config(_Section):
     score: Score = Score()
     select: Select = Select()
     ray: Ray = Ray()
+    store: Store = Store()
+    max_rejected_fraction: float = Field(0.05, ge=0, le=1)
+    keep_runs: int | None = Field(None, ge=1)
     seed: int = 0
 
     @model_validator(mode="before")

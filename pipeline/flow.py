@@ -1,24 +1,31 @@
-"""The whole flow on one page: read, retrieve, place, score, aggregate, select, publish."""
+"""The whole flow on one page: read, retrieve, place, recall, score, aggregate, select, publish; and again when the corpus has
+changed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline import manifest, publish, report, selection, stages
+from pipeline import manifest, publish, published, report, selection, stages, storage, store, upkeep
 from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
-from pipeline.job import Job
+from pipeline.errors import RunFailed
+from pipeline.job import Job, execute, over_parts
+from pipeline.lock import Lock, hold
 from pipeline.overlap import overlap
 from pipeline.parts import Record
 from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
 from pipeline.progress import Reporter
-from pipeline.resources import pools, scorer_dtype, session
+from pipeline.resources import Pools, pools, scorer_dtype, session
 from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
 from pipeline.summary import Summary, summarise
+from pipeline.workspace import Workspace, workspace
 
 _TOKENS = {
     "in_pairs": "tokens",
@@ -39,90 +46,204 @@ class Outcome:
     work: dict[str, int] = field(default_factory=dict)
 
 
-def run(config: Config, reporter: Reporter) -> Summary:
-    """The main job; raises BadRequest before any work, RunFailed after."""
+@dataclass(frozen=True)
+class _Request:
+    """A request that is in order, on a cluster that is up: what it asks for, and what identifies its answer."""
+
+    config: Config
+    reporter: Reporter
+    lock: Lock
+    output: str
+    chunks: list[Chunk]
+    pool_texts: list[str] | None
+    checked: Checked
+    pools: Pools
+    dtype: str
+    inputs: list[Record]
+    fresh: bool
+
+    @property
+    def content(self) -> str:
+        """A digest of all that scored rows follow from."""
+        asked = self.config.model_dump()
+        bounded = asked["select"]["mode"] == "bounded"
+        parts = [
+            importlib.metadata.version("task-specificity"),
+            [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
+            self.pool_texts,
+            self.checked.embedder,
+            asked["alternatives"],
+            self.checked.scorer(self.dtype)["fingerprint"],
+            [asked["scorer"][name] for name in ("max_length", "too_long")],
+            [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
+        ]
+        return storage.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+    @property
+    def identity(self) -> str:
+        """A digest of all that the published run follows from."""
+        asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
+        return storage.digest_of(json.dumps([self.content, asked]).encode())
+
+    def job(self, own: Workspace) -> Job:
+        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, self.fresh)
+
+
+def run(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
+    """The main job; goes on with the same request where it was interrupted, unless `fresh`. Raises BadRequest before any work,
+    RunFailed after."""
+    with _requested("tss run", config, reporter, fresh) as request, _workspace(request) as own:
+        return _publish_scored(request, own, {})
+
+
+def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
+    """As `run`, on a corpus that may have changed since the output's current run; says what has. Where nothing that scores
+    follow from has, they are taken from that run."""
+    with _requested("tss refresh", config, reporter, fresh) as request:
+        latest = published.latest_run(request.output)
+        if latest is None:
+            reporter.say("refresh      there is no earlier run to compare with")
+            with _workspace(request) as own:
+                return _publish_scored(request, own, {})
+        known = published.read_manifest(latest)
+        with _workspace(request) as own:
+            if known.get("content") == request.content and not fresh:
+                reporter.say(f"refresh      nothing that scores follow from has changed since {known['run']}")
+                try:
+                    return _publish_rescored(request.job(own), own, latest, known, since=latest)
+                except RunFailed as failure:
+                    if "is damaged" not in failure.cause and "is gone" not in failure.cause:
+                        raise
+                    reporter.say(f"refresh      {failure.cause}; its rows are made again")
+            return _publish_scored(request, own, {"since": latest})
+
+
+def select(config: Config, parent: str, reporter: Reporter) -> Summary:
+    """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
+    check_shadowing()
+    output = check_output(config.output)
+    known = published.read_manifest(parent)
+    check_quota(config, set(known["counts"]["sources"]))
+    selection.require_columns(config, known["columns"])
+    selection.require_comparable(config, known["counts"].get("bounded", 0))
+    with hold(output, "tss select") as lock, session(config.ray.address):
+        asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
+        identity = storage.digest_of(json.dumps([parent, asked]).encode())
+        with workspace(output, lock, identity) as own:
+            job = Job(config, own.folder, own.run_id, pools(config), reporter)
+            return _publish_rescored(job, own, parent, known)
+
+
+@contextmanager
+def _requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[_Request]:
+    """Everything that can be known to be wrong is found here, before anything is written."""
     check_shadowing()
     output = check_output(config.output)
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     checked = check_models(config)
-    with publish.workspace(output) as own, session(config.ray.address):
+    with hold(output, command) as lock, session(config.ray.address):
         reporter.say("start        the request is in order, Ray is up")
-        job = Job(config, str(own.folder), pools(config), reporter)
-        return _select_and_publish(job, own, _score(job, chunks, pool_texts, checked))
+        sizes = pools(config)
+        dtype = scorer_dtype(config, sizes)
+        inputs = stages.take_snapshot(reporter, chunks)
+        yield _Request(config, reporter, lock, output, chunks, pool_texts, checked, sizes, dtype, inputs, fresh)
 
 
-def _score(job: Job, chunks: list[Chunk], pool_texts: list[str] | None, checked: Checked) -> Outcome:
-    read = stages.read(job, chunks, checked)
+@contextmanager
+def _workspace(request: _Request) -> Iterator[Workspace]:
+    with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
+        if own.resumed:
+            parts, pairs = store.count_run(request.output, own.run_id)
+            request.reporter.say(
+                f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
+            )
+        yield own
+
+
+def _publish_scored(request: _Request, own: Workspace, facts: dict[str, Any]) -> Summary:
+    job = request.job(own)
+    outcome = _score(job, request, own)
+    return _select_and_publish(job, own, replace(outcome, facts={**outcome.facts, **facts}))
+
+
+def _score(job: Job, request: _Request, own: Workspace) -> Outcome:
+    config, checked = request.config, request.checked
+    read = stages.read(job, request.chunks, checked)
     admitted = [part for record in read for part in record["admitted"]]
     counts = manifest.admitted_counts(read)
     manifest.require_rows(counts)
+    manifest.require_few_rejected(counts, config.max_rejected_fraction, "read")
     columns = sorted({key for record in read for key in record["keys"]})
-    selection.require_columns(job.config, columns)
+    selection.require_columns(config, columns)
 
-    index = stages.retrieve_alternatives(job, admitted, pool_texts)
-    placed = stages.place_rows(job, admitted, index["tokens"])
-    dtype = scorer_dtype(job.config, job.pools)
-    blocks, models = stages.fresh_blocks(placed), (checked.encoder, checked.model(dtype))
-    if job.config.select.mode == "bounded":
-        blocks = score_bounded(job, blocks, sum(part["rows"] for part in admitted), *models)
+    embeddings = store.embedder_folder(own.output, checked.embedder)
+    index = stages.retrieve_alternatives(job, admitted, request.pool_texts, embeddings)
+    named = checked.scorer(request.dtype)
+    scorer = stages.Scorer(
+        checked.encoder, checked.model(request.dtype), store.scorer_folder(own.output, named["fingerprint"])
+    )
+    upkeep.describe(scorer.folder, named)
+    placed, damaged = stages.recall_pairs(job, stages.place_rows(job, admitted, index["tokens"]), scorer.folder)
+    blocks = stages.fresh_blocks(placed)
+    if config.select.mode == "bounded":
+        blocks = score_bounded(job, blocks, sum(part["rows"] for part in admitted), scorer)
     else:
-        blocks = stages.score_blocks(job, blocks, *models, Round())  # likelihoods and scores
+        blocks = stages.score_blocks(job, blocks, scorer, Round())  # likelihoods and scores
     rejected = [part for record in [*read, *blocks] for part in record["rejected"]]
     facts = {
+        "inputs": request.inputs,
+        "content": request.content,
         "columns": columns,
         "instructions": index["instructions"],
         "pool": index["pool"],
+        "embedder": checked.embedder,
+        "damaged": [*index["damaged"], *damaged],
         # What `tss select` starts from, whatever selections came between.
-        "base": {
-            "score": job.config.score.model_dump(),
-            "select": job.config.select.model_dump(),
-            "seed": job.config.seed,
-        },
+        "base": {"score": config.score.model_dump(), "select": config.select.model_dump(), "seed": config.seed},
     }
     counts = manifest.add_scored(counts, blocks)
     manifest.require_rows(counts)
-    return Outcome(
-        stages.scored_of(blocks),
-        rejected,
-        counts,
-        manifest.pairs_of(blocks),
-        checked.scorer(dtype),
-        facts,
-        manifest.work_of(blocks),
-    )
+    manifest.require_few_rejected(counts, config.max_rejected_fraction, "score")
+    work = manifest.work_of(blocks)
+    pairs = manifest.pairs_of(work, own.resumed)
+    scorer_facts = {**named, "loaded": work.get("loaded", 0)}
+    return Outcome(stages.scored_of(blocks), rejected, counts, pairs, scorer_facts, facts, work)
 
 
-def select(config: Config, parent: Path, reporter: Reporter) -> Summary:
-    """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
-    check_shadowing()
-    output = check_output(config.output)
-    known = publish.read_manifest(parent)
-    check_quota(config, set(known["counts"]["sources"]))
-    selection.require_columns(config, known["columns"])
+def _publish_rescored(
+    job: Job, own: Workspace, parent: str, known: dict[str, Any], since: str | None = None
+) -> Summary:
     bounded = known["counts"].get("bounded", 0)
-    selection.require_comparable(config, bounded)
-    with publish.workspace(output) as own, session(config.ray.address):
-        job = Job(config, str(own.folder), pools(config), reporter)
-        blocks = stages.rescore(job, publish.parts_of(parent, known["files"]["scored"]))
-        selection.require_scores(job, stages.scored_of(blocks), bounded)
-        rejected = publish.copy_parts(parent, known["files"]["rejected"], own)
-        facts = {"parent": known["run"], **{name: known[name] for name in ("columns", "instructions", "pool")}}
-        facts["base"] = {"seed": known["config"]["seed"], **known["base"]}
-        pairs = {"computed": 0, "reused": sum(known["pairs"].values())}
-        scored = stages.scored_of(blocks)
-        return _select_and_publish(
-            job, own, Outcome(scored, rejected, known["counts"]["sources"], pairs, known["scorer"], facts)
-        )
+    blocks = stages.rescore(job, published.parts_of(parent, known["files"]["scored"]))
+    selection.require_scores(job, stages.scored_of(blocks), bounded)
+    parts = [part for part in published.parts_of(parent, known["files"]["rejected"]) if part["rows"]]
+    rejected = execute("rejected", over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
+    rejected.sort(key=lambda record: record["block"])
+    kept = ("columns", "instructions", "pool", "inputs", "content", "embedder")
+    facts = {"parent": known["run"], **{name: known[name] for name in kept if name in known}}
+    facts["base"] = {"seed": known["config"]["seed"], **known["base"]}
+    if since:
+        asked = job.config
+        facts["since"] = since
+        facts["base"] = {"score": asked.score.model_dump(), "select": asked.select.model_dump(), "seed": asked.seed}
+    counts = {
+        source: {name: value for name, value in one.items() if name != "selected"}
+        for source, one in known["counts"]["sources"].items()
+    }
+    pairs = {"computed": 0, "reused": known["pairs"]["computed"] + known["pairs"]["reused"], "stored": 0, "resumed": 0}
+    scorer = {**known["scorer"], "loaded": 0}
+    return _select_and_publish(job, own, Outcome(stages.scored_of(blocks), rejected, counts, pairs, scorer, facts))
 
 
-def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> Summary:
+def _select_and_publish(job: Job, own: Workspace, outcome: Outcome) -> Summary:
     chosen = selection.select(job, outcome.scored)
     counts = manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources))
     overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
     digest = stages.digest_scores(job, outcome.scored)
-    files = publish.gather(own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
+    facts = {**outcome.facts, **_changes(job, outcome, chosen)}
+    files = publish.gather(job, own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
     content = {
         "run": own.run_id,
         "config": job.config.model_dump(),
@@ -138,6 +259,25 @@ def _select_and_publish(job: Job, own: publish.Workspace, outcome: Outcome) -> S
         "seed": job.config.seed,
         "timings": {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
         "files": files,
-        **outcome.facts,
+        **facts,
     }
-    return summarise(content, publish.publish(own, content, report.page(content)))
+    run = publish.publish(own, content, report.page(content))
+    for old in publish.remove_old_runs(own.output, run, job.config.keep_runs):
+        job.reporter.say(f"keep_runs    {old} removed")
+    upkeep.compact_if_many(job.reporter, own.output)
+    return summarise(content, run)
+
+
+def _changes(job: Job, outcome: Outcome, chosen: selection.Selection) -> dict[str, Any]:
+    """What a refresh says of the run before it, which must not keep it from being published."""
+    if "since" not in outcome.facts:
+        return {}
+    since = outcome.facts["since"]
+    known = published.read_manifest(since)
+    before = {kind: published.parts_of(since, known["files"][kind]) for kind in ("scored", "selected")}
+    named = {"since": known["run"]}
+    try:
+        return {**named, "changes": stages.compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})}
+    except RunFailed as failure:
+        job.reporter.say(f"changes      not known: {failure.cause}")
+        return {**named, "changes": None}

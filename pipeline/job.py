@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 from ray.exceptions import RayError
 
+from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import RunFailed
 from pipeline.parts import Record
@@ -24,17 +24,19 @@ _PARTS_TOGETHER = 8
 
 @dataclass(frozen=True)
 class Job:
-    """One run under way: its folder for parts, and what every stage needs."""
+    """One run under way: its folder for parts, its name, and what every stage needs."""
 
     config: Config
     work: str
+    run: str
     pools: Pools
     reporter: Reporter
+    fresh: bool = False  # leave what earlier runs have stored aside
 
     @property
     def index(self) -> str:
         """Folder of the instruction table, its embeddings and neighbours."""
-        return str(Path(self.work) / "index")
+        return storage.join(self.work, "index")
 
 
 def items(values: list[Any], together: int = 1) -> Any:

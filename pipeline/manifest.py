@@ -86,22 +86,42 @@ def in_all(counts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def work_of(blocks: list[Record]) -> dict[str, int]:
-    """What scoring cost in all: pairs asked for and computed, their tokens, tokens that went through the model."""
+    """What scoring cost in all, as `operators.likelihoods.Work` and processes that loaded the model."""
     total: Counter[str] = Counter()
     for block in blocks:
         total.update(block["work"])
     return dict(total)
 
 
-def pairs_of(blocks: list[Record]) -> dict[str, int]:
-    """Pairs that went through the model, and pairs that were answered by an equal one."""
-    work = work_of(blocks)
-    return {"computed": work.get("computed", 0), "reused": work.get("pairs", 0) - work.get("computed", 0)}
+def pairs_of(work: dict[str, int], resumed: bool) -> dict[str, int]:
+    """Pairs that went through the model in this run; pairs that were answered by an equal one, `stored` of them by one of an
+    earlier run; and how many of the computed ones were computed before the run was interrupted."""
+    computed = work.get("computed", 0)
+    return {
+        "computed": computed,
+        "reused": work.get("pairs", 0) - computed,
+        "stored": work.get("recalled", 0),
+        "resumed": work.get("resumed", 0) if resumed else 0,
+    }
 
 
 def add_selected(counts: dict[str, dict[str, Any]], selected: dict[str, int]) -> dict[str, dict[str, Any]]:
     """The same counts with selected rows."""
     return {source: {**one, "selected": selected.get(source, 0)} for source, one in counts.items()}
+
+
+def require_few_rejected(counts: dict[str, dict[str, Any]], limit: float, stage: str) -> None:
+    """Raise RunFailed where more than this fraction of all rows read was rejected: something is wrong with the whole corpus, or
+    with the scorer, and not with rows."""
+    total = in_all(counts)
+    rejected = sum(total["rejected"].values())
+    if rejected > limit * total["read"]:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(total["rejected"].items()))
+        raise RunFailed(
+            stage,
+            f"{rejected:,} of {total['read']:,} rows rejected ({reasons}), more than max_rejected_fraction: {limit:g} allows; "
+            "if that is as it should be, set it higher",
+        )
 
 
 def require_rows(counts: dict[str, dict[str, Any]]) -> None:

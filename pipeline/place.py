@@ -16,11 +16,11 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from operators.alternatives import has_input
 from operators.schema import PLACED, conform
-from pipeline.parts import read_part, record_table, write_part
+from pipeline.parts import read_part, read_table, record_table, write_part
+from pipeline.storage import load_array
 
 # About so many tokens, over all sequences of its rows, make a block: prefixes are shared within it, so it is large; it is also
 # what a failed actor loses, and no more actors than blocks can work.
@@ -41,10 +41,10 @@ def block_count(tokens: int, k: int) -> int:
 
 @lru_cache(maxsize=1)
 def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, bool, str | None], int]]:
-    instructions = pq.read_table(f"{index}/instructions.parquet", columns=["key", "tokens"])
-    queries = pq.read_table(f"{index}/neighbours.parquet", columns=["instruction_row", "has_input", "task"]).to_pydict()
+    instructions = read_table(f"{index}/instructions.parquet", ["key", "tokens"])
+    queries = read_table(f"{index}/neighbours.parquet", ["instruction_row", "has_input", "task"]).to_pydict()
     rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
-    order, tokens = np.load(f"{index}/order.npy", allow_pickle=False), instructions["tokens"].to_numpy()
+    order, tokens = load_array(f"{index}/order.npy"), instructions["tokens"].to_numpy()
     stretches = np.zeros((len(order), 2), dtype=np.int64)
     stretches[order, 1] = np.cumsum(tokens[order])
     stretches[:, 0] = stretches[:, 1] - tokens

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest
 
@@ -19,6 +22,7 @@ class Checked:
     model_config: Any
     tokenizer: Any
     template_hash: str
+    embedder: str  # its fingerprint
 
     def model(self, dtype: str) -> dict[str, Any]:
         """Settings for `load_model` on a worker."""
@@ -45,12 +49,10 @@ class Checked:
         }
 
 
-def check_output(output: str) -> Path:
-    """The output folder as a path; raises BadRequest where nothing can be written there. Creates nothing."""
-    if "://" in output:
-        raise BadRequest(
-            f"output: {output!r}: found a URL; accepted: a folder on a disk, local or shared by all machines"
-        )
+def check_output(output: str) -> str:
+    """The output folder, absolute; raises BadRequest where nothing can be written there. Creates nothing."""
+    if storage.is_url(output):
+        return _check_store(output.rstrip("/"))
     try:
         path = Path(output).expanduser().absolute()
         is_file = path.exists() and not path.is_dir()
@@ -63,7 +65,24 @@ def check_output(output: str) -> Path:
         raise BadRequest(f"output: {output!r}: {existing} is a file; accepted: a folder, which need not exist yet")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise BadRequest(f"output: {output!r}: {existing} is not writable")
-    return path
+    return str(path)
+
+
+def _check_store(output: str) -> str:
+    scheme, _, inner = output.partition("://")
+    if scheme not in storage.SCHEMES or not inner:
+        raise BadRequest(
+            f"output: {output!r}: found a URL of {scheme!r}; accepted: a folder, or a URL of "
+            f"{', '.join(storage.SCHEMES)} with a bucket, such as s3://bucket/runs"
+        )
+    bucket = f"{scheme}://{inner.partition('/')[0]}"
+    try:
+        reached = storage.exists(bucket)
+    except (OSError, pa.ArrowException) as error:
+        raise BadRequest(f"output: {output!r} cannot be reached: {str(error).strip().splitlines()[0]}") from error
+    if not reached:
+        raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
+    return output
 
 
 def check_shadowing() -> None:
@@ -80,7 +99,7 @@ def check_shadowing() -> None:
 
 def check_models(config: Config) -> Checked:
     """Load tokenizer, configuration and template, and ask for the embedder; raises BadRequest."""
-    from operators.embedder import EmbedderProblem, check_embedder
+    from operators.embedder import EmbedderProblem, check_embedder, fingerprint
     from operators.encode import empty_context, encode_prompts
     from operators.models import ModelProblem, load_config, load_tokenizer, window
     from operators.template import TemplateProblem, load_template
@@ -89,6 +108,7 @@ def check_models(config: Config) -> Checked:
     wanted = config.scorer
     try:
         check_embedder(config.embedder.model)
+        embedder = fingerprint(config.embedder.model)
         tokenizer = load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
         model = load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
         prompt, *_ = try_template(lambda: load_template(wanted.template, tokenizer))
@@ -124,6 +144,7 @@ def check_models(config: Config) -> Checked:
         model_config=model,
         tokenizer=tokenizer,
         template_hash=template.hash,
+        embedder=embedder,
     )
 
 

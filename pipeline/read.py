@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.normalise import Rejection, strict_json
-from pipeline.sources import Chunk, open_dataset, open_filesystem
+from pipeline.sources import Chunk, open_dataset
+from pipeline.storage import open_filesystem
 
 MAX_ROW_BYTES = 16 << 20
 KEPT_OF_LARGE_ROW = 64 << 10  # of a row over MAX_ROW_BYTES, this much goes to rejected/, with its place in the file

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from pipeline import publish
+from pipeline import published, storage
 from pipeline.errors import BadRequest
 from pipeline.summary import Summary, summarise
 
@@ -25,21 +25,19 @@ def page(manifest: dict[str, Any]) -> str:
     return template.render(**manifest, accounts=accounts, yaml=text)
 
 
-def of_run(run: Path) -> Summary:
+def of_run(run: str) -> Summary:
     """The closing summary of a published run again, with the overlap of selections in full; raises BadRequest."""
-    manifest = publish.read_manifest(run)
+    manifest, path = published.read_manifest(run), storage.join(run, published.MANIFEST)
     if "overlap" not in manifest:
-        raise BadRequest(
-            f"{run / publish.MANIFEST}: this run was made before reports were; `tss select` makes a new one from it"
-        )
+        raise BadRequest(f"{path}: this run was made before reports were; `tss select` makes a new one from it")
     try:
         lines = [summarise(manifest, run).text, "", *_matrix(manifest["overlap"])]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise BadRequest(
-            f"{run / publish.MANIFEST}: does not hold what a finished run writes ({type(error).__name__}: {error}); "
+            f"{path}: does not hold what a finished run writes ({type(error).__name__}: {error}); "
             "accepted: the manifest as it was published. Name another runs/<id>, or run again"
         ) from error
-    return Summary(run, "\n".join([*lines, "", f"report       {run / publish.REPORT}"]))
+    return Summary(run, "\n".join([*lines, "", f"report       {storage.join(run, published.REPORT)}"]))
 
 
 def _matrix(overlap: dict[str, Any]) -> list[str]:

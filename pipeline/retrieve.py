@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
-from operators.embedder import embed_folded, load_embedder
+from operators.embedder import Embedder, embed_folded, load_embedder
 from operators.order import neighbourhood_order, shared_order
 from operators.schema import EMBEDDINGS, INSTRUCTIONS, NEIGHBOURS, from_rows
+from pipeline import storage, store
+from pipeline.attempts import bounded
 from pipeline.errors import BadRequest
-from pipeline.parts import Record, read_part, record_table, write_part
+from pipeline.parts import Record, read_part, read_table, record_table, write_part, write_table
+from pipeline.storage import load_array, save_array
 
 _COLUMNS = ["instruction_key", "instruction", "input", "task", "n_prompt_tokens", "n_target_tokens"]
 SPARE = 2  # candidates kept per query, as a multiple of k: an alternative may prove too long for a row
@@ -41,8 +45,7 @@ def build_table(parts: list[Record], index: str, pool_texts: list[str] | None) -
             for text in pool_texts
         ]
         table = merge_instructions([table, from_rows(extra, INSTRUCTIONS)])
-    Path(index).mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, f"{index}/instructions.parquet")
+    write_table(f"{index}/instructions.parquet", table)
     return {
         "instructions": len(table),
         "pool": sum(table["in_pool"].to_pylist()),
@@ -50,41 +53,92 @@ def build_table(parts: list[Record], index: str, pool_texts: list[str] | None) -
     }
 
 
-class EmbedRange:
-    """Actor: embeddings of ranges of instructions. Ranges are cut from the sorted table, so what shares a batch never
-    depends on the order of rows, on blocks or on actors."""
+def recall_embeddings(paths: list[tuple[str, str]], index: str) -> Record:
+    """Which instructions of the table have an embedding in parts (run, path) of the store; the others are `missing.npy`.
 
-    def __init__(self, *, work: str, index: str, model: str, batch_size: int, threads: int):
+    Of two embeddings of one instruction the newest run's is taken. The record: how many are missing, and damaged parts.
+    """
+    keys = read_table(f"{index}/instructions.parquet", ["key"])["key"].to_pylist()
+    rows = {key: row for row, key in enumerate(keys)}
+    found: dict[int, np.ndarray] = {}
+    damaged = []
+    ordered = [path for _, path in sorted(paths, reverse=True)]
+    for path, table in store.read_or_set_aside(ordered, EMBEDDINGS):
+        if table is None:
+            damaged.append(path)
+            continue
+        for key, vector in zip(table["key"].to_pylist(), table["embedding"].to_numpy(), strict=True):
+            row = rows.get(key)
+            if row is not None:
+                found.setdefault(row, vector)
+    known = sorted(found)
+    missing = np.setdiff1d(np.arange(len(keys)), np.array(known, dtype=np.int64))
+    vectors = np.stack([found[row] for row in known]) if known else np.zeros((0, 0), dtype=np.float32)
+    save_array(f"{index}/missing.npy", missing)
+    save_array(f"{index}/recalled.npy", vectors.astype(np.float32))
+    return {"missing": len(missing), "damaged": damaged}
+
+
+class EmbedRange:
+    """Actor: embeddings of ranges of the missing instructions, written to the store.
+
+    Ranges are cut from the sorted table, so what shares a batch never depends on the order of rows, on blocks or on actors; a
+    range that this run has stored before it was interrupted is taken as it is.
+    """
+
+    def __init__(self, *, work: str, index: str, folder: str, model: str, batch_size: int, threads: int):
+        self._work, self._folder, self._model, self._batch_size, self._threads = (
+            work,
+            folder,
+            model,
+            batch_size,
+            threads,
+        )
+        table = read_table(f"{index}/instructions.parquet", ["key", "text"])
+        self._table = table.take(pa.array(load_array(f"{index}/missing.npy")))
+
+    @cached_property
+    def _embedder(self) -> Embedder:
         import torch
 
-        torch.set_num_threads(threads)
-        self._work = work
-        self._texts = pq.read_table(f"{index}/instructions.parquet", columns=["text"])["text"]
-        self._embedder = load_embedder(model, batch_size)
+        torch.set_num_threads(self._threads)
+        with bounded(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the embedder"):
+            return load_embedder(self._model, self._batch_size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        records = []
-        for item in map(json.loads, batch["item"].to_pylist()):
-            start, stop = item["start"], item["stop"]
-            vectors = embed_folded(self._embedder, self._texts[start:stop].to_pylist())
-            rows = pa.table({"row": np.arange(start, stop), "embedding": list(vectors)})
-            records.append({**write_part(f"{self._work}/embeddings", rows, EMBEDDINGS), "start": start})
-        return record_table(records)
+        return record_table(self._range(json.loads(text)) for text in batch["item"].to_pylist())
+
+    def _range(self, item: Record) -> Record:
+        start, stop = item["start"], item["stop"]
+        folder = storage.join(self._folder, f"range-{start:09d}")
+        for path, table in store.read_or_set_aside((path for path, _ in store.parts(folder)), EMBEDDINGS):
+            if table is not None and table["key"].equals(self._table["key"][start:stop]):
+                return {"path": path, "start": start}
+        with bounded(self._work, f"embed-{start}", f"embedding instructions {start} to {stop}"):
+            vectors = embed_folded(self._embedder, self._table["text"][start:stop].to_pylist())
+        rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(vectors)})
+        return {"path": store.write(folder, rows, EMBEDDINGS), "start": start}
 
 
 def build_matrix(parts: list[Record], index: str) -> None:
     """All embeddings as one `embeddings.npy`, rows as in the table, which every worker of a machine maps and shares."""
+    missing, recalled = load_array(f"{index}/missing.npy"), load_array(f"{index}/recalled.npy")
     ordered = sorted(parts, key=lambda part: part["start"])
-    blocks = [np.stack(read_part(part)["embedding"].to_numpy()).astype(np.float32) for part in ordered]
-    np.save(f"{index}/embeddings.npy", np.concatenate(blocks), allow_pickle=False)
+    new = [np.stack(store.read(part["path"], EMBEDDINGS)["embedding"].to_numpy()) for part in ordered]
+    width = new[0].shape[1] if new else recalled.shape[1]
+    matrix = np.zeros((len(missing) + len(recalled), width), dtype=np.float32)
+    if new:
+        matrix[missing] = np.concatenate(new)
+    matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(-1, width)
+    save_array(f"{index}/embeddings.npy", matrix)
 
 
 @lru_cache(maxsize=1)
 def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
     """The pool of this worker process."""
     return Pool(
-        pq.read_table(f"{index}/instructions.parquet"),
-        np.load(f"{index}/embeddings.npy", mmap_mode="r", allow_pickle=False),
+        read_table(f"{index}/instructions.parquet"),
+        load_array(f"{index}/embeddings.npy"),
         paraphrase_max=paraphrase_max,
         same_task=same_task,
     )
@@ -93,7 +147,7 @@ def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
 @lru_cache(maxsize=1)
 def cached_neighbours(index: str) -> pa.Table:
     """The NEIGHBOURS of this worker process; a row's `query_row` is its row here."""
-    return pq.read_table(f"{index}/neighbours.parquet")
+    return read_table(f"{index}/neighbours.parquet")
 
 
 def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: int) -> pa.Table:
@@ -110,14 +164,14 @@ def build_neighbours(parts: list[Record], index: str, k: int, blocks: int) -> No
     instructions are to stand in so many scoring blocks."""
     ordered = sorted(parts, key=lambda part: part["start"])
     table = pa.concat_tables([read_part(part) for part in ordered])
-    pq.write_table(table, f"{index}/neighbours.parquet")
-    tokens = pq.read_table(f"{index}/instructions.parquet", columns=["tokens"])["tokens"].to_numpy()
+    write_table(f"{index}/neighbours.parquet", table)
+    tokens = read_table(f"{index}/instructions.parquet", ["tokens"])["tokens"].to_numpy()
     asked: list[list[int]] = [[row] for row in range(len(tokens))]
     for row, candidates in zip(table["instruction_row"].to_pylist(), table["candidates"].to_pylist(), strict=True):
         asked[row] += candidates[:k]
-    base = neighbourhood_order(np.load(f"{index}/embeddings.npy", mmap_mode="r", allow_pickle=False))
+    base = neighbourhood_order(load_array(f"{index}/embeddings.npy"))
     order = shared_order(base, [np.unique(one) for one in asked], tokens, -(-int(tokens.sum()) // blocks))
-    np.save(f"{index}/order.npy", order, allow_pickle=False)
+    save_array(f"{index}/order.npy", order)
 
 
 def read_pool_file(path: str) -> list[str]:

@@ -4,36 +4,100 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from operators.encode import empty_context
-from operators.likelihoods import Scoring
+from operators.likelihoods import Memory, Scoring, Work
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.tss import ScoreSettings, add_scores
+from pipeline import store
 from pipeline.admit import cached_encoder
+from pipeline.attempts import Attempts, bounded
 from pipeline.encode import from_bytes
-from pipeline.parts import Record, read_part, record_table, write_part
+from pipeline.parts import Record, read_part, read_whole, record_table, write_part
 
 if TYPE_CHECKING:
     from operators.logprob import TargetScorer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+# A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
+_WHOLE_TRIES, _ROW_TRIES = 3, 2
+
+
+class BrokenScorer(RuntimeError):
+    """A scorer that fails on what it could do when it was loaded: no row is to blame."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of a block, ENCODED; their LIKELIHOODS so far; and sums of pairs that earlier runs have stored, by digest."""
+
+    number: int
+    encoded: pa.Table
+    known: pa.Table | None
+    stored: dict[bytes, float]
+
+    def rows(self, start: int, stop: int) -> _Block:
+        known = None if self.known is None else self.known.slice(start, stop - start)
+        return replace(self, encoded=self.encoded.slice(start, stop - start), known=known)
+
+
+@dataclass
+class _Found:
+    """What came of a stretch of rows: LIKELIHOODS tables in order, rows that cannot be scored with the reason, the cost."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+
+    def add(self, other: _Found) -> _Found:
+        self.tables += other.tables
+        self.rejected += other.rejected
+        for name, value in vars(other.work).items():
+            setattr(self.work, name, getattr(self.work, name) + value)
+        return self
+
+
+class _Keeper:
+    """Writes finished pairs to the store: all that are waiting, every so many seconds and at the end of a stretch of rows."""
+
+    def __init__(self, folder: str, every: float):
+        self._folder, self._every = folder, every
+        self._waiting: list[pa.Table] = []
+        self._written = time.monotonic()
+
+    def take(self, finished: pa.Table) -> None:
+        self._waiting.append(finished)
+        if time.monotonic() - self._written >= self._every:
+            self.write()
+
+    def write(self) -> None:
+        rows = pa.concat_tables(self._waiting) if self._waiting else None
+        if rows is not None and len(rows):
+            store.write(self._folder, rows.sort_by([("group", "ascending"), ("pair", "ascending")]))
+        self._waiting, self._written = [], time.monotonic()
 
 
 class ScoreBlock:
-    """Actor: holds the model, turns each encoded block into one SCORED part.
+    """Actor: holds the model, once a pair needs it; turns each encoded block into one SCORED part, and stores what it computes.
 
-    Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too.
+    Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too. A row that
+    raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store and the
+    run's name in it.
     """
 
     def __init__(
         self,
         *,
         work: str,
+        kept: dict[str, str],
+        every: float,
         encoder: dict[str, Any],
         model: dict[str, Any],
         batch_tokens: int | str,
@@ -43,8 +107,9 @@ class ScoreBlock:
         threads: int,
     ):
         self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
-        self._seed = seed
+        self._kept, self._every, self._seed = kept, every, seed
         self._encoder, self._model, self._batch_tokens, self._threads = encoder, model, batch_tokens, threads
+        self._loaded = 0
 
     @cached_property
     def _context(self) -> list[int]:
@@ -60,9 +125,12 @@ class ScoreBlock:
         from operators.models import load_model
 
         torch.set_num_threads(self._threads)
-        model = load_model(**self._model)
-        device = next(model.parameters()).device.type
-        return TargetScorer(model, BATCH_TOKENS[device] if self._batch_tokens == "auto" else int(self._batch_tokens))
+        with bounded(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the scorer"):
+            model = load_model(**self._model)
+            device = next(model.parameters()).device.type
+            size = BATCH_TOKENS[device] if self._batch_tokens == "auto" else int(self._batch_tokens)
+            self._loaded = 1
+            return TargetScorer(model, size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(
@@ -75,45 +143,115 @@ class ScoreBlock:
         before = read_part(part["scored"]) if part["scored"] else SCORED.empty_table()
         seen = pc.index_in(encoded["id"], value_set=before["id"].combine_chunks())
         known = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
-        scoring = Scoring(encoded, self._context, self._scorer, known)
-        if self._threshold is None:
-            scoring.score_all()
-        else:
-            scoring.score_down_to(self._threshold, self._score)
-        good = pa.array(scoring.finite(), pa.bool_())
+        stored = _sums(read_part(part["known"])) if part.get("known") else {}
+        found = self._stretch(_Block(part["block"], encoded, known, stored), 0, len(encoded))
         others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
-        scored = pa.concat_tables([others, add_scores(scoring.table().filter(good), self._score, self._seed)])
+        tables = [add_scores(table, self._score, self._seed) for table in found.tables]
+        scored = pa.concat_tables([others, *tables])
         return {
             "block": part["block"],
             "scored": write_part(f"{self._work}/scored", scored, SCORED),
             "sources": sources_of(scored),
-            **self._reject(encoded.filter(pc.invert(good))),
-            "work": vars(scoring.work),
+            **self._reject(found.rejected),
+            "work": {**vars(found.work), "loaded": self._loads()},
             "seconds": time.monotonic() - began,
         }
 
-    def _reject(self, rows: pa.Table) -> Record:
-        """Write a REJECTED part of rows whose likelihoods are no finite numbers."""
+    def _loads(self) -> int:
+        """1 in the record of the first block after a model was loaded."""
+        loaded, self._loaded = self._loaded, 0
+        return loaded
+
+    def _stretch(self, block: _Block, start: int, stop: int) -> _Found:
+        """Score rows `start` to `stop` of a block, in halves where they have failed together."""
+        attempts, name = Attempts(self._work, f"block-{block.number:06d}"), f"{start}-{stop}"
+        whole, alone = stop - start == len(block.encoded), stop - start == 1
+        limit = _WHOLE_TRIES if whole else _ROW_TRIES if alone else 1
+        problem = None
+        if (deaths := attempts.deaths(name)) < limit:
+            for _ in range(2):  # what fails once may have been the machine's fault
+                try:
+                    with attempts.trying(name):
+                        return self._scored(block.rows(start, stop))
+                except OSError:
+                    raise  # a disk that is full, a store that is gone
+                except Exception as error:  # noqa: BLE001 - whatever a model raises on a row; it ends in rejected/ in words
+                    problem = error
+                    self._require_scorer(error)
+        if not alone:
+            middle = (start + stop) // 2
+            return self._stretch(block, start, middle).add(self._stretch(block, middle, stop))
+        if problem is not None:
+            reason, detail = "scorer_failed", f"the scorer fails on this row: {type(problem).__name__}: {problem}"[:500]
+        else:
+            reason, detail = "scorer_died", f"the scorer's process ended {deaths} times while it scored this row alone"
+        return _Found(rejected=[_rejected(block.encoded.slice(start, 1), reason, detail)])
+
+    def _require_scorer(self, error: Exception) -> None:
+        """Raise BrokenScorer where it is not the rows: the model cannot be loaded, or fails on anything by now."""
+        try:
+            healthy = self._scorer.works()
+        except Exception as problem:
+            raise BrokenScorer(f"{type(problem).__name__}: {problem}") from problem
+        if not healthy:
+            raise BrokenScorer(f"the scorer fails on everything since {type(error).__name__}: {error}") from error
+
+    def _scored(self, block: _Block) -> _Found:
+        folder = store.block_folder(self._kept["scorer"], self._kept["run"], block.number)
+        keeper = _Keeper(folder, self._every)
+        memory = Memory(block.stored, _finished(folder), keeper.take, self._every)
+        scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory)
+        try:
+            if self._threshold is None:
+                scoring.score_all()
+            else:
+                scoring.score_down_to(self._threshold, self._score)
+        finally:
+            keeper.write()
+        good = pa.array(scoring.finite(), pa.bool_())
+        bad = block.encoded.filter(pc.invert(good))
         detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
-        found = [
-            {
-                **{name: row[name] for name in ("source", "file", "line")},
-                "raw": json.dumps({name: row[name] for name in ("instruction", "input", "output", "extra")}),
-                "reason": "not_finite",
-                "detail": detail,
-            }
-            for row in rows.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
-        ]
-        parts = [write_part(f"{self._work}/rejected", from_rows(found, REJECTED), REJECTED)] if found else []
-        reasons = {source: {"not_finite": number} for source, number in _count(rows["source"]).items()}
+        rejected = [_rejected(bad.slice(row, 1), "not_finite", detail) for row in range(len(bad))]
+        return _Found([scoring.table().filter(good)], rejected, scoring.work)
+
+    def _reject(self, rows: list[dict[str, Any]]) -> Record:
+        """Write a REJECTED part."""
+        reasons: dict[str, dict[str, int]] = {}
+        for row in rows:
+            of_source = reasons.setdefault(row["source"], {})
+            of_source[row["reason"]] = of_source.get(row["reason"], 0) + 1
+        parts = [write_part(f"{self._work}/rejected", from_rows(rows, REJECTED), REJECTED)] if rows else []
         return {"rejected": parts, "reasons": reasons}
 
 
+def _rejected(row: pa.Table, reason: str, detail: str) -> dict[str, Any]:
+    """The REJECTED row of one ENCODED row."""
+    (values,) = row.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
+    return {
+        **{name: values[name] for name in ("source", "file", "line")},
+        "raw": json.dumps({name: values[name] for name in ("instruction", "input", "output", "extra")}),
+        "reason": reason,
+        "detail": detail.encode("utf-8", "backslashreplace").decode(),
+    }
+
+
+def _sums(stored: pa.Table) -> dict[bytes, float]:
+    return dict(zip(stored["pair"].to_pylist(), stored["sum"].to_pylist(), strict=True))
+
+
+def _finished(folder: str) -> dict[bytes, float]:
+    """What this run has stored of a block before."""
+    found: dict[bytes, float] = {}
+    for _, table in store.read_or_set_aside(path for path, _ in store.parts(folder)):
+        found.update({} if table is None else _sums(table))
+    return found
+
+
 def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int) -> pa.Table:
-    """SCORED parts anew from the likelihoods that other SCORED parts hold: no model is needed."""
+    """SCORED parts anew from the likelihoods that the SCORED parts of a published run hold: no model is needed."""
     records = []
     for part in map(json.loads, batch["item"].to_pylist()):
-        scored = add_scores(read_part(part, LIKELIHOODS.names), ScoreSettings(**score), seed)
+        scored = add_scores(read_whole(part).select(LIKELIHOODS.names), ScoreSettings(**score), seed)
         records.append(
             {
                 "block": part["block"],
@@ -127,9 +265,9 @@ def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int
 def sources_of(scored: pa.Table) -> dict[str, dict[str, int]]:
     """Per source: rows of a SCORED part, those without a score, and those of them that a bounded selection left."""
     unscored = _count(scored.filter(pc.is_null(scored["tss_pp"]))["source"])
-    bounded = _count(scored.filter(pc.is_valid(scored["tss_pp_bound"]))["source"])
+    bounded_ = _count(scored.filter(pc.is_valid(scored["tss_pp_bound"]))["source"])
     return {
-        source: {"scored": number, "unscored": unscored.get(source, 0), "bounded": bounded.get(source, 0)}
+        source: {"scored": number, "unscored": unscored.get(source, 0), "bounded": bounded_.get(source, 0)}
         for source, number in _count(scored["source"]).items()
     }
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators import budget, where
 from operators.schema import SCORED, SELECTED
-from pipeline.parts import read_part, record_table, write_part
+from pipeline.parts import read_part, read_table, record_table, write_part
 
 ROWS_PER_FILE = 100_000
 WHOLE = ""  # the name of the one budget where no quota splits it
@@ -71,7 +70,7 @@ def _costs(table: pa.Table, cost: str) -> np.ndarray:
 
 
 def _inside_cap(table: pa.Table, orders: np.ndarray, column: str, paths: list[str]) -> np.ndarray:
-    cuts = pa.concat_tables([pq.read_table(path) for path in paths]) if paths else _GROUP_CUTS.empty_table()
+    cuts = pa.concat_tables([read_table(path) for path in paths]) if paths else _GROUP_CUTS.empty_table()
     last = {row["group"]: (row["order"], row["id"]) for row in cuts.to_pylist()}
     groups, ids = _groups(table, column), table["id"].to_pylist()
     return np.array(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from operators.hub import why_not_on_hub
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
+from pipeline.storage import open_filesystem
 
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -44,17 +45,6 @@ class Chunk:
     def to_json(self) -> str:
         """For the trip through a dataset of tasks."""
         return json.dumps(asdict(self))
-
-
-def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URL and the path in it."""
-    if uri.startswith("hf://"):
-        from huggingface_hub import HfFileSystem
-
-        return pafs.PyFileSystem(pafs.FSSpecHandler(HfFileSystem())), uri.removeprefix("hf://")
-    if "://" in uri:
-        return pafs.FileSystem.from_uri(uri)
-    return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
 
 
 def plan(config: Config) -> list[Chunk]:

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline import admit, digest, encode, place, retrieve, score
+from pipeline import admit, changes, digest, encode, place, recall, retrieve, score, snapshot, storage, store
 from pipeline.encode import Round
 from pipeline.job import Job, execute, items, mapped, once, over_parts, stream
 from pipeline.parts import Record
 from pipeline.preflight import Checked
+from pipeline.progress import Reporter
 from pipeline.resources import actor_pool
 from pipeline.sources import Chunk
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scoring actors need: settings of the encoder and the model, and the scorer's folder of the likelihood store."""
+
+    encoder: dict[str, Any]
+    model: dict[str, Any]
+    folder: str
+
 
 EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 NEIGHBOUR_RANGE = 2048
 SHUFFLE_BYTES = 64 << 20  # admitted text in one block of the shuffle that finds duplicates
 TEXT_PER_PARQUET_BYTE = 4  # what compressed text takes in memory
+
+
+def take_snapshot(reporter: Reporter, chunks: list[Chunk]) -> list[Record]:
+    """What each input file holds, as a digest of its content; records in the order of the inputs."""
+    pieces = snapshot.pieces_of(chunks)
+    with reporter.stage("snapshot", len(pieces), "pieces") as stage:
+        found = execute("snapshot", mapped(items(pieces), snapshot.digest_piece), lambda record: stage.advance())
+    return snapshot.join_pieces(chunks, found)
 
 
 def read(job: Job, chunks: list[Chunk], checked: Checked) -> list[Record]:
@@ -57,8 +76,13 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     return result
 
 
-def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str] | None) -> Record:
-    """Build the index: distinct instructions, embeddings in an actor pool, exact neighbours."""
+def _stored(folder: str) -> list[tuple[str, str]]:
+    """(run, path) of the parts in a folder of the store."""
+    return [(path[len(folder) + 1 :].partition("/")[0], path) for path, _ in store.parts(folder)]
+
+
+def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str] | None, embeddings: str) -> Record:
+    """Build the index: distinct instructions, embeddings of those that `embeddings` does not hold yet, exact neighbours."""
     config = job.config
     with job.reporter.stage("instructions", len(admitted)) as stage:
         parts = execute(
@@ -68,19 +92,24 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
         )
         table = once("instructions", retrieve.build_table, parts, job.index, pool_texts)
         stage.advance(0, f"{table['instructions']:,} distinct instructions")
-    ranges = _ranges(table["instructions"], EMBED_BATCHES * config.embedder.batch_size)
+    stored = [one for one in _stored(embeddings) if not job.fresh and one[0] != job.run]
+    recalled = once("embed", retrieve.recall_embeddings, stored, job.index)
+    ranges = _ranges(recalled["missing"], EMBED_BATCHES * config.embedder.batch_size)
     with job.reporter.stage("embed", len(ranges), "ranges") as stage:
         kwargs = {
             "work": job.work,
             "index": job.index,
+            "folder": storage.join(embeddings, job.run),
             "threads": job.pools.threads_per_embedder,
             **config.embedder.model_dump(),
         }
-        dataset = _in_actors(
-            items(ranges), retrieve.EmbedRange, kwargs, job.pools.embedders, job.pools.gpus_per_embedder
-        )
-        parts = execute("embed", dataset, lambda record: stage.advance())
+        actors = min(job.pools.embedders, len(ranges))
+        parts = []
+        if ranges:
+            dataset = _in_actors(items(ranges), retrieve.EmbedRange, kwargs, actors, job.pools.gpus_per_embedder)
+            parts = execute("embed", dataset, lambda record: stage.advance())
         once("embed", retrieve.build_matrix, parts, job.index)
+        stage.advance(0, f"{recalled['missing']:,} new instructions")
     ranges = _ranges(table["instructions"], NEIGHBOUR_RANGE)
     with job.reporter.stage("neighbours", len(ranges), "ranges") as stage:
         kwargs = {"work": job.work, "pool": pool_settings(job), "k": config.alternatives.k}
@@ -91,7 +120,7 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
         )
         blocks = place.block_count(table["tokens"], config.alternatives.k)
         once("neighbours", retrieve.build_neighbours, parts, job.index, config.alternatives.k, blocks)
-    return table
+    return {**table, "damaged": recalled["damaged"]}
 
 
 def _in_actors(dataset: Any, actor: type, settings: dict[str, Any], size: int, gpus: float) -> Any:
@@ -130,9 +159,30 @@ def place_rows(job: Job, admitted: list[Record], tokens: int) -> list[Record]:
         return sorted(records, key=lambda record: record["block"])
 
 
-def score_blocks(
-    job: Job, blocks: list[Record], encoder: dict[str, Any], model: dict[str, Any], round: Round
-) -> list[Record]:
+def recall_pairs(job: Job, placed: list[Record], scorer: str) -> tuple[list[Record], list[str]]:
+    """The same records with what earlier runs have stored of each block in `known`; and damaged parts of the store."""
+    stored = [(run, path) for run, path in _stored(scorer) if not job.fresh and run != job.run]
+    if not stored:
+        return placed, []
+    sizes = dict(store.parts(scorer))
+    shuffles = max(1, -(-sum(sizes.get(path, 0) for _, path in stored) * TEXT_PER_PARQUET_BYTE // SHUFFLE_BYTES))
+    meeting = [{"path": part["path"], "block": part["block"]} for part in placed]
+    meeting += [{"path": path, "run": run} for run, path in stored]
+    dataset = over_parts(meeting, recall.asked_and_stored, work=job.work).repartition(shuffles, keys=["group"])
+    dataset = mapped(dataset, recall.meet)
+    blocks = len(placed)
+    dataset = dataset.sort("block", boundaries=list(range(1, blocks))) if blocks > 1 else dataset.repartition(1)
+    known: dict[int, Record] = {}
+    with job.reporter.stage("recall", blocks, "blocks") as stage:
+        for record in stream("recall", mapped(dataset, recall.write_found, fn_kwargs={"work": job.work})):
+            known[record["block"]] = record
+            stage.advance(note=f"{sum(one['rows'] for one in known.values()):,} stored pairs")
+    notes = storage.list_files(storage.join(job.work, recall.NOTES))
+    damaged = [storage.read(path).decode() for path, _ in notes]
+    return [{**part, "known": known.get(part["block"])} for part in placed], damaged
+
+
+def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -> list[Record]:
     """One round of scoring: tasks encode block by block, the actor pool scores; the records of the blocks after it.
 
     A block's record holds what was placed there and what all rounds so far have made of it.
@@ -140,21 +190,23 @@ def score_blocks(
     config = job.config
     settings = {
         "work": job.work,
-        "encoder": encoder,
-        "model": model,
+        "kept": {"scorer": scorer.folder, "run": job.run},
+        "every": config.store.write_every,
+        "encoder": scorer.encoder,
+        "model": scorer.model,
         "batch_tokens": config.scorer.batch_tokens,
         "score": config.score.model_dump(),
         "seed": config.seed,
         "threshold": round.threshold,
         "threads": job.pools.threads_per_scorer,
     }
-    items_ = [{name: block[name] for name in ("block", "placed", "scored")} for block in blocks]
+    items_ = [{name: block[name] for name in ("block", "placed", "scored", "known")} for block in blocks]
     encoded = mapped(
         items(items_),
         encode.encode_block,
         fn_kwargs={
             "index": job.index,
-            "encoder": encoder,
+            "encoder": scorer.encoder,
             "pool": pool_settings(job),
             "k": config.alternatives.k,
             "round": asdict(round),
@@ -173,7 +225,8 @@ def score_blocks(
     with job.reporter.stage(name, len(blocks), "blocks", slow=slow) as stage:
         pairs, seconds = 0, 0.0
         for record in stream("score", dataset):
-            pairs, seconds = pairs + record["work"]["computed"], seconds + record["seconds"]
+            work = record["work"]
+            pairs, seconds = pairs + work["computed"] - work["resumed"], seconds + record["seconds"]
             stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
             after[record["block"]] = _joined(after[record["block"]], record)
     return [after[number] for number in sorted(after)]
@@ -185,6 +238,7 @@ def fresh_blocks(placed: list[Record]) -> list[Record]:
         {
             "block": part["block"],
             "placed": {"path": part["path"], "rows": part["rows"]},
+            "known": part.get("known"),
             "scored": None,
             "duplicates": part["duplicates"],
             "sources": {},
@@ -217,6 +271,26 @@ def rescore(job: Job, parts: list[Record]) -> list[Record]:
         kwargs = {"work": job.work, "score": job.config.score.model_dump(), "seed": job.config.seed}
         dataset = mapped(items(parts), score.rescore_part, fn_kwargs=kwargs)
         return sorted(execute("rescore", dataset, lambda record: stage.advance()), key=lambda record: record["block"])
+
+
+def compare(job: Job, before: dict[str, list[Record]], after: dict[str, list[Record]]) -> dict[str, dict[str, int]]:
+    """What happened since an earlier run: its rows and its selected rows against those of this one (`changes.py`)."""
+    found = {}
+    with job.reporter.stage("changes", 2, "tables") as stage:
+        for kind in ("scored", "selected"):
+            sides = [
+                {"path": part["path"], "kind": kind, "after": side}
+                for side, parts in ((False, before[kind]), (True, after[kind]))
+                for part in parts
+            ]
+            size = max(1, sum(part["rows"] for part in [*before[kind], *after[kind]]) // changes.ROWS_TOGETHER)
+            dataset = over_parts(sides, changes.sides_of_parts).repartition(size, keys=["id"])
+            counts: Counter[str] = Counter()
+            for record in stream("changes", mapped(dataset, changes.count_changes)):
+                counts.update(record)
+            found[kind] = {name: counts[name] for name in changes.NAMES}
+            stage.advance()
+    return found
 
 
 def digest_scores(job: Job, parts: list[Record]) -> digest.Digest:

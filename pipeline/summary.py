@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -11,11 +10,11 @@ from typing import Any
 class Summary:
     """A published run in words."""
 
-    run: Path
+    run: str
     text: str
 
 
-def summarise(manifest: dict[str, Any], run: Path) -> Summary:
+def summarise(manifest: dict[str, Any], run: str) -> Summary:
     """The summary of a published run from its manifest."""
     counts, budget, pairs, scores = (manifest[name] for name in ("counts", "budget", "pairs", "scores"))
     lost = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts["rejected"].items())) or "none"
@@ -25,14 +24,16 @@ def summarise(manifest: dict[str, Any], run: Path) -> Summary:
         f"{counts['duplicates']:,} duplicates, "
         f"{counts['scored']:,} scored" + _without_score(counts["unscored"] - counts["bounded"], counts["bounded"]),
         f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
-        f"pairs        {pairs['computed']:,} computed, {pairs['reused']:,} reused{_speed(manifest)}",
+        _pairs(pairs) + _speed(manifest),
         *_quantiles(scores, counts["scored"] - counts["unscored"]),
         f"selection    {_settings(manifest['config'])}",
         _budget(budget, counts["selected"], manifest["eligible"]),
         *_overlap(manifest["overlap"], manifest["config"]["select"]),
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
+        *_changes(manifest.get("changes"), manifest.get("since")),
         *_warnings(counts["sources"]),
+        *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.get("damaged", [])),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
@@ -44,9 +45,30 @@ def _without_score(alone: int, bounded: int) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
+def _pairs(pairs: dict[str, int]) -> str:
+    before, stored = pairs.get("resumed", 0), pairs.get("stored", 0)
+    computed = f"{pairs['computed']:,} computed" + (f" ({before:,} before the run was interrupted)" if before else "")
+    return f"pairs        {computed}, {pairs['reused']:,} reused" + (f" ({stored:,} from the store)" if stored else "")
+
+
+def _changes(changes: dict[str, dict[str, int]] | None, since: str | None) -> list[str]:
+    if not changes:
+        return []
+    rows, selected = changes["scored"], changes["selected"]
+    return [
+        f"changes      since {since}: {_moves(rows)} of all rows; {_moves(selected)} of the selection, "
+        f"{selected['moved']:,} of these with another rank"
+    ]
+
+
+def _moves(counts: dict[str, int]) -> str:
+    return f"{counts['entered']:,} entered, {counts['left']:,} left, {counts['stayed']:,} stayed"
+
+
 def _speed(manifest: dict[str, Any]) -> str:
     seconds = sum(value for name, value in manifest["timings"].items() if name.startswith("score"))
-    computed, tokens = manifest["pairs"]["computed"], manifest["tokens"]
+    pairs, tokens = manifest["pairs"], manifest["tokens"]
+    computed = pairs["computed"] - pairs.get("resumed", 0)
     if not seconds or not computed:
         return ""
     # Padding and sharing in one figure: tokens of all sequences over tokens that went through the model.

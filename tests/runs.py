@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline import config, flow, publish
+from pipeline import config, flow, published
 from pipeline.progress import Reporter
 
 VERBS = ["Sort", "Count", "Reverse", "Double", "Translate", "Copy", "Shorten"]
@@ -41,6 +41,7 @@ def settings(output, inputs, model, **more):
                 "alternatives": {"k": 3},
                 "scorer": {"model": str(model), "template": "plain", "max_length": 200},
                 "select": {"budget": {"token_fraction": 0.3}},
+                "max_rejected_fraction": 1.0,
             },
             [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()],
         ),
@@ -48,8 +49,12 @@ def settings(output, inputs, model, **more):
     )
 
 
-def run(*arguments, **more):
-    return flow.run(settings(*arguments, **more), Reporter(quiet=True)).run
+def run(*arguments, fresh=False, **more):
+    return Path(flow.run(settings(*arguments, **more), Reporter(quiet=True), fresh=fresh).run)
+
+
+def refresh(*arguments, fresh=False, **more):
+    return Path(flow.refresh(settings(*arguments, **more), Reporter(quiet=True), fresh=fresh).run)
 
 
 def table(folder: Path, kind: str) -> list[dict]:
@@ -57,8 +62,8 @@ def table(folder: Path, kind: str) -> list[dict]:
 
 
 def reselect(done, **more):
-    known = publish.read_manifest(done)
+    known = published.read_manifest(str(done))
     chosen = config.override(
         known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
     )
-    return flow.select(config.validate(chosen, "test"), done, Reporter(quiet=True)).run
+    return Path(flow.select(config.validate(chosen, "test"), str(done), Reporter(quiet=True)).run)

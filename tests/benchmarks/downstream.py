@@ -40,7 +40,7 @@ from scipy import stats
 
 from operators import where
 from operators.template import Template, from_text, load_template
-from pipeline import config, demo, flow, publish
+from pipeline import config, demo, flow, published
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.progress import Reporter
@@ -112,7 +112,7 @@ def demo_problem(work: Path, options: argparse.Namespace) -> Problem:
 
 def run_problem(options: argparse.Namespace) -> Problem:
     """A published run with a column `task`; some of its tasks are held out."""
-    _, run = publish.find_run(options.run)
+    run = Path(published.find_run(str(options.run))[1])
     template = template_of(run, options.model)
     columns = ["id", "instruction", "input", "output", "extra"]
     rows = pq.read_table(run / "scored", columns=columns).sort_by("id").to_pylist()
@@ -128,23 +128,23 @@ def run_problem(options: argparse.Namespace) -> Problem:
 
 def template_of(run: Path, model: str) -> Template:
     """The template of a run as its manifest holds it; a chat template is that of the base model's tokenizer."""
-    known = publish.read_manifest(run)
+    known = published.read_manifest(str(run))
     name, text = known["config"]["scorer"]["template"], known["scorer"]["template_text"]
     return load_template(name, training.load(model)[1]) if name == "chat" else from_text(name, text)
 
 
 def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Iterator[Selected]:
     """Every selection by the code of `tss select`: at the largest fraction, and of that the prefixes that the others are."""
-    known, template = publish.read_manifest(problem.run), template_of(problem.run, problem.base)
+    known, template = published.read_manifest(str(problem.run)), template_of(problem.run, problem.base)
     for name in options.selectors:
         select = {**_select(problem, name), "budget": {"token_fraction": max(options.fractions)}}
         by_seed = name == "random" or SELECTORS[name][2] == DRAWN
         for seed in range(options.seeds) if by_seed else [None]:
             data = {**known["config"], "select": select, "seed": seed or 0, "output": str(work / "selections")}
-            run = flow.select(config.validate(data, "downstream"), problem.run, Reporter(quiet=True)).run
+            run = Path(flow.select(config.validate(data, "downstream"), str(problem.run), Reporter(quiet=True)).run)
             rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
             costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
-            total = publish.read_manifest(run)["budget"]["corpus"]
+            total = published.read_manifest(str(run))["budget"]["corpus"]
             for fraction in options.fractions:
                 asked = int(total * fraction + 1e-9)
                 count = int(np.searchsorted(costs.cumsum(), asked, side="right"))

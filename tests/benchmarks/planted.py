@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import demo, publish
+from pipeline import demo, published
 from pipeline.demo import corpus
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -20,10 +20,10 @@ def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int
     work.mkdir(parents=True, exist_ok=True)
     output, asked = work / "run", work / "asked.json"
     wanted = json.dumps({"rows": rows, "k": k, "shares": dict(shares), "seed": seed, "overrides": overrides})
-    if (output / publish.POINTER).exists():
+    if (output / published.POINTER).exists():
         if asked.read_text() != wanted:
             raise SystemExit(f"{work}: holds a run of {asked.read_text()}, and {wanted} is asked; take another folder")
-        return publish.find_run(output)[1]
+        return Path(published.find_run(str(output))[1])
     corpus.write(work / "corpus.jsonl", rows, seed, shares)
     settings = demo.settings(work / "corpus.jsonl", output)
     (work / "config.yaml").write_text(json.dumps({**settings, "alternatives": {"k": k}, "seed": seed}))
@@ -31,4 +31,4 @@ def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int
     extra = [word for one in overrides for word in ("--set", one)]
     command = [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), *extra]
     subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
-    return publish.find_run(output)[1]
+    return Path(published.find_run(str(output))[1])

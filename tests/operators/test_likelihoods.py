@@ -12,6 +12,7 @@ from operators.likelihoods import Scoring
 from operators.logprob import TargetScorer
 from operators.pairs import Candidates, encode_rows
 from operators.template import from_text, load_template
+from operators.text import content_hash
 
 INSTRUCTIONS = [
     "Add the numbers.",
@@ -34,6 +35,7 @@ def rows_of(texts):
                 "extra": "{}",
                 "task": None,
                 "instruction_key": instruction_key(instruction),
+                "pair_key": content_hash(input, output),
                 "file": "f",
                 "line": i + 1,
                 "n_prompt_tokens": 5,
@@ -65,7 +67,7 @@ def score(texts, *, k=2, max_length=400, template=None, count=2, input_chars=Non
     encoder = Encoder(tokenizer, template or load_template("plain"), True, max_length)
     model = random_model("llama")
     encoded = encode_rows(rows, candidates, pool, encoder, k)
-    scoring = Scoring(encoded, empty_context(tokenizer), TargetScorer(model, 500))
+    scoring = Scoring(encoded, empty_context(tokenizer), lambda: TargetScorer(model, 500))
     scoring.score_all()
     return scoring.table().to_pylist(), scoring.work, encoder, model, pool
 

@@ -62,7 +62,7 @@ BAD = [
     (["--set", "output={folder}/file"], "is a file"),
     (["--set", "output={folder}/file/out"], "file is a file; accepted: a folder"),
     (["--set", "select.mode=bounded", "--set", "select.max_per.source=2"], "select: found mode: bounded with max_per"),
-    (["--set", "output=s3://bucket/x"], "accepted: a folder"),
+    (["--set", "output=hf://datasets/a/b"], "accepted: a folder, or a URL of s3"),
 ]
 
 
@@ -123,7 +123,9 @@ def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, signal_):
     assert "Ray is up" in run.stderr.readline()
     run.send_signal(signal_)
     _, shown = run.communicate(timeout=120)
-    assert run.returncode == 130 and shown.splitlines()[-1] == "tss: interrupted; nothing was published"
+    assert run.returncode == 130 and shown.splitlines()[-1] == (
+        "tss: interrupted; nothing was published. The same command goes on from here."
+    )
     assert not (request_folder / "out").exists()
 
 
@@ -157,4 +159,5 @@ def test_a_stage_that_fails_is_named_and_nothing_is_published(ray_session, reque
     assert cli.main(["run", str(request_folder / "c.yaml"), "--quiet"]) == 1
     shown = capsys.readouterr().err
     assert "stage score" in shown and "the weights are gone" in shown and "Traceback" not in shown
-    assert not (request_folder / "out").exists()
+    assert "pairs that were computed are not computed again" in shown
+    assert sorted(path.name for path in (request_folder / "out").iterdir()) == ["embeddings", "likelihoods"]

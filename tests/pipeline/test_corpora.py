@@ -1,6 +1,7 @@
 """The first rows of each real corpus, in its own layout, through the whole flow."""
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +24,7 @@ def test_accounts_add_up(ray_session, tmp_path, name):
         "alternatives": {"k": 2},
         "scorer": {"model": str(MODEL), "template": "plain", "max_length": 512},
     }
-    done = flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run
+    done = Path(flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run)
     counts = json.loads((done / "manifest.json").read_text())["counts"]
     assert counts["read"] == 42 == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
     assert counts["rejected"].get("malformed_json") == 1 and counts["scored"] > 10

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import truth as truth_benchmark
@@ -70,7 +71,7 @@ def test_nothing_in_the_pipeline_reads_the_kind(ray_session, tmp_path):
 def ranked(folder, rows):
     folder.mkdir()
     settings = demo.settings(write_jsonl(folder / "rows.jsonl", rows), folder / "out")
-    run = flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run
+    run = Path(flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run)
     return pq.read_table(run / "selected", columns=["id", "tss_pp"]).to_pylist()
 
 

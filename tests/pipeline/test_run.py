@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -23,7 +24,7 @@ from operators.encode import Encoder
 from operators.schema import REJECTED, SCORED, SELECTED
 from operators.template import from_text
 from operators.text import content_hash
-from pipeline import cli, config, flow, place, publish
+from pipeline import cli, config, flow, place, published
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.progress import Reporter
 
@@ -266,26 +267,27 @@ def test_each_selection_starts_from_the_settings_of_the_run(done, capsys):
 
 
 def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
-    known = publish.read_manifest(done)
+    known = published.read_manifest(str(done))
     summary = flow.select(
         config.validate(config.override(known["config"], ["select.budget.tokens=10000000"]), "test"),
-        done,
+        str(done),
         Reporter(quiet=True),
     )
     assert (
-        len(table(summary.run, "selected")) == len(table(done, "scored")) and "covers the whole corpus" in summary.text
+        len(table(Path(summary.run), "selected")) == len(table(done, "scored"))
+        and "covers the whole corpus" in summary.text
     )
 
 
 def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
-    known = publish.read_manifest(done)
+    known = published.read_manifest(str(done))
     summary = flow.select(
         config.validate(config.override(known["config"], ["select.budget.tokens=1"]), "test"),
-        done,
+        str(done),
         Reporter(quiet=True),
     )
-    assert table(summary.run, "selected") == [] and "no row fits: the best one alone costs more" in summary.text
-    assert pq.read_schema(summary.run / "selected" / "part-00000.parquet").equals(SELECTED)
+    assert table(Path(summary.run), "selected") == [] and "no row fits: the best one alone costs more" in summary.text
+    assert pq.read_schema(Path(summary.run) / "selected" / "part-00000.parquet").equals(SELECTED)
 
 
 def test_unknown_columns_are_named_before_any_scoring(done, files, model_folder, tmp_path):

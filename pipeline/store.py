@@ -1,0 +1,93 @@
+"""The likelihood store: every pair that a model was paid for, kept for resume and for every later run.
+
+`likelihoods/<scorer fingerprint>/<run>/<block>/<digest>-<pairs>.parquet`. A pair is known by a digest of the token ids that the
+model saw, its group is where rows ask for it: the hash of their (input, output), or of the output alone for l(0). Writers
+never share a file and never change one. The name of a part says what its content must be, so one that was cut off or changed
+is found whoever reads it, and there is no list of parts that could be wrong. Columns are found by name: parts of an older or a
+newer version that have these and others are read as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from operators.schema import STORED, conform
+from pipeline import storage
+from pipeline.parts import DamagedPart, to_parquet
+
+LIKELIHOODS, EMBEDDINGS = "likelihoods", "embeddings"
+DAMAGED = ".damaged"
+_PART = re.compile(r"([0-9a-f]{32})-([0-9]+)\.parquet")
+
+
+def scorer_folder(output: str, fingerprint: str) -> str:
+    """Everything that one scorer has computed."""
+    return storage.join(output, LIKELIHOODS, fingerprint)
+
+
+def embedder_folder(output: str, fingerprint: str) -> str:
+    """Everything that one embedder has computed."""
+    return storage.join(output, EMBEDDINGS, fingerprint)
+
+
+def block_folder(scorer: str, run: str, block: int) -> str:
+    """What a run has computed of one of its blocks."""
+    return storage.join(scorer, run, f"block-{block:06d}")
+
+
+def write(folder: str, table: pa.Table, schema: pa.Schema = STORED) -> str:
+    """Write one part; its path. Raises OSError where the disk is full."""
+    data = to_parquet(conform(table, schema))
+    path = storage.join(folder, f"{storage.digest_of(memoryview(data))}-{len(table)}.parquet")
+    storage.write(path, data)
+    return path
+
+
+def read(path: str, schema: pa.Schema = STORED) -> pa.Table:
+    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says."""
+    named = _PART.fullmatch(storage.name_of(path))
+    try:
+        data = storage.read(path)
+    except OSError as error:
+        raise DamagedPart(f"{path}: cannot be read: {error}") from error
+    if named is None or storage.digest_of(data) != named[1]:
+        raise DamagedPart(f"{path}: is damaged: {len(data):,} bytes, whose digest is not that of its name")
+    table = pq.read_table(pa.BufferReader(data))
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DamagedPart(f"{path}: has no column {', '.join(missing)}")
+    return conform(table.select(schema.names), schema)
+
+
+def read_or_set_aside(paths: Iterable[str], schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table | None]]:
+    """Each part with its path; a damaged one is None, is renamed, and so is never met again: what it held is computed again."""
+    for path in paths:
+        try:
+            yield path, read(path, schema)
+        except DamagedPart:
+            if storage.exists(path):
+                storage.move(path, path + DAMAGED)
+            yield path, None
+
+
+def parts(folder: str) -> list[tuple[str, int]]:
+    """(path, bytes) of all parts below a folder."""
+    return [
+        (path, size) for path, size in storage.list_files(folder, deep=True) if _PART.fullmatch(storage.name_of(path))
+    ]
+
+
+def pairs_of(paths: Iterable[str]) -> int:
+    """How many rows parts hold, by their names."""
+    return sum(int(found[2]) for path in paths if (found := _PART.fullmatch(storage.name_of(path))))
+
+
+def count_run(output: str, run: str) -> tuple[int, int]:
+    """(parts, pairs) that a run has stored so far."""
+    folder = storage.join(output, LIKELIHOODS)
+    found = [path for scorer in storage.list_folders(folder) for path, _ in parts(storage.join(folder, scorer, run))]
+    return len(found), pairs_of(found)

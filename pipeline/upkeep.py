@@ -1,0 +1,221 @@
+"""Care of an output's store: what it holds, fewer and larger parts, and what is of no use any more.
+
+A pass over the store reads parts, brings the rows of a group together and writes them anew; only when all new parts are there
+do the old ones go. A pass that dies leaves pairs twice, never none.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.schema import EMBEDDINGS, STORED, conform
+from operators.text import content_hash
+from pipeline import published, storage, store, workspace
+from pipeline.errors import BadRequest, RunFailed
+from pipeline.job import execute, mapped, over_parts
+from pipeline.lock import hold
+from pipeline.parts import Record, read_part, record_table
+from pipeline.progress import Reporter
+from pipeline.recall import newest
+from pipeline.resources import session
+from pipeline.summary import Summary
+
+PARTS_AT_MOST = 512  # of one scorer or embedder; a run that leaves more joins them
+BYTES_PER_PART = 64 << 20
+_SCORER = "scorer.json"
+_KINDS = {store.LIKELIHOODS: (STORED, "group"), store.EMBEDDINGS: (EMBEDDINGS, "key")}
+
+
+def describe(folder: str, scorer: dict[str, Any]) -> None:
+    """Leave a note of which scorer a folder of the store belongs to: its name is a digest."""
+    path = storage.join(folder, _SCORER)
+    if not storage.exists(path):
+        said = {name: scorer[name] for name in ("model", "dtype", "template_hash")}
+        storage.write(path, json.dumps(said).encode())
+
+
+def stats(output: str, reporter: Reporter) -> Summary:
+    """What is stored, by scorer and embedder; raises BadRequest."""
+    output = _existing(output)
+    lines = []
+    for kind, (_, key) in _KINDS.items():
+        unit = "pairs" if key == "group" else "instructions"
+        for folder in _folders(output, kind):
+            found = store.parts(folder)
+            damaged = [path for path, _ in storage.list_files(folder, deep=True) if path.endswith(store.DAMAGED)]
+            lines.append(
+                f"{kind:<12} {storage.name_of(folder)}  {len(found):,} parts, {sum(size for _, size in found):,} bytes, "
+                f"{store.pairs_of(path for path, _ in found):,} {unit}{_told(folder)}"
+            )
+            lines += [f"{'':<12} damaged: {path}" for path in damaged]
+    return Summary(output, "\n".join(lines or ["nothing is stored here yet"]))
+
+
+def compact(output: str, reporter: Reporter) -> Summary:
+    """Join the parts of each scorer and embedder into large ones; raises BadRequest, RunFailed."""
+    output = _existing(output)
+    with hold(output, "tss store compact"), session(None):
+        lines = [
+            _joined(reporter, kind, folder)
+            for kind in _KINDS
+            for folder in _folders(output, kind)
+            if len(store.parts(folder)) > 1 and not _unfinished(output, folder)
+        ]
+    return Summary(output, "\n".join(lines or ["nothing to compact"]))
+
+
+def prune(output: str, reporter: Reporter) -> Summary:
+    """Remove what no published run uses: whole scorers and embedders, pairs of rows that are gone, damaged parts, and drafts of
+    writes that were cut off. Raises BadRequest, RunFailed."""
+    output = _existing(output)
+    with hold(output, "tss store prune"), session(None):
+        runs = _published(output)
+        if not runs:
+            raise BadRequest(f"{output}: no run is published here, so all of the store may still be wanted")
+        lines = []
+        for kind, name in ((store.LIKELIHOODS, "scorer"), (store.EMBEDDINGS, "embedder")):
+            for folder in _folders(output, kind):
+                if _unfinished(output, folder):
+                    lines.append(f"{kind:<12} {storage.name_of(folder)}  kept: an interrupted run has parts in it")
+                    continue
+                lines.append(
+                    _pruned(reporter, kind, folder, [run for run in runs if run[name] == storage.name_of(folder)])
+                )
+    return Summary(output, "\n".join(lines or ["nothing to prune"]))
+
+
+def compact_if_many(reporter: Reporter, output: str) -> None:
+    """At the end of a run, within its lock and session. The run is published: what fails here is said, and no more."""
+    for kind in _KINDS:
+        for folder in _folders(output, kind):
+            if len(store.parts(folder)) > PARTS_AT_MOST:
+                try:
+                    reporter.say(_joined(reporter, kind, folder))
+                except (RunFailed, OSError) as failure:
+                    reporter.say(f"compact      not done: {failure}")
+
+
+def _existing(output: str) -> str:
+    output = published.locate(output)
+    if not any(storage.exists(storage.join(output, kind)) for kind in _KINDS):
+        raise BadRequest(f"{output}: no store here; accepted: an output folder of `tss run`")
+    return output
+
+
+def _folders(output: str, kind: str) -> list[str]:
+    folder = storage.join(output, kind)
+    return [storage.join(folder, name) for name in storage.list_folders(folder)]
+
+
+def _told(folder: str) -> str:
+    path = storage.join(folder, _SCORER)
+    if not storage.exists(path):
+        return ""
+    said = json.loads(storage.read(path))
+    return f" by {said['model']} in {said['dtype']}"
+
+
+def _unfinished(output: str, folder: str) -> bool:
+    """Whether a run that was interrupted has parts there, which it will look for under its own name."""
+    runs = storage.list_folders(storage.join(output, workspace.WORK))
+    return any(store.parts(storage.join(folder, run)) for run in runs)
+
+
+def _published(output: str) -> list[dict[str, Any]]:
+    """For each published run its folder, scored parts, and digests of scorer and embedder."""
+    found = []
+    folder = storage.join(output, published.RUNS)
+    for name in storage.list_folders(folder):
+        run = storage.join(folder, name)
+        if storage.exists(storage.join(run, published.MANIFEST)):
+            known = published.read_manifest(run)
+            scored = published.parts_of(run, known["files"]["scored"])
+            found.append(
+                {"scored": scored, "scorer": known["scorer"]["fingerprint"], "embedder": known.get("embedder")}
+            )
+    return found
+
+
+def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any]]) -> str:
+    before = store.pairs_of(path for path, _ in store.parts(folder))
+    if not runs:
+        storage.delete_folder(folder)
+        return f"{kind:<12} {storage.name_of(folder)}  removed: no published run uses it ({before:,} rows)"
+    storage.delete_drafts(folder)
+    for path, _ in storage.list_files(folder, deep=True):
+        if path.endswith(store.DAMAGED):
+            storage.delete(path)
+    if kind == store.EMBEDDINGS:
+        return f"{kind:<12} {storage.name_of(folder)}  kept: {before:,} rows"
+    _rewrite(reporter, kind, folder, [{"path": part["path"]} for run in runs for part in run["scored"]])
+    after = store.pairs_of(path for path, _ in store.parts(folder))
+    return f"{kind:<12} {storage.name_of(folder)}  {before - after:,} of {before:,} rows removed"
+
+
+def _joined(reporter: Reporter, kind: str, folder: str) -> str:
+    before = len(store.parts(folder))
+    _rewrite(reporter, kind, folder)
+    return f"{kind:<12} {storage.name_of(folder)}  {before:,} parts became {len(store.parts(folder)):,}"
+
+
+def _rewrite(reporter: Reporter, kind: str, folder: str, wanted: list[Record] | None = None) -> None:
+    """Write all parts of a folder anew; with `wanted`, PLACED or SCORED parts, only pairs of the groups of their rows."""
+    _, key = _KINDS[kind]
+    old = store.parts(folder)
+    target = storage.join(folder, f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-compacted")
+    sources = [{"path": path, "run": path[len(folder) + 1 :].partition("/")[0], "kind": kind} for path, _ in old] + [
+        {**part, "kind": kind} for part in wanted or []
+    ]
+    shuffles = max(1, -(-sum(size for _, size in old) // BYTES_PER_PART))
+    with reporter.stage("compact", shuffles) as stage:
+        dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
+        options = {"folder": target, "kind": kind, "all_wanted": wanted is None}
+        execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
+    for path, _ in old:
+        storage.delete(path)
+    storage.delete_empty_below(folder)
+
+
+def _schema(kind: str) -> pa.Schema:
+    """Rows of the store with the run that wrote them; a row without a run says that its group is wanted."""
+    return pa.schema([*_KINDS[kind][0], pa.field("run", pa.string())])
+
+
+def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
+    """Rows of parts of the store with their run, and the groups of rows of SCORED parts without one."""
+    for item in map(json.loads, batch["item"].to_pylist()):
+        schema, _ = _KINDS[item["kind"]]
+        if "run" in item:
+            for _, table in store.read_or_set_aside([item["path"]], schema):
+                if table is not None:
+                    yield conform(
+                        table.append_column("run", pa.array([item["run"]] * len(table))), _schema(item["kind"])
+                    )
+        else:
+            rows = read_part(item, ["input", "output"]).to_pylist()
+            groups = {content_hash(row["input"], row["output"]) for row in rows}
+            groups |= {content_hash(row["output"]) for row in rows}
+            columns = {
+                name: pa.nulls(len(groups), field.type) for name, field in zip(schema.names, schema, strict=True)
+            }
+            columns |= {"group": pa.array(sorted(groups), pa.binary(16)), "run": pa.nulls(len(groups), pa.string())}
+            yield conform(pa.table(columns), _schema(item["kind"]))
+
+
+def write_compacted(batch: pa.Table, *, folder: str, kind: str, all_wanted: bool) -> pa.Table:
+    """Write rows of whole groups, each pair once, as one part of the store."""
+    schema, key = _KINDS[kind]
+    rows = batch.filter(pc.is_valid(batch["run"]))
+    if not all_wanted:
+        wanted = batch.filter(pc.is_null(batch["run"]))[key]
+        rows = rows.filter(pc.is_in(rows[key], value_set=wanted.combine_chunks()))
+    rows = newest(rows, ["group", "pair"] if key == "group" else ["key"])
+    if not len(rows):
+        return record_table([{"path": None}])
+    return record_table([{"path": store.write(folder, rows.select(schema.names), schema)}])

@@ -1,0 +1,115 @@
+"""Where a run is written before readers see it, and how the same request finds the run that it had begun before.
+
+A work folder says which request it serves: a digest of the inputs' content and of all settings. The same request goes on under
+the same run id: whatever it has stored of likelihoods and embeddings is its own. Everything else in the folder is made again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline import storage
+from pipeline.lock import Lock
+from pipeline.published import MANIFEST, RUNS
+from pipeline.store import count_run
+
+WORK, _REQUEST = ".work", "request.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of a run that is being made: `<output>/.work/<id>/`, and where it will be published."""
+
+    output: str
+    run_id: str
+    lock: Lock
+    resumed: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The run's own folder for parts."""
+        return storage.join(self.output, WORK, self.run_id)
+
+    @property
+    def final(self) -> str:
+        """Where readers will find it."""
+        return storage.join(self.output, RUNS, self.run_id)
+
+    @property
+    def staged(self) -> str:
+        """Where the files of the published run are put together."""
+        return self.final if storage.is_url(self.output) else storage.join(self.folder, "run")
+
+
+@contextmanager
+def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> Iterator[Workspace]:
+    """The workspace of an interrupted run of this request, or a new one; leftovers of all others are removed.
+
+    However it ends, parts are removed. The folder stays, with the request alone, where likelihoods were stored and nothing was
+    published: the next attempt is then known as one.
+    """
+    own = _enter(output, lock, request, fresh)
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    storage.write(
+        storage.join(own.folder, _REQUEST), json.dumps({"request": request, "run": own.run_id, "began": began}).encode()
+    )
+    try:
+        yield own
+    finally:
+        published = storage.exists(storage.join(own.final, MANIFEST))
+        _clear(own, keep_request=not published and count_run(output, own.run_id)[0] > 0)
+        storage.delete_empty(storage.join(output, WORK))
+
+
+def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
+    found = None
+    for name in storage.list_folders(storage.join(output, WORK)):
+        left = Workspace(output, name, lock, resumed=True)
+        # A run that died between its last two steps is whole, and only the pointer does not name it: it is not made again.
+        whole = storage.exists(storage.join(left.final, MANIFEST))
+        if not fresh and not whole and found is None and _request_of(left) == request:
+            found = left
+            _clear(left, keep_request=True)
+        else:
+            _clear(left)
+    _remove_unpublished(output)
+    return found or Workspace(output, _new_run_id(), lock)
+
+
+def _remove_unpublished(output: str) -> None:
+    """Runs of an object store that never got their manifest."""
+    if storage.is_url(output):
+        folder = storage.join(output, RUNS)
+        for name in storage.list_folders(folder):
+            if not storage.exists(storage.join(folder, name, MANIFEST)):
+                storage.delete_folder(storage.join(folder, name))
+
+
+def _request_of(left: Workspace) -> str | None:
+    try:
+        return json.loads(storage.read(storage.join(left.folder, _REQUEST)))["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not even the request was written whole: there is nothing to go on with
+
+
+def _clear(own: Workspace, *, keep_request: bool = False) -> None:
+    if keep_request:
+        for name in storage.list_folders(own.folder):
+            storage.delete_folder(storage.join(own.folder, name))
+        for path, _ in storage.list_files(own.folder):
+            if storage.name_of(path) != _REQUEST:
+                storage.delete(path)
+    else:
+        storage.delete_folder(own.folder)
+    if own.staged == own.final and not storage.exists(storage.join(own.final, MANIFEST)):
+        storage.delete_folder(own.final)
+
+
+def _new_run_id() -> str:
+    """A name that sorts by time and that two runs of one second do not share."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"

@@ -1,0 +1,222 @@
+"""What is computed once is not computed again, and what is damaged is found: resume, reuse, checksums, upkeep."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_jsonl
+from runs import corpus, reselect, table
+from runs import run as run_with
+
+from operators.schema import STORED
+from pipeline import cli, flow, place, published, store
+from pipeline.errors import BadRequest, RunFailed
+
+LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_blocks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "BLOCK_TOKENS", 4000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_jsonl(tmp_path_factory.mktemp("corpus") / "rows.jsonl", corpus(40))
+
+
+@pytest.fixture(scope="module")
+def whole(ray_session, rows, model_folder, tmp_path_factory):
+    """A run that nothing interrupted."""
+    return run(tmp_path_factory.mktemp("whole"), [rows], model_folder)
+
+
+def run(*arguments, **more):
+    """Small batches, each a part of its own."""
+    return run_with(*arguments, **{"scorer__batch_tokens": 300, "store__write_every": 0, **more})
+
+
+def manifest(done):
+    return json.loads((done / "manifest.json").read_text())
+
+
+def parts_of(output):
+    return sorted(path for path in (output / "likelihoods").rglob("*.parquet"))
+
+
+def same(one, other, exact=True):
+    """Rows of two runs, bit by bit, or to the last digits of a float32."""
+    got, expected = ({row["id"]: row for row in table(done, "scored")} for done in (one, other))
+    assert got.keys() == expected.keys()
+    for key, row in got.items():
+        if exact:
+            assert row == expected[key]
+        else:
+            assert row["tss_pp"] == pytest.approx(expected[key]["tss_pp"], abs=1e-4)
+    assert [row["id"] for row in table(one, "selected")] == [row["id"] for row in table(other, "selected")]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(*arguments, **more):
+    raise Stopped
+
+
+@pytest.fixture(scope="module")
+def stopped(ray_session, rows, model_folder, tmp_path_factory):
+    """An output whose run was stopped when all was scored and nothing published."""
+    output = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow.selection, "select", stop)
+        with pytest.raises(Stopped):
+            run(output, [rows], model_folder)
+    return output
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "out")
+
+
+def test_a_run_goes_on_where_it_was_interrupted(interrupted, whole, rows, model_folder):
+    before = parts_of(interrupted)
+    assert before and not (interrupted / "latest.json").exists() and not (interrupted / "runs").exists()
+    done = run(interrupted, [rows], model_folder)
+    same(done, whole)
+    found = manifest(done)
+    assert found["pairs"]["computed"] == found["pairs"]["resumed"] == manifest(whole)["pairs"]["computed"]
+    assert found["scorer"]["loaded"] == 0 and parts_of(interrupted) == before
+    assert found["run"] in {path.relative_to(interrupted / "likelihoods").parts[1] for path in before}
+    assert not (interrupted / ".work").exists() and not (interrupted / ".lock").exists()
+
+
+def test_half_of_the_pairs_are_kept_when_the_other_half_is_not_there(interrupted, whole, rows, model_folder):
+    """As after a kill while blocks are scored: some of their parts are there, and the numbers are the same to the last bit."""
+    parts = parts_of(interrupted)
+    assert len(parts) > 8
+    for path in parts[::2]:
+        path.unlink()
+    done = run(interrupted, [rows], model_folder)
+    same(done, whole)
+    pairs = manifest(done)["pairs"]
+    assert 0 < pairs["resumed"] < pairs["computed"] == manifest(whole)["pairs"]["computed"]
+
+
+def test_a_request_that_differs_is_another_run_and_finds_the_pairs_all_the_same(interrupted, rows, model_folder):
+    done = run(interrupted, [rows], model_folder, select__budget__examples=3)
+    pairs = manifest(done)["pairs"]
+    assert pairs["computed"] == pairs["resumed"] == 0 and pairs["stored"] > 0
+    assert manifest(done)["scorer"]["loaded"] == 0
+
+
+def test_fresh_takes_nothing_from_before(interrupted, whole, rows, model_folder):
+    done = run(interrupted, [rows], model_folder, fresh=True)
+    same(done, whole)
+    pairs = manifest(done)["pairs"]
+    assert pairs["stored"] == pairs["resumed"] == 0 and manifest(done)["scorer"]["loaded"] > 0
+
+
+def test_a_second_run_computes_no_pair_and_loads_no_model(ray_session, whole, rows, model_folder):
+    done = run(whole.parents[1], [rows], model_folder)
+    same(done, whole)
+    assert done != whole and manifest(done)["pairs"]["computed"] == manifest(done)["scorer"]["loaded"] == 0
+
+
+@pytest.mark.parametrize(
+    "more", [{"scorer__template": "alpaca"}, {"scorer__append_eos": False}, {"scorer__dtype": "bfloat16"}]
+)
+def test_another_scorer_sees_nothing_of_this_one(ray_session, whole, rows, model_folder, more):
+    done = run(whole.parents[1], [rows], model_folder, **more)
+    assert manifest(done)["pairs"]["stored"] == 0 and manifest(done)["pairs"]["computed"] > 0
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("harm", [flip, cut, lambda path: path.unlink()])
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_damaged_part_of_the_store_is_named_and_computed_again(interrupted, whole, rows, model_folder, harm, resumed):
+    harmed = parts_of(interrupted)[0]
+    pairs = pq.read_metadata(harmed).num_rows
+    harm(harmed)
+    done = run(interrupted, [rows], model_folder, **({} if resumed else {"select__budget__examples": 3}))
+    found = manifest(done)
+    if resumed:
+        same(done, whole)
+        assert found["pairs"]["resumed"] < found["pairs"]["computed"] == manifest(whole)["pairs"]["computed"]
+    else:
+        assert 0 < found["pairs"]["computed"] <= pairs
+        gone = not harmed.with_name(harmed.name + store.DAMAGED).exists()
+        assert found["damaged"] == ([] if gone else [str(harmed)])
+    assert not harmed.exists() or pq.read_metadata(harmed).num_rows == pairs
+
+
+@pytest.mark.parametrize("harm", [flip, cut, lambda path: path.unlink()])
+def test_a_damaged_run_is_refused_by_name(ray_session, rows, model_folder, tmp_path, harm, whole):
+    done = run(tmp_path / "out", [rows], model_folder)
+    part = sorted((done / "scored").iterdir())[0]
+    harm(part)
+    with pytest.raises(RunFailed, match=rf"stage rescore: .*{part.name}: is (damaged|gone)"):
+        reselect(done)
+    harm(done / "manifest.json")
+    with pytest.raises(
+        BadRequest, match=r"manifest.json: (cannot be read|is not as it was published)|no latest.json|no published run"
+    ):
+        cli_select(done.parents[1])
+
+
+def cli_select(output):
+
+    published.read_manifest(published.find_run(str(output))[1])
+
+
+def test_parts_with_columns_of_another_version_are_read(tmp_path):
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5], "later": ["x"]})
+    schema = pa.schema([*STORED, pa.field("later", pa.string())])
+    path = store.write(str(tmp_path), rows.cast(schema), schema)
+    assert store.read(path).to_pylist() == [{"group": b"g" * 16, "pair": b"p" * 16, "tokens": 3, "sum": -1.5}]
+
+
+def test_store_commands(interrupted, whole, rows, model_folder, capsys):
+    assert cli.main(["store", "compact", str(interrupted), "--quiet"]) == 0
+    assert "nothing to compact" in capsys.readouterr().out  # an interrupted run looks for its parts under its own name
+    done = run(interrupted, [rows], model_folder)
+    parts = parts_of(interrupted)
+    assert cli.main(["store", "stats", str(interrupted)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{len(parts)} parts" in shown and str(model_folder) in shown
+    assert cli.main(["store", "compact", str(interrupted), "--quiet"]) == 0
+    assert len(parts_of(interrupted)) == 1 < len(parts)
+    again = run(interrupted, [rows], model_folder, select__budget__examples=5)
+    assert manifest(again)["pairs"]["computed"] == 0
+    # Only rows of a smaller corpus are still published: pairs of the others go, and theirs stay.
+    few = write_jsonl(rows.with_name("few.jsonl"), corpus(40)[:10])
+    last = run(interrupted, [few], model_folder, keep_runs=1)
+    assert not done.exists() and not again.exists() and last.exists()
+    (parts_of(interrupted)[0].parent / ".draft.0").write_bytes(b"cut off")
+    assert cli.main(["store", "prune", str(interrupted), "--quiet"]) == 0
+    assert "rows removed" in capsys.readouterr().out and not list((interrupted / "likelihoods").rglob(".draft*"))
+    once_more = run(interrupted, [few], model_folder)
+    assert manifest(once_more)["pairs"]["computed"] == 0
+    back = run(interrupted, [rows], model_folder)
+    assert manifest(back)["pairs"]["computed"] > 0
+    same(back, whole, exact=False)
+
+
+@pytest.mark.parametrize("what", ["stats", "compact", "prune"])
+def test_store_commands_on_a_folder_without_a_store(tmp_path, capsys, what):
+    assert cli.main(["store", what, str(tmp_path)]) == 2
+    assert "no store here" in capsys.readouterr().err and not list(tmp_path.iterdir())
