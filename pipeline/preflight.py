@@ -70,6 +70,11 @@ def check_output(output: str) -> str:
 
 def _check_store(output: str) -> str:
     scheme, _, inner = output.partition("://")
+    if storage.has_credentials(output) or "?" in output:
+        raise BadRequest(
+            "output: a URL with credentials or options in it, which would be kept in logs and manifests; accepted: a URL "
+            "without, and both in the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
+        )
     if scheme not in storage.SCHEMES or not inner:
         raise BadRequest(
             f"output: {output!r}: found a URL of {scheme!r}; accepted: a folder, or a URL of "

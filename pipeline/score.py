@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from operators.logprob import TargetScorer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-# A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
-_WHOLE_TRIES, _ROW_TRIES = 3, 2
 
 
 class BrokenScorer(RuntimeError):
@@ -91,6 +89,9 @@ class ScoreBlock:
     raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store and the
     run's name in it.
     """
+
+    # A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
+    whole_tries, row_tries = 3, 2
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class ScoreBlock:
         """Score rows `start` to `stop` of a block, in halves where they have failed together."""
         attempts, name = Attempts(self._work, f"block-{block.number:06d}"), f"{start}-{stop}"
         whole, alone = stop - start == len(block.encoded), stop - start == 1
-        limit = _WHOLE_TRIES if whole else _ROW_TRIES if alone else 1
+        limit = self.whole_tries if whole and not alone else self.row_tries if alone else 1
         problem = None
         if (deaths := attempts.deaths(name)) < limit:
             for _ in range(2):  # what fails once may have been the machine's fault

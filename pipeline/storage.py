@@ -24,6 +24,11 @@ def is_url(uri: str) -> bool:
     return "://" in uri
 
 
+def has_credentials(uri: str) -> bool:
+    """Whether a URL names a user or a password, which would end up in logs and manifests."""
+    return is_url(uri) and "@" in uri.partition("://")[2].partition("/")[0]
+
+
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a path or URL and the path in it."""
     if uri.startswith("hf://"):

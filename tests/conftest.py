@@ -19,9 +19,11 @@ os.environ.update(
 import json
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 import torch
 from hypothesis import settings
+from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Gemma3ForCausalLM,
@@ -109,7 +111,21 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory):
+def object_store():
+    """An S3 server on the loopback with a bucket `bucket`; the environment names it, also for workers that start later."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    named = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
+    os.environ.update({f"AWS_{name}": value for name, value in named.items()})
+    store = pafs.S3FileSystem(endpoint_override=url, allow_bucket_creation=True)
+    store.create_dir("bucket")
+    yield store
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_session(object_store):
     """The suite's one Ray session. Four slots: shuffles need free ones beside the actors."""
     import ray
 

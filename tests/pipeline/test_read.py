@@ -7,13 +7,11 @@ from itertools import pairwise
 
 import datasets
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from pipeline import config, read, sources
 from pipeline.errors import BadRequest
@@ -191,29 +189,20 @@ def test_an_unreachable_hub_is_said_in_words():
         plan({"path": "hf://datasets/owner/no-such-dataset"})
 
 
-def test_an_object_store_is_read_like_a_disk(tmp_path, monkeypatch):
+def test_an_object_store_is_read_like_a_disk(tmp_path, object_store):
     """Over the real protocol, from a server on this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        url = "http://{}:{}".format(*server.get_host_and_port())
-        for name, value in {
-            "ENDPOINT_URL": url,
-            "ACCESS_KEY_ID": "a",
-            "SECRET_ACCESS_KEY": "b",
-            "DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        write_all_kinds(tmp_path)
-        store = pafs.S3FileSystem(endpoint_override=url, allow_bucket_creation=True)
-        store.create_dir("bucket/deep")
-        for name in ("a.jsonl", "b.jsonl.gz", "e.parquet"):
-            with store.open_output_stream(f"bucket/deep/{name}", compression=None) as file:
-                file.write((tmp_path / name).read_bytes())
-        for path, times in (("deep/a.jsonl", 1), ("deep/*.gz", 1), ("deep/e.parquet", 1), ("deep", 3)):
-            assert [row.record for row in rows_of({"path": f"s3://bucket/{path}"}, blocks=3)] == ROWS * times
-        assert [chunk.source for chunk in plan({"path": "s3://bucket/deep"})] == ["a", "b", "e"]
-        with pytest.raises(BadRequest, match="no such file"):
-            plan({"path": "s3://bucket/none.jsonl"})
-    finally:
-        server.stop()
+    write_all_kinds(tmp_path)
+    for name in ("a.jsonl", "b.jsonl.gz", "e.parquet"):
+        with object_store.open_output_stream(f"bucket/deep/{name}", compression=None) as file:
+            file.write((tmp_path / name).read_bytes())
+    for path, times in (("deep/a.jsonl", 1), ("deep/*.gz", 1), ("deep/e.parquet", 1), ("deep", 3)):
+        assert [row.record for row in rows_of({"path": f"s3://bucket/{path}"}, blocks=3)] == ROWS * times
+    assert [chunk.source for chunk in plan({"path": "s3://bucket/deep"})] == ["a", "b", "e"]
+    with pytest.raises(BadRequest, match="no such file"):
+        plan({"path": "s3://bucket/none.jsonl"})
+
+
+def test_credentials_do_not_belong_into_a_path(object_store):
+    with pytest.raises(BadRequest, match="credentials") as problem:
+        plan({"path": "s3://key:secret@bucket/deep"})
+    assert "secret" not in str(problem.value)

@@ -1,0 +1,121 @@
+"""A corpus that has changed: what a run from scratch would give, for the pairs that are new alone."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from conftest import byte_tokenizer, write_jsonl
+from runs import corpus, refresh, run, table
+
+from operators.encode import Encoder
+from operators.likelihoods import pair_digest
+from operators.template import from_text
+from pipeline import place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_blocks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "BLOCK_TOKENS", 4000)
+        yield
+
+
+def manifest(done):
+    return json.loads((done / "manifest.json").read_text())
+
+
+def changed(rows):
+    """Rows added, edited and deleted, new instructions among them, in another order."""
+    edited = [
+        {**row, "output": row["output"] + "!"} if i in (3, 17) else row for i, row in enumerate(rows) if i not in (5, 8)
+    ]
+    new = [{"instruction": "Say it louder.", "input": "a b c", "output": f"A B C {i}"} for i in range(3)]
+    rows = [*edited, *new, *corpus(4, seed=9)]
+    random.Random(1).shuffle(rows)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def runs(ray_session, model_folder, tmp_path_factory):
+    """A run, its refresh on a changed corpus, and a run from scratch on that; then a refresh without a change."""
+    folder = tmp_path_factory.mktemp("refresh")
+    path = write_jsonl(folder / "rows.jsonl", corpus(50))
+    first = run(folder / "out", [path], model_folder)
+    write_jsonl(path, changed(corpus(50)))
+    second = refresh(folder / "out", [path], model_folder)
+    scratch = run(folder / "scratch", [path], model_folder)
+    kept = shutil.copytree(first, folder / "kept" / first.name)
+    third = refresh(folder / "out", [path], model_folder, keep_runs=2)
+    return kept, second, scratch, third
+
+
+def pairs_of(done):
+    """The distinct pairs that the rows of a run ask for, encoded anew."""
+    tokenizer, known = byte_tokenizer(bos=True), manifest(done)
+    encoder = Encoder(tokenizer, from_text("manifest", known["scorer"]["template_text"]), True, 200)
+    pairs = set()
+    for row in table(done, "scored"):
+        (target,) = encoder.targets([row["output"]])
+        prompts = [[tokenizer.bos_token_id], encoder.prompt(row["instruction"], row["input"])]
+        prompts += [encoder.prompt(one["instruction"], row["input"]) for one in row["alternatives"]]
+        pairs |= {pair_digest(*map(np.array, (prompt, target))) for prompt in prompts}
+    return pairs
+
+
+def test_a_refresh_equals_a_run_from_scratch(runs):
+    _, second, scratch, _ = runs
+    got, expected = ({row["id"]: row for row in table(done, "scored")} for done in (second, scratch))
+    assert got.keys() == expected.keys()
+    for key, row in got.items():
+        for name in ("loglik_mean", "loglik_empty_mean", "tss", "tss_pp", "ifd"):
+            assert row[name] == pytest.approx(expected[key][name], abs=1e-4)
+        assert [one["instruction"] for one in row["alternatives"]] == [
+            one["instruction"] for one in expected[key]["alternatives"]
+        ]
+    assert [row["id"] for row in table(second, "selected")] == [row["id"] for row in table(scratch, "selected")]
+    for name in ("counts", "budget"):
+        assert manifest(second)[name] == manifest(scratch)[name]
+
+
+def test_only_pairs_that_are_new_are_computed(runs):
+    first, second, scratch, _ = runs
+    new = len(pairs_of(second) - pairs_of(first))
+    computed = manifest(second)["pairs"]["computed"]
+    assert (
+        new <= computed <= 1.1 * new < 0.5 * manifest(scratch)["pairs"]["computed"]
+    )  # equal ones of two blocks count twice
+    assert manifest(second)["pairs"]["stored"] > 0
+
+
+def test_what_has_changed_is_counted(runs):
+    first, second, _, _ = runs
+    for kind in ("scored", "selected"):
+        before, after = ({row["id"]: row for row in table(done, kind)} for done in (first, second))
+        stayed = before.keys() & after.keys()
+        moved = sum(before[one].get("selection_rank") != after[one].get("selection_rank") for one in stayed)
+        expected = {"entered": len(after) - len(stayed), "left": len(before) - len(stayed), "stayed": len(stayed)}
+        assert manifest(second)["changes"][kind] == {**expected, "moved": moved} and len(before) > len(stayed) > 0
+    assert manifest(second)["since"] == first.name and "changes" not in manifest(first)
+
+
+def test_without_a_change_nothing_is_computed_and_a_new_version_is_published(runs):
+    _, second, _, third = runs
+    known = manifest(third)
+    assert known["pairs"]["computed"] == known["scorer"]["loaded"] == 0 and "score" not in known["timings"]
+    assert table(third, "scored") == table(second, "scored") and table(third, "selected") == table(second, "selected")
+    assert known["counts"] == manifest(second)["counts"]
+    rows = len(table(second, "scored"))
+    assert known["changes"]["scored"] == {"entered": 0, "left": 0, "stayed": rows, "moved": 0}
+    assert json.loads((third.parents[1] / "latest.json").read_text()) == {"run": f"runs/{third.name}"}
+    assert {path.name for path in second.parent.iterdir()} == {second.name, third.name}  # keep_runs: 2
+
+
+def test_a_damaged_last_run_does_not_keep_a_refresh_from_being_made(runs, model_folder):
+    _, second, _, third = runs
+    for path in (third / "scored").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    done = refresh(third.parents[1], [third.parents[2] / "rows.jsonl"], model_folder)
+    assert manifest(done)["pairs"]["computed"] == 0 and manifest(done)["changes"] is None
+    assert [row["id"] for row in table(done, "selected")] == [row["id"] for row in table(second, "selected")]
