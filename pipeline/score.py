@@ -120,18 +120,21 @@ class ScoreBlock:
     def _scorer(self) -> TargetScorer:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
+        with bounded(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the scorer"):
+            scorer = self._load()
+        self._loaded = 1
+        return scorer
+
+    def _load(self) -> TargetScorer:
         import torch
 
         from operators.logprob import TargetScorer
         from operators.models import load_model
 
         torch.set_num_threads(self._threads)
-        with bounded(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the scorer"):
-            model = load_model(**self._model)
-            device = next(model.parameters()).device.type
-            size = BATCH_TOKENS[device] if self._batch_tokens == "auto" else int(self._batch_tokens)
-            self._loaded = 1
-            return TargetScorer(model, size)
+        model = load_model(**self._model)
+        device = next(model.parameters()).device.type
+        return TargetScorer(model, BATCH_TOKENS[device] if self._batch_tokens == "auto" else int(self._batch_tokens))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(

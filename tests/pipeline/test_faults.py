@@ -1,0 +1,136 @@
+"""Faults while rows are scored: a row that cannot be is found and rejected, and what is no row's fault ends the run."""
+
+import json
+import os
+
+import pytest
+from conftest import write_jsonl
+from runs import corpus, run, table
+
+from pipeline import score
+from pipeline.errors import RunFailed
+
+ROWS = corpus(12, seed=4)
+POISON = {"instruction": "Copy the list.", "input": "a b", "output": "POISON"}
+
+
+@pytest.fixture(scope="module")
+def clean(ray_session, model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clean")
+    return run(
+        folder / "out", [write_jsonl(folder / "rows.jsonl", ROWS)], model_folder, alternatives__pool=pool(folder)
+    )
+
+
+def pool(folder):
+    """Alternatives that do not depend on which rows there are."""
+    (folder / "pool.txt").write_text("Sing it loud.\nDraw a house.\n")
+    return str(folder / "pool.txt")
+
+
+def faulty(monkeypatch, **overrides):
+    """Scorers with some of their methods and settings replaced."""
+
+    class Faulty:
+        def __init__(self, **settings):
+            from pipeline.score import ScoreBlock  # the worker's own
+
+            self._actor = type("Faulty", (ScoreBlock,), overrides)(**settings)
+
+        def __call__(self, batch):
+            return self._actor(batch)
+
+    monkeypatch.setattr(score, "ScoreBlock", Faulty)
+
+
+def failing(fail):
+    """`_scored` that asks `fail` first, with the outputs of its rows."""
+
+    def scored(self, block):
+        fail(block.encoded["output"].to_pylist())
+        return super(type(self), self)._scored(block)
+
+    return scored
+
+
+def rest_equals(done, clean):
+    got, expected = ({row["id"]: row["tss_pp"] for row in table(one, "scored")} for one in (done, clean))
+    assert got == pytest.approx(expected, abs=1e-4)
+    counts = json.loads((done / "manifest.json").read_text())["counts"]
+    assert counts["read"] == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
+
+
+def test_a_row_that_raises_is_rejected_alone(ray_session, clean, model_folder, tmp_path, monkeypatch):
+    def fail(outputs):
+        if "POISON" in outputs:
+            raise RuntimeError("no such kernel")
+
+    faulty(monkeypatch, _scored=failing(fail))
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:5], POISON, *ROWS[5:]])
+    done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
+    rest_equals(done, clean)
+    (rejected,) = table(done, "rejected")
+    assert rejected["reason"] == "scorer_failed" and rejected["line"] == 6 and rejected["file"] == str(path)
+    assert "RuntimeError: no such kernel" in rejected["detail"] and json.loads(rejected["raw"])["output"] == "POISON"
+
+
+def test_a_row_that_ends_its_process_every_time_is_rejected_alone(
+    ray_session, clean, model_folder, tmp_path, monkeypatch
+):
+    def fail(outputs):
+        if "POISON" in outputs:
+            os._exit(1)
+
+    faulty(monkeypatch, _scored=failing(fail), whole_tries=2, row_tries=1)
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, POISON])
+    done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
+    rest_equals(done, clean)
+    (rejected,) = table(done, "rejected")
+    assert rejected["reason"] == "scorer_died" and rejected["line"] == 13 and "ended 1 times" in rejected["detail"]
+
+
+def test_a_fault_that_passes_costs_nothing(ray_session, clean, model_folder, tmp_path, monkeypatch):
+    mark = str(tmp_path / "failed")
+
+    def fail(outputs):
+        if not os.path.exists(mark):  # noqa: PTH110 - sent to a worker as it is
+            os.mkdir(mark)  # noqa: PTH102
+            raise RuntimeError("once")
+
+    faulty(monkeypatch, _scored=failing(fail))
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
+    rest_equals(done, clean)
+    assert not table(done, "rejected")
+
+
+def test_a_scorer_that_is_broken_is_no_fault_of_rows(ray_session, model_folder, tmp_path, monkeypatch):
+    def scored(self, block):
+        self._scorer.works = lambda: False
+        raise RuntimeError("device-side assert")
+
+    faulty(monkeypatch, _scored=scored)
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(
+        RunFailed, match=r"stage score: .*the scorer fails on everything since RuntimeError: device-side"
+    ):
+        run(tmp_path / "out", [path], model_folder)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_model_that_ends_its_process_while_it_loads_is_given_up(ray_session, model_folder, tmp_path, monkeypatch):
+    faulty(monkeypatch, _load=lambda self: os._exit(1))
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(RunFailed, match="loading the scorer ended its process 3 times; is there too little memory"):
+        run(tmp_path / "out", [path], model_folder)
+
+
+def test_too_many_rejected_rows_end_the_run(ray_session, model_folder, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, "{not json", {"instruction": "I", "output": ""}])
+    with pytest.raises(
+        RunFailed,
+        match=r"2 of 14 rows rejected \(empty_output 1, malformed_json 1\), more than max_rejected_fraction: 0.1",
+    ):
+        run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.1)
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.15)

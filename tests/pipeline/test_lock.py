@@ -1,0 +1,130 @@
+"""One run at a time in an output: who holds it is named, and the dead hold nothing."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import write_jsonl
+from runs import corpus, run
+
+from pipeline import lock
+from pipeline.errors import BadRequest, RunFailed
+from pipeline.lock import hold
+
+CHILD = """
+import sys, time
+from pipeline.errors import BadRequest
+from pipeline.lock import hold
+try:
+    with hold(sys.argv[1], "tss run"):
+        print("held", flush=True)
+        time.sleep(float(sys.argv[2]))
+except BadRequest as problem:
+    print(problem, flush=True)
+"""
+
+
+def child(output, seconds):
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(output), str(seconds)], stdout=subprocess.PIPE, text=True)
+
+
+def claims(output):
+    return list((output / ".lock").iterdir()) if (output / ".lock").exists() else []
+
+
+def test_the_second_is_told_who_holds_it(tmp_path):
+    holder = child(tmp_path / "out", 60)
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(BadRequest, match=rf"in use by `tss run` since .* \(process {holder.pid} on "):
+            hold(str(tmp_path / "out"), "tss refresh").__enter__()
+        assert len(claims(tmp_path / "out")) == 1
+    finally:
+        holder.kill()
+        holder.wait()
+    with hold(str(tmp_path / "out"), "tss refresh"):  # the holder was killed, and its claim is still there
+        assert len(claims(tmp_path / "out")) == 1
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_of_several_that_begin_together_at_most_one_goes_on(tmp_path):
+    children = [child(tmp_path / "out", 4) for _ in range(4)]
+    first = [one.stdout.readline() for one in children]
+    [one.wait() for one in children]
+    assert first.count("held\n") == 1 and sum("in use by" in line for line in first) == 3
+
+
+def elsewhere(output, beat=0):
+    """The claim of a process of another machine."""
+    claim = {
+        "command": "tss run",
+        "host": "h",
+        "machine": "other",
+        "pid": 1,
+        "started": 0.0,
+        "since": "then",
+        "beat": beat,
+    }
+    (output / ".lock").mkdir(parents=True, exist_ok=True)
+    (output / ".lock" / "0.json").write_text(json.dumps(claim))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "DEAD_AFTER_SECONDS", 1.0)
+
+
+def test_a_process_of_another_machine_is_told_by_its_beat(tmp_path, quick):
+    elsewhere(tmp_path)
+    ended = threading.Event()
+
+    def live():
+        beat = 0
+        while not ended.wait(0.05):
+            beat += 1
+            elsewhere(tmp_path, beat)
+
+    beating = threading.Thread(target=live)
+    beating.start()
+    try:
+        with pytest.raises(BadRequest, match="process 1 on h"):
+            hold(str(tmp_path), "tss run").__enter__()
+    finally:
+        ended.set()
+        beating.join()
+    with hold(str(tmp_path), "tss run"):
+        assert [path.name for path in claims(tmp_path)] != ["0.json"]
+
+
+def test_who_was_held_up_and_taken_for_dead_does_not_publish(tmp_path, quick):
+    with hold(str(tmp_path), "tss run") as held:
+        held.require()
+        (claim,) = claims(tmp_path)
+        began = claim.read_text()
+        deadline = time.monotonic() + 20
+        while claim.read_text() == began:
+            assert time.monotonic() < deadline, "the claim never moves"
+            time.sleep(0.02)
+        claim.unlink()  # by another run
+        with pytest.raises(RunFailed, match="another run has taken over"):
+            held.require()
+        time.sleep(0.3)
+        assert not claims(tmp_path)  # and its claim does not come back
+
+
+def test_what_is_no_claim_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    (tmp_path / ".lock" / "0.json").write_text("{")
+    with pytest.raises(BadRequest, match=r"0\.json: is no claim"):
+        hold(str(tmp_path), "tss run").__enter__()
+
+
+def test_a_run_begins_with_the_lock(ray_session, model_folder, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", corpus(5))
+    with hold(str(tmp_path / "out"), "tss run"), pytest.raises(BadRequest, match="is in use by `tss run`"):
+        run(tmp_path / "out", [path], model_folder)
+    assert not (tmp_path / "out").exists()
