@@ -1,0 +1,135 @@
+"""Runs in processes of their own that are killed, and what is compared afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("actor", "worker", "driver", "ray", "power")
+
+
+class Started:
+    """`tss run` in a process of its own, with a Ray of its own."""
+
+    def __init__(self, config: Path, *arguments: str):
+        self._log = config.with_suffix(".log").open("ab")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        command = [sys.executable, "-m", "pipeline", "run", str(config), *arguments]
+        self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment, cwd=ROOT)
+        self._seen: dict[int, psutil.Process] = {}
+
+    def look(self) -> list[psutil.Process]:
+        """All processes that the run has started so far and that live."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in psutil.Process(self.process.pid).children(recursive=True):
+                self._seen.setdefault(one.pid, one)
+        return [one for one in self._seen.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float = 120.0) -> bool:
+        """Whether `ready` came true before the run ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.look()
+            if ready():
+                return True
+            time.sleep(0.01)
+        return False
+
+    def kill(self, kind: str, rng: random.Random) -> bool:
+        """SIGKILL an actor that scores, any worker, the driver, or all of Ray with it; `power` is the last, to a machine that
+        is switched off. False where there is no such process (yet)."""
+        alive = self.look()
+        named = {one.pid: _title(one) for one in alive}
+        workers = [one for one in alive if named[one.pid].startswith("ray::")]
+        actors = [one for one in workers if "ScoreBlock" in named[one.pid]]
+        if kind in ("actor", "worker"):
+            chosen = actors if kind == "actor" else workers
+            if not chosen:
+                return False
+            _kill(rng.choice(sorted(chosen, key=lambda one: one.pid)))
+            return True
+        for one in [psutil.Process(self.process.pid), *(alive if kind != "driver" else [])]:
+            _kill(one)
+        self.process.wait()
+        self.end()
+        return True
+
+    def end(self) -> int:
+        """Wait for the run, and remove what a killed one has left running."""
+        status = self.process.wait()
+        _, left = psutil.wait_procs(self.look(), timeout=3)
+        for one in left:
+            _kill(one)
+        psutil.wait_procs(left, timeout=10)
+        self._log.close()
+        return status
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()[:1])
+    except psutil.Error:
+        return ""
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def parts_of(output: Path) -> list[Path]:
+    """Parts of the likelihood store by age."""
+    found = [path for path in (output / "likelihoods").rglob("*.parquet") if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def switch_off(output: Path) -> None:
+    """What a machine that is switched off may leave on its disk: the newest part cut off, a draft, half a request."""
+    for path in parts_of(output)[-1:]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+        path.with_name(f".{path.name}.draft").write_bytes(b"PAR1")
+    for path in (output / ".work").glob("*/*/*.parquet"):
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def published(output: Path) -> Path:
+    """The current run of an output."""
+    return output / json.loads((output / "latest.json").read_text())["run"]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between two published runs of the same request: rows to the last bit, ranks, accounts, pairs."""
+    found = []
+    for kind, key in (("scored", "id"), ("selected", "selection_rank"), ("rejected", "line")):
+        rows, expected = (pq.read_table(run / kind).sort_by(key).to_pylist() for run in (one, other))
+        if rows != expected:
+            changed = [a.get("id") for a, b in zip(rows, expected, strict=False) if a != b]
+            found.append(f"{kind}: {len(rows)} rows against {len(expected)}, {len(changed)} differ: {changed[:3]}")
+    known, wanted = (json.loads((run / "manifest.json").read_text()) for run in (one, other))
+    for name in ("counts", "budget"):
+        if known[name] != wanted[name]:
+            found.append(f"{name}: {known[name]} against {wanted[name]}")
+    if known["pairs"]["computed"] != wanted["pairs"]["computed"]:
+        found.append(f"pairs computed: {known['pairs']['computed']} against {wanted['pairs']['computed']}")
+    return found
+
+
+def stored_pairs(output: Path) -> tuple[int, int]:
+    """(rows of the store, distinct ones): they are equal where nothing that was stored was computed again."""
+    found: Counter[tuple[bytes, bytes]] = Counter()
+    for path in parts_of(output):
+        table = pq.read_table(path, columns=["group", "pair"])
+        found.update(zip(*(table[name].to_pylist() for name in ("group", "pair")), strict=True))
+    return sum(found.values()), len(found)

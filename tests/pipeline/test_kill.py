@@ -1,0 +1,38 @@
+"""SIGKILL to the driver, to all of Ray and to an actor, one after the other: what is published is what no kill would give."""
+
+import json
+import random
+from pathlib import Path
+
+from conftest import write_jsonl
+from kills import Started, differences, parts_of, published, stored_pairs, switch_off
+from runs import corpus, settings
+
+from pipeline import flow
+from pipeline.progress import Reporter
+
+
+def test_killed_runs_go_on_to_the_same_end(ray_session, model_folder, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", corpus(400))
+    small = {"scorer__batch_tokens": 200, "store__write_every": 0, "alternatives__k": 8}
+    whole = flow.run(settings(tmp_path / "whole", [path], model_folder, **small), Reporter(quiet=True))
+    output, config = tmp_path / "out", tmp_path / "config.yaml"
+    wanted = settings(output, [path], model_folder, **small)
+    config.write_text(json.dumps(wanted.model_dump()))
+    rng, stored = random.Random(0), 0
+    for kind in ("driver", "power", "actor"):
+        started = Started(config, "--quiet")
+        before = len(parts_of(output))
+        assert started.wait_for(lambda before=before: len(parts_of(output)) >= before + 5), config.with_suffix(
+            ".log"
+        ).read_text()
+        assert started.kill(kind, rng)
+        if kind == "power":
+            switch_off(output)
+        assert not (output / "latest.json").exists()
+        assert len(parts_of(output)) > stored  # what one attempt has stored, the next ones have
+        stored = len(parts_of(output)) - 1
+    assert started.end() == 0, config.with_suffix(".log").read_text()
+    assert differences(published(output), Path(whole.run)) == []
+    assert stored_pairs(output)[0] == stored_pairs(output)[1] == stored_pairs(tmp_path / "whole")[1]
+    assert json.loads((published(output) / "manifest.json").read_text())["pairs"]["resumed"] > 0
