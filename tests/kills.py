@@ -47,9 +47,10 @@ class Started:
             time.sleep(0.01)
         return False
 
-    def kill(self, kind: str, rng: random.Random) -> bool:
+    def kill(self, kind: str, rng: random.Random, grace: float = 30.0) -> bool:
         """SIGKILL an actor that scores, any worker, the driver, or all of Ray with it; `power` is the last, to a machine that
-        is switched off. False where there is no such process (yet)."""
+        is switched off. False where there is no such process (yet). Ray has `grace` seconds to notice that its driver is gone,
+        in which its actors may still finish what they have begun."""
         alive = self.look()
         named = {one.pid: _title(one) for one in alive}
         workers = [one for one in alive if named[one.pid].startswith("ray::")]
@@ -62,14 +63,13 @@ class Started:
             return True
         for one in [psutil.Process(self.process.pid), *(alive if kind != "driver" else [])]:
             _kill(one)
-        self.process.wait()
-        self.end()
+        self.end(grace)
         return True
 
-    def end(self) -> int:
-        """Wait for the run, and remove what a killed one has left running."""
+    def end(self, grace: float = 3.0) -> int:
+        """Wait for the run, and remove what a killed one has left running after `grace` seconds."""
         status = self.process.wait()
-        _, left = psutil.wait_procs(self.look(), timeout=3)
+        _, left = psutil.wait_procs(self.look(), timeout=grace)
         for one in left:
             _kill(one)
         psutil.wait_procs(left, timeout=10)

@@ -1,0 +1,112 @@
+"""Random SIGKILLs to runs of one corpus, until each is published, compared with a run that nobody killed.
+
+    PYTHONPATH=tests python tests/benchmarks/kill.py --kills 50 --output kills
+
+Each output is killed a few times, at random moments from the start of the process to its end: an actor that scores, any
+worker, the driver, all of Ray, or all of Ray on a machine that is switched off in the middle of writing. A run whose actor or
+worker was killed goes on by itself; the others are started again with the same command. Afterwards every row, rank, count and
+pair must be that of the uninterrupted run, to the last bit, and no pair may have been stored twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+from kills import KINDS, Started, differences, published, stored_pairs, switch_off
+
+from pipeline import demo
+from pipeline.demo import corpus
+
+KILLS_OF_ONE_OUTPUT = 5
+
+
+def configuration(folder: Path, rows: int) -> dict:
+    """The demo's corpus and scorer, with parts of the store every half second."""
+    settings = demo.settings(folder / "rows.jsonl", folder / "whole")
+    corpus.write(folder / "rows.jsonl", rows, 0)
+    return {**settings, "store": {"write_every": 0.5}}
+
+
+def finish(config: Path) -> float:
+    """Run to the end; seconds."""
+    began = time.monotonic()
+    status = Started(config, "--quiet").end()
+    if status:
+        raise SystemExit(f"a run nobody killed ended with {status}: see {config.with_suffix('.log')}")
+    return time.monotonic() - began
+
+
+def attack(
+    config: Path, output: Path, seconds: float, kinds: list[str], rng: random.Random
+) -> tuple[Counter[str], int]:
+    """Kill runs of one output in these ways, then let it end: kills that hit by kind, and attempts."""
+    hit: Counter[str] = Counter()
+    attempts = 1
+    started = Started(config, "--quiet")
+    for kind in kinds:
+        until = time.monotonic() + rng.uniform(1.0, seconds)
+        started.wait_for(lambda until=until: time.monotonic() >= until, seconds)
+        if started.process.poll() is not None:
+            started.end()
+            if (output / "latest.json").exists():
+                return hit, attempts  # it was faster
+            raise SystemExit(f"a run failed after {dict(hit)}: see {config.with_suffix('.log')}")
+        if not started.kill(kind, rng):
+            continue
+        hit[kind] += 1
+        if kind in ("driver", "ray", "power"):
+            if kind == "power":
+                switch_off(output)
+            started, attempts = Started(config, "--quiet"), attempts + 1
+    if started.end():
+        raise SystemExit(f"the last attempt failed after {dict(hit)}: see {config.with_suffix('.log')}")
+    return hit, attempts
+
+
+def main() -> None:
+    """Kill and compare; exits with 1 at the first difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="an empty folder")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(options.seed)
+    settings = configuration(options.output, options.rows)
+    config = options.output / "config.yaml"
+    config.write_text(json.dumps(settings))
+    seconds = finish(config)
+    whole = published(options.output / "whole")
+    pairs = stored_pairs(options.output / "whole")
+    print(f"uninterrupted: {seconds:.0f} s, {pairs[1]:,} stored pairs", flush=True)
+
+    total: Counter[str] = Counter()
+    while sum(total.values()) < options.kills:
+        output = options.output / f"out-{sum(total.values()):03d}"
+        config.write_text(json.dumps({**settings, "output": str(output)}))
+        kinds = [rng.choice(KINDS) for _ in range(KILLS_OF_ONE_OUTPUT)]
+        hit, attempts = attack(config, output, seconds, kinds, rng)
+        total += hit
+        found = differences(published(output), whole)
+        rows, distinct = stored_pairs(output)
+        if distinct != pairs[1]:
+            found.append(f"{distinct:,} distinct pairs stored, {pairs[1]:,} by the uninterrupted run")
+        known = json.loads((published(output) / "manifest.json").read_text())["pairs"]
+        print(
+            f"{output.name}: {dict(hit)} in {attempts} attempts; {known['resumed']:,} of {known['computed']:,} pairs computed "
+            f"before the last one; {rows - distinct:,} stored twice; {'; '.join(found) or 'equal'}",
+            flush=True,
+        )
+        if found:
+            raise SystemExit(1)
+    print(f"{sum(total.values())} kills: {dict(total)}; every output equals the uninterrupted run")
+
+
+if __name__ == "__main__":
+    main()
