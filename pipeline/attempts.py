@@ -42,7 +42,7 @@ class GivenUp(RuntimeError):
 
 
 @contextmanager
-def bounded(work: str, name: str, what: str, times: int = 3) -> Iterator[None]:
+def at_most(work: str, name: str, what: str, times: int = 3) -> Iterator[None]:
     """Try something that no row can be blamed for; raises GivenUp once it has ended `times` processes."""
     attempts = Attempts(work, name)
     if attempts.deaths() >= times:

@@ -163,6 +163,8 @@ def _workspace(request: _Request) -> Iterator[Workspace]:
 
 
 def _publish_scored(request: _Request, own: Workspace, facts: dict[str, Any]) -> Summary:
+    if own.whole:
+        return _point(own)
     job = request.job(own)
     outcome = _score(job, request, own)
     return _select_and_publish(job, own, replace(outcome, facts={**outcome.facts, **facts}))
@@ -215,6 +217,8 @@ def _score(job: Job, request: _Request, own: Workspace) -> Outcome:
 def _publish_rescored(
     job: Job, own: Workspace, parent: str, known: dict[str, Any], since: str | None = None
 ) -> Summary:
+    if own.whole:
+        return _point(own)
     bounded = known["counts"].get("bounded", 0)
     blocks = stages.rescore(job, published.parts_of(parent, known["files"]["scored"]))
     selection.require_scores(job, stages.scored_of(blocks), bounded)
@@ -235,6 +239,12 @@ def _publish_rescored(
     pairs = {"computed": 0, "reused": known["pairs"]["computed"] + known["pairs"]["reused"], "stored": 0, "resumed": 0}
     scorer = {**known["scorer"], "loaded": 0}
     return _select_and_publish(job, own, Outcome(stages.scored_of(blocks), rejected, counts, pairs, scorer, facts))
+
+
+def _point(own: Workspace) -> Summary:
+    """End a run that died between its last two steps."""
+    run = publish.point(own)
+    return summarise(published.read_manifest(run), run)
 
 
 def _select_and_publish(job: Job, own: Workspace, outcome: Outcome) -> Summary:

@@ -77,7 +77,13 @@ def publish(own: Workspace, manifest: dict[str, Any], page: str) -> str:
     storage.write(storage.join(own.staged, MANIFEST), sealed.encode())
     if own.staged != own.final:
         storage.move(own.staged, own.final)
-    storage.write(storage.join(own.output, POINTER), json.dumps({"run": f"{RUNS}/{own.run_id}"}).encode() + b"\n")
+    return point(own)
+
+
+def point(own: Workspace) -> str:
+    """Make a whole run the current one; its folder."""
+    pointer = json.dumps({"run": f"{RUNS}/{own.run_id}"}) + "\n"
+    storage.write(storage.join(own.output, POINTER), pointer.encode())
     return own.final
 
 

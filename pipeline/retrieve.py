@@ -18,7 +18,7 @@ from operators.embedder import Embedder, embed_folded, load_embedder
 from operators.order import neighbourhood_order, shared_order
 from operators.schema import EMBEDDINGS, INSTRUCTIONS, NEIGHBOURS, from_rows
 from pipeline import storage, store
-from pipeline.attempts import bounded
+from pipeline.attempts import at_most
 from pipeline.errors import BadRequest
 from pipeline.parts import Record, read_part, read_table, record_table, write_part, write_table
 from pipeline.storage import load_array, save_array
@@ -102,7 +102,7 @@ class EmbedRange:
         import torch
 
         torch.set_num_threads(self._threads)
-        with bounded(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the embedder"):
+        with at_most(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the embedder"):
             return load_embedder(self._model, self._batch_size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -114,7 +114,7 @@ class EmbedRange:
         for path, table in store.read_or_set_aside((path for path, _ in store.parts(folder)), EMBEDDINGS):
             if table is not None and table["key"].equals(self._table["key"][start:stop]):
                 return {"path": path, "start": start}
-        with bounded(self._work, f"embed-{start}", f"embedding instructions {start} to {stop}"):
+        with at_most(self._work, f"embed-{start}", f"embedding instructions {start} to {stop}"):
             vectors = embed_folded(self._embedder, self._table["text"][start:stop].to_pylist())
         rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(vectors)})
         return {"path": store.write(folder, rows, EMBEDDINGS), "start": start}

@@ -18,7 +18,7 @@ from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.tss import ScoreSettings, add_scores
 from pipeline import store
 from pipeline.admit import cached_encoder
-from pipeline.attempts import Attempts, bounded
+from pipeline.attempts import Attempts, at_most
 from pipeline.encode import from_bytes
 from pipeline.parts import Record, read_part, read_whole, record_table, write_part
 
@@ -120,7 +120,7 @@ class ScoreBlock:
     def _scorer(self) -> TargetScorer:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
-        with bounded(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the scorer"):
+        with at_most(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the scorer"):
             scorer = self._load()
         self._loaded = 1
         return scorer
@@ -269,9 +269,9 @@ def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int
 def sources_of(scored: pa.Table) -> dict[str, dict[str, int]]:
     """Per source: rows of a SCORED part, those without a score, and those of them that a bounded selection left."""
     unscored = _count(scored.filter(pc.is_null(scored["tss_pp"]))["source"])
-    bounded_ = _count(scored.filter(pc.is_valid(scored["tss_pp_bound"]))["source"])
+    bounded = _count(scored.filter(pc.is_valid(scored["tss_pp_bound"]))["source"])
     return {
-        source: {"scored": number, "unscored": unscored.get(source, 0), "bounded": bounded_.get(source, 0)}
+        source: {"scored": number, "unscored": unscored.get(source, 0), "bounded": bounded.get(source, 0)}
         for source, number in _count(scored["source"]).items()
     }
 

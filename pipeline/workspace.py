@@ -31,6 +31,11 @@ class Workspace:
     resumed: bool = False
 
     @property
+    def whole(self) -> bool:
+        """Whether the run was made to its end before, and only the pointer does not name it yet."""
+        return storage.exists(storage.join(self.final, MANIFEST))
+
+    @property
     def folder(self) -> str:
         """The run's own folder for parts."""
         return storage.join(self.output, WORK, self.run_id)
@@ -61,8 +66,7 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
     try:
         yield own
     finally:
-        published = storage.exists(storage.join(own.final, MANIFEST))
-        _clear(own, keep_request=not published and count_run(output, own.run_id)[0] > 0)
+        _clear(own, keep_request=not own.whole and count_run(output, own.run_id)[0] > 0)
         storage.delete_empty(storage.join(output, WORK))
 
 
@@ -70,9 +74,7 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
     found = None
     for name in storage.list_folders(storage.join(output, WORK)):
         left = Workspace(output, name, lock, resumed=True)
-        # A run that died between its last two steps is whole, and only the pointer does not name it: it is not made again.
-        whole = storage.exists(storage.join(left.final, MANIFEST))
-        if not fresh and not whole and found is None and _request_of(left) == request:
+        if not fresh and found is None and _request_of(left) == request:
             found = left
             _clear(left, keep_request=True)
         else:
@@ -106,7 +108,7 @@ def _clear(own: Workspace, *, keep_request: bool = False) -> None:
                 storage.delete(path)
     else:
         storage.delete_folder(own.folder)
-    if own.staged == own.final and not storage.exists(storage.join(own.final, MANIFEST)):
+    if own.staged == own.final and not own.whole:
         storage.delete_folder(own.final)
 
 

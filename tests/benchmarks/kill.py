@@ -60,6 +60,8 @@ def attack(
             continue
         hit[kind] += 1
         if kind in ("driver", "ray", "power"):
+            if (output / "latest.json").exists():
+                return hit, attempts  # killed when all was done
             if kind == "power":
                 switch_off(output)
             started, attempts = Started(config, "--quiet"), attempts + 1
@@ -97,10 +99,11 @@ def main() -> None:
         rows, distinct = stored_pairs(output)
         if distinct != pairs[1]:
             found.append(f"{distinct:,} distinct pairs stored, {pairs[1]:,} by the uninterrupted run")
+        again = rows - pairs[0]  # two blocks that ask for an equal pair store it twice, also without a kill
         known = json.loads((published(output) / "manifest.json").read_text())["pairs"]
         print(
             f"{output.name}: {dict(hit)} in {attempts} attempts; {known['resumed']:,} of {known['computed']:,} pairs computed "
-            f"before the last one; {rows - distinct:,} stored twice; {'; '.join(found) or 'equal'}",
+            f"before the last one; {again:,} computed again that were stored; {'; '.join(found) or 'equal'}",
             flush=True,
         )
         if found:
