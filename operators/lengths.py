@@ -19,10 +19,24 @@ class Measured:
 
 
 def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list[Measured | Rejection]:
-    """Count tokens of each example; reject with `too_long`, `template_failed` or `empty_output` (no target ids).
+    """Count tokens of each example; reject with `too_long`, `template_failed`, `empty_output` (no target ids) or, where the
+    tokenizer itself fails, `encode_failed`.
 
     `too_long`: "reject", or "truncate_input", which cuts the input from its end until the sequence fits.
     """
+    try:
+        return _measure(examples, encoder, too_long)
+    except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises on a text; halves lead to the row that it fails on
+        if len(examples) == 1:
+            return [
+                Rejection("encode_failed", f"the tokenizer fails on this row: {type(error).__name__}: {error}"[:500])
+            ]
+        middle = len(examples) // 2
+        halves = (examples[:middle], examples[middle:])
+        return [one for half in halves for one in measure(half, encoder, too_long=too_long)]
+
+
+def _measure(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
     prompts = encoder.prompts([(example.instruction, example.input) for example in examples])
     targets = encoder.targets([example.output for example in examples])
     results: list[Measured | Rejection] = []

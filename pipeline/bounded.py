@@ -10,7 +10,7 @@ that, and rows that stand above the threshold without a score are scored further
 from __future__ import annotations
 
 from operators.budget import largest_budget
-from pipeline import selection, stages
+from pipeline import scoring, selection
 from pipeline.encode import Round
 from pipeline.job import Job
 from pipeline.parts import Record
@@ -23,17 +23,17 @@ _DEVIATIONS = 2.0
 _SLACK = 1.15
 
 
-def score_bounded(job: Job, blocks: list[Record], rows: int, scorer: stages.Scorer) -> list[Record]:
-    """Records of blocks (`stages.fresh_blocks`) scored as far as the budget's selection needs; `rows` as admitted."""
+def score_bounded(job: Job, blocks: list[Record], rows: int, scorer: scoring.Scorer) -> list[Record]:
+    """Records of blocks (`scoring.fresh_blocks`) scored as far as the budget's selection needs; `rows` as admitted."""
     share = min(PILOT_SHARE, PILOT_ROWS / max(1, rows))
-    blocks = stages.score_blocks(job, blocks, scorer, Round("pilot", share))
-    threshold = _pilot_threshold(job, stages.scored_of(blocks), share)
-    blocks = stages.score_blocks(job, blocks, scorer, Round("rest", share, threshold))
-    cost, _ = selection.totals(job, stages.scored_of(blocks))
+    blocks = scoring.score_blocks(job, blocks, scorer, Round("pilot", share))
+    threshold = _pilot_threshold(job, scoring.scored_of(blocks), share)
+    blocks = scoring.score_blocks(job, blocks, scorer, Round("rest", share, threshold))
+    cost, _ = selection.totals(job, scoring.scored_of(blocks))
     asked, slack = largest_budget(cost, job.config.select.budget), _SLACK
-    while (found := selection.reach(job, stages.scored_of(blocks), asked, int(asked * slack))).without_score:
+    while (found := selection.reach(job, scoring.scored_of(blocks), asked, int(asked * slack))).without_score:
         left = [block for block in blocks if found.open[block["block"]]]
-        again = stages.score_blocks(job, left, scorer, Round("again", share, found.threshold))
+        again = scoring.score_blocks(job, left, scorer, Round("again", share, found.threshold))
         blocks = list({block["block"]: block for block in [*blocks, *again]}.values())
         slack *= 2
     return blocks

@@ -3,27 +3,23 @@ changed."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline import manifest, publish, published, report, selection, stages, storage, store, upkeep
+from pipeline import manifest, publish, published, report, scoring, selection, stages, storage, store, upkeep
 from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
 from pipeline.errors import RunFailed
 from pipeline.job import Job, execute, over_parts
-from pipeline.lock import Lock, hold
+from pipeline.lock import hold
 from pipeline.overlap import overlap
 from pipeline.parts import Record
-from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
+from pipeline.preflight import check_output, check_quota, check_shadowing
 from pipeline.progress import Reporter
-from pipeline.resources import Pools, pools, scorer_dtype, session
-from pipeline.retrieve import read_pool_file
-from pipeline.sources import Chunk, plan
+from pipeline.request import Request, requested, workspace_of
+from pipeline.resources import pools, session
 from pipeline.summary import Summary, summarise
 from pipeline.workspace import Workspace, workspace
 
@@ -46,67 +42,24 @@ class Outcome:
     work: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A request that is in order, on a cluster that is up: what it asks for, and what identifies its answer."""
-
-    config: Config
-    reporter: Reporter
-    lock: Lock
-    output: str
-    chunks: list[Chunk]
-    pool_texts: list[str] | None
-    checked: Checked
-    pools: Pools
-    dtype: str
-    inputs: list[Record]
-    fresh: bool
-
-    @property
-    def content(self) -> str:
-        """A digest of all that scored rows follow from."""
-        asked = self.config.model_dump()
-        bounded = asked["select"]["mode"] == "bounded"
-        parts = [
-            importlib.metadata.version("task-specificity"),
-            [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
-            self.pool_texts,
-            self.checked.embedder,
-            asked["alternatives"],
-            self.checked.scorer(self.dtype)["fingerprint"],
-            [asked["scorer"][name] for name in ("max_length", "too_long")],
-            [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
-        ]
-        return storage.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-
-    @property
-    def identity(self) -> str:
-        """A digest of all that the published run follows from."""
-        asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
-        return storage.digest_of(json.dumps([self.content, asked]).encode())
-
-    def job(self, own: Workspace) -> Job:
-        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, self.fresh)
-
-
 def run(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """The main job; goes on with the same request where it was interrupted, unless `fresh`. Raises BadRequest before any work,
     RunFailed after."""
-    with _requested("tss run", config, reporter, fresh) as request, _workspace(request) as own:
+    with requested("tss run", config, reporter, fresh) as request, workspace_of(request) as own:
         return _publish_scored(request, own, {})
 
 
 def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """As `run`, on a corpus that may have changed since the output's current run; says what has. Where nothing that scores
     follow from has, they are taken from that run."""
-    with _requested("tss refresh", config, reporter, fresh) as request:
+    with requested("tss refresh", config, reporter, fresh) as request:
         latest = published.latest_run(request.output)
         if latest is None:
             reporter.say("refresh      there is no earlier run to compare with")
-            with _workspace(request) as own:
+            with workspace_of(request) as own:
                 return _publish_scored(request, own, {})
         known = published.read_manifest(latest)
-        with _workspace(request) as own:
+        with workspace_of(request) as own:
             if known.get("content") == request.content and not fresh:
                 reporter.say(f"refresh      nothing that scores follow from has changed since {known['run']}")
                 try:
@@ -134,35 +87,7 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
             return _publish_rescored(job, own, parent, known)
 
 
-@contextmanager
-def _requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[_Request]:
-    """Everything that can be known to be wrong is found here, before anything is written."""
-    check_shadowing()
-    output = check_output(config.output)
-    chunks = plan(config)
-    check_quota(config, {chunk.source for chunk in chunks})
-    pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
-    checked = check_models(config)
-    with hold(output, command) as lock, session(config.ray.address):
-        reporter.say("start        the request is in order, Ray is up")
-        sizes = pools(config)
-        dtype = scorer_dtype(config, sizes)
-        inputs = stages.take_snapshot(reporter, chunks)
-        yield _Request(config, reporter, lock, output, chunks, pool_texts, checked, sizes, dtype, inputs, fresh)
-
-
-@contextmanager
-def _workspace(request: _Request) -> Iterator[Workspace]:
-    with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
-        if own.resumed:
-            parts, pairs = store.count_run(request.output, own.run_id)
-            request.reporter.say(
-                f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
-            )
-        yield own
-
-
-def _publish_scored(request: _Request, own: Workspace, facts: dict[str, Any]) -> Summary:
+def _publish_scored(request: Request, own: Workspace, facts: dict[str, Any]) -> Summary:
     if own.whole:
         return _point(own)
     job = request.job(own)
@@ -170,7 +95,7 @@ def _publish_scored(request: _Request, own: Workspace, facts: dict[str, Any]) ->
     return _select_and_publish(job, own, replace(outcome, facts={**outcome.facts, **facts}))
 
 
-def _score(job: Job, request: _Request, own: Workspace) -> Outcome:
+def _score(job: Job, request: Request, own: Workspace) -> Outcome:
     config, checked = request.config, request.checked
     read = stages.read(job, request.chunks, checked)
     admitted = [part for record in read for part in record["admitted"]]
@@ -183,16 +108,16 @@ def _score(job: Job, request: _Request, own: Workspace) -> Outcome:
     embeddings = store.embedder_folder(own.output, checked.embedder)
     index = stages.retrieve_alternatives(job, admitted, request.pool_texts, embeddings)
     named = checked.scorer(request.dtype)
-    scorer = stages.Scorer(
+    scorer = scoring.Scorer(
         checked.encoder, checked.model(request.dtype), store.scorer_folder(own.output, named["fingerprint"])
     )
     upkeep.describe(scorer.folder, named)
-    placed, damaged = stages.recall_pairs(job, stages.place_rows(job, admitted, index["tokens"]), scorer.folder)
-    blocks = stages.fresh_blocks(placed)
+    placed, damaged = scoring.recall_pairs(job, stages.place_rows(job, admitted, index["tokens"]), scorer.folder)
+    blocks = scoring.fresh_blocks(placed)
     if config.select.mode == "bounded":
         blocks = score_bounded(job, blocks, sum(part["rows"] for part in admitted), scorer)
     else:
-        blocks = stages.score_blocks(job, blocks, scorer, Round())  # likelihoods and scores
+        blocks = scoring.score_blocks(job, blocks, scorer, Round())  # likelihoods and scores
     rejected = [part for record in [*read, *blocks] for part in record["rejected"]]
     facts = {
         "inputs": request.inputs,
@@ -211,7 +136,7 @@ def _score(job: Job, request: _Request, own: Workspace) -> Outcome:
     work = manifest.work_of(blocks)
     pairs = manifest.pairs_of(work, own.resumed)
     scorer_facts = {**named, "loaded": work.get("loaded", 0)}
-    return Outcome(stages.scored_of(blocks), rejected, counts, pairs, scorer_facts, facts, work)
+    return Outcome(scoring.scored_of(blocks), rejected, counts, pairs, scorer_facts, facts, work)
 
 
 def _publish_rescored(
@@ -220,8 +145,8 @@ def _publish_rescored(
     if own.whole:
         return _point(own)
     bounded = known["counts"].get("bounded", 0)
-    blocks = stages.rescore(job, published.parts_of(parent, known["files"]["scored"]))
-    selection.require_scores(job, stages.scored_of(blocks), bounded)
+    blocks = scoring.rescore(job, published.parts_of(parent, known["files"]["scored"]))
+    selection.require_scores(job, scoring.scored_of(blocks), bounded)
     parts = [part for part in published.parts_of(parent, known["files"]["rejected"]) if part["rows"]]
     rejected = execute("rejected", over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
     rejected.sort(key=lambda record: record["block"])
@@ -238,7 +163,7 @@ def _publish_rescored(
     }
     pairs = {"computed": 0, "reused": known["pairs"]["computed"] + known["pairs"]["reused"], "stored": 0, "resumed": 0}
     scorer = {**known["scorer"], "loaded": 0}
-    return _select_and_publish(job, own, Outcome(stages.scored_of(blocks), rejected, counts, pairs, scorer, facts))
+    return _select_and_publish(job, own, Outcome(scoring.scored_of(blocks), rejected, counts, pairs, scorer, facts))
 
 
 def _point(own: Workspace) -> Summary:

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.errors import RunFailed
 from pipeline.parts import Record
 from pipeline.progress import Reporter
-from pipeline.resources import Pools
+from pipeline.resources import Pools, actor_pool
 
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
 _PARTS_TOGETHER = 8
@@ -50,6 +50,18 @@ def items(values: list[Any], together: int = 1) -> Any:
 def mapped(dataset: Any, function: Any, **options: Any) -> Any:
     """`map_batches` over Arrow tables, by default a whole block at a time."""
     return dataset.map_batches(function, batch_format="pyarrow", **{"batch_size": None, **options})
+
+
+def in_actors(dataset: Any, actor: type, settings: dict[str, Any], size: int, gpus: float) -> Any:
+    """A dataset of the records that a pool of `size` actors makes of the rows of another, one row at a time."""
+    return mapped(
+        dataset,
+        actor,
+        fn_constructor_kwargs=settings,
+        compute=actor_pool(size),
+        batch_size=1,
+        num_gpus=gpus or None,
+    )
 
 
 def over_parts(parts: list[Any], function: Any, **kwargs: Any) -> Any:

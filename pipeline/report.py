@@ -22,7 +22,7 @@ def page(manifest: dict[str, Any]) -> str:
     counts = manifest["counts"]
     accounts = [*counts["sources"].items(), *([("all", counts)] if len(counts["sources"]) > 1 else [])]
     template = environment.from_string(_PAGE.read_text(encoding="utf-8"))
-    return template.render(**manifest, accounts=accounts, yaml=text)
+    return template.render(**{"changes": None, "damaged": [], **manifest}, accounts=accounts, yaml=text)
 
 
 def of_run(run: str) -> Summary:

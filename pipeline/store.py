@@ -81,6 +81,11 @@ def parts(folder: str) -> list[tuple[str, int]]:
     ]
 
 
+def by_run(folder: str) -> list[tuple[str, str]]:
+    """(run, path) of all parts of a scorer or embedder."""
+    return [(path[len(folder) + 1 :].partition("/")[0], path) for path, _ in parts(folder)]
+
+
 def pairs_of(paths: Iterable[str]) -> int:
     """How many rows parts hold, by their names."""
     return sum(int(found[2]) for path in paths if (found := _PART.fullmatch(storage.name_of(path))))

@@ -167,17 +167,18 @@ def _joined(reporter: Reporter, kind: str, folder: str) -> str:
 def _rewrite(reporter: Reporter, kind: str, folder: str, wanted: list[Record] | None = None) -> None:
     """Write all parts of a folder anew; with `wanted`, PLACED or SCORED parts, only pairs of the groups of their rows."""
     _, key = _KINDS[kind]
-    old = store.parts(folder)
+    old = store.by_run(folder)
+    size = sum(size for _, size in store.parts(folder))
     target = storage.join(folder, f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-compacted")
-    sources = [{"path": path, "run": path[len(folder) + 1 :].partition("/")[0], "kind": kind} for path, _ in old] + [
+    sources = [{"path": path, "run": run, "kind": kind} for run, path in old] + [
         {**part, "kind": kind} for part in wanted or []
     ]
-    shuffles = max(1, -(-sum(size for _, size in old) // BYTES_PER_PART))
+    shuffles = max(1, -(-size // BYTES_PER_PART))
     with reporter.stage("compact", shuffles) as stage:
         dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
         options = {"folder": target, "kind": kind, "all_wanted": wanted is None}
         execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
-    for path, _ in old:
+    for _, path in old:
         storage.delete(path)
     storage.delete_empty_below(folder)
 

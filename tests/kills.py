@@ -37,7 +37,11 @@ class Started:
                 self._seen.setdefault(one.pid, one)
         return [one for one in self._seen.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
-    def wait_for(self, ready: Callable[[], bool], seconds: float = 120.0) -> bool:
+    def actors(self) -> list[psutil.Process]:
+        """Its actors that score."""
+        return [one for one in self.look() if "ScoreBlock" in _title(one)]
+
+    def wait_for(self, ready: Callable[[], object], seconds: float = 120.0) -> bool:
         """Whether `ready` came true before the run ended."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -54,9 +58,8 @@ class Started:
         alive = self.look()
         named = {one.pid: _title(one) for one in alive}
         workers = [one for one in alive if named[one.pid].startswith("ray::")]
-        actors = [one for one in workers if "ScoreBlock" in named[one.pid]]
         if kind in ("actor", "worker"):
-            chosen = actors if kind == "actor" else workers
+            chosen = self.actors() if kind == "actor" else workers
             if not chosen:
                 return False
             _kill(rng.choice(sorted(chosen, key=lambda one: one.pid)))

@@ -156,3 +156,27 @@ def random_of(one: str, seed: int) -> float:
 
     key = (seed + 1) * 0x9E3779B97F4A7C15 % 2**64
     return (mix(mix(int(one[:16], 16) ^ key) ^ int(one[16:], 16)) >> 11) / 2**53
+
+
+def recalled(stored, asked):
+    """(block, pair, sum) for each pair that is stored (group, pair, run, sum) under a group that a block asks for (group,
+    block); of several runs the newest counts."""
+    found = []
+    for group, block in asked:
+        newest = {}
+        for one, pair, _, total in sorted(stored, key=lambda row: row[2]):
+            if one == group:
+                newest[pair] = total
+        found += [(block, pair, total) for pair, total in newest.items()]
+    return found
+
+
+def changes(before, now):
+    """What happened to ids with their ranks."""
+    stayed = set(before) & set(now)
+    return {
+        "entered": len(set(now) - stayed),
+        "left": len(set(before) - stayed),
+        "stayed": len(stayed),
+        "moved": sum(before[one] != now[one] for one in stayed),
+    }

@@ -51,6 +51,34 @@ def test_any_lengths_in_any_batch(lengths, batch_tokens):
     assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
 
 
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=12),
+    batch_tokens=st.integers(1, 300),
+    share=st.integers(0, 4),
+)
+def test_finished_batches_are_passed_over_and_the_others_are_the_same_to_the_last_bit(lengths, batch_tokens, share):
+    model, rng = _MODELS["llama"], np.random.default_rng(len(lengths))
+    prompts = [rng.integers(0, 260, p).tolist() for p, _ in lengths]
+    targets = [rng.integers(0, 260, t).tolist() for _, t in lengths]
+    batches = []
+    whole = TargetScorer(model, batch_tokens).sums(
+        prompts, targets, keep=lambda rows, sums: batches.append((rows, sums)), every=0
+    )
+    assert sorted(np.concatenate([rows for rows, _ in batches]).tolist()) == list(range(len(prompts)))
+    finished, left = np.full(len(prompts), np.nan), []
+    for number, (rows, sums) in enumerate(batches):
+        assert np.array_equal(sums, whole[rows])
+        if number % 5 < share:
+            finished[rows] = sums
+        else:
+            left += rows.tolist()
+    computed = []
+    again = TargetScorer(model, batch_tokens).sums(
+        prompts, targets, finished=finished, keep=lambda rows, sums: computed.extend(rows.tolist())
+    )
+    assert np.array_equal(again, whole) and sorted(computed) == sorted(left)
+
+
 def test_known_families_share_prefixes(model):
     scorer = TargetScorer(model, 4096)
     assert scorer.way == "packed"

@@ -69,7 +69,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "words"), BAD)
 def test_bad_requests(request_folder, tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("pipeline.flow.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
     before = sorted(tmp_path.rglob("*"))
     status = cli.main(
         ["run", str(request_folder / "c.yaml"), *(text.format(folder=request_folder) for text in arguments)]

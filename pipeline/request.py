@@ -1,0 +1,94 @@
+"""A request that is in order: what is asked for, a cluster that is up, an output that is locked, and what identifies them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline import stages, storage, store
+from pipeline.config import Config
+from pipeline.job import Job
+from pipeline.lock import Lock, hold
+from pipeline.parts import Record
+from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
+from pipeline.progress import Reporter
+from pipeline.resources import Pools, pools, scorer_dtype, session
+from pipeline.retrieve import read_pool_file
+from pipeline.sources import Chunk, plan
+from pipeline.workspace import Workspace, workspace
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, how it will be done, and digests of what the answer follows from."""
+
+    config: Config
+    reporter: Reporter
+    lock: Lock
+    output: str
+    chunks: list[Chunk]
+    pool_texts: list[str] | None
+    checked: Checked
+    pools: Pools
+    dtype: str
+    inputs: list[Record]
+    fresh: bool
+
+    @property
+    def content(self) -> str:
+        """A digest of all that scored rows follow from."""
+        asked = self.config.model_dump()
+        bounded = asked["select"]["mode"] == "bounded"
+        parts = [
+            importlib.metadata.version("task-specificity"),
+            [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
+            self.pool_texts,
+            self.checked.embedder,
+            asked["alternatives"],
+            self.checked.scorer(self.dtype)["fingerprint"],
+            [asked["scorer"][name] for name in ("max_length", "too_long")],
+            [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
+        ]
+        return storage.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+    @property
+    def identity(self) -> str:
+        """A digest of all that the published run follows from."""
+        asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
+        return storage.digest_of(json.dumps([self.content, asked]).encode())
+
+    def job(self, own: Workspace) -> Job:
+        """The run of this request in a workspace."""
+        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, self.fresh)
+
+
+@contextmanager
+def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[Request]:
+    """The request of a command, with its output locked and Ray up. Raises BadRequest before anything is written."""
+    check_shadowing()
+    output = check_output(config.output)
+    chunks = plan(config)
+    check_quota(config, {chunk.source for chunk in chunks})
+    pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
+    checked = check_models(config)
+    with hold(output, command) as lock, session(config.ray.address):
+        reporter.say("start        the request is in order, Ray is up")
+        sizes = pools(config)
+        dtype = scorer_dtype(config, sizes)
+        inputs = stages.take_snapshot(reporter, chunks)
+        yield Request(config, reporter, lock, output, chunks, pool_texts, checked, sizes, dtype, inputs, fresh)
+
+
+@contextmanager
+def workspace_of(request: Request) -> Iterator[Workspace]:
+    """The workspace of a request's run, which may have been begun before."""
+    with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
+        if own.resumed:
+            parts, pairs = store.count_run(request.output, own.run_id)
+            request.reporter.say(
+                f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
+            )
+        yield own

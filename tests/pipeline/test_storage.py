@@ -1,0 +1,75 @@
+"""Files are whole or not there, on a disk and in an object store; parts that are not what was written are found."""
+
+import errno
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import storage
+from pipeline.parts import DamagedPart, checked_bytes, read_table, write_table
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request, tmp_path):
+    if request.param == "disk":
+        return str(tmp_path / "deep")
+    request.getfixturevalue("object_store")
+    return f"s3://bucket/storage/{tmp_path.name}"
+
+
+def test_files_and_folders(folder):
+    one, two = storage.join(folder, "a", "one"), storage.join(folder, "b")
+    assert storage.list_files(folder) == storage.list_folders(folder) == [] and not storage.exists(one)
+    storage.delete(one)
+    storage.write(one, b"1")
+    storage.write(one, b"22")
+    storage.write(two, b"3")
+    assert storage.read(one) == b"22" and storage.list_files(folder) == [(two, 1)]
+    assert storage.list_files(folder, deep=True) == [(one, 2), (two, 1)] and storage.list_folders(folder) == ["a"]
+    storage.move(one, storage.join(folder, "c"))
+    assert not storage.exists(one) and storage.read(storage.join(folder, "c")) == b"22"
+    storage.delete_folder(folder)
+    assert storage.list_files(folder, deep=True) == []
+    with pytest.raises(FileNotFoundError):
+        storage.read(two)
+
+
+def test_arrays(folder):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    storage.save_array(storage.join(folder, "a.npy"), array)
+    assert np.array_equal(storage.load_array(storage.join(folder, "a.npy")), array)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_part_that_is_not_what_was_written_is_named(folder, harm):
+    path = storage.join(folder, "part.parquet")
+    record = write_table(path, pa.table({"a": list(range(5000))}))
+    assert checked_bytes(record) == storage.read(path) and len(read_table(path)) == 5000
+    data = bytearray(storage.read(path))
+    data[len(data) // 3] ^= 1
+    if harm == "gone":
+        storage.delete(path)
+    else:
+        storage.write(path, bytes(data) if harm == "flip" else bytes(data[: len(data) // 2]))
+    for read in (lambda: checked_bytes(record), lambda: read_table(path)):
+        with pytest.raises(DamagedPart, match=rf"{path}: is (damaged|gone)"):
+            read()
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    storage.write(str(path), b"old")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.storage.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write(str(path), b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("uri", "named"), [("s3://k:s@b/x", True), ("s3://b/x@y", False), ("/a@b/c", False)])
+def test_credentials_in_a_url(uri, named):
+    assert storage.has_credentials(uri) == named
