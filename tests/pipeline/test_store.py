@@ -11,7 +11,7 @@ from runs import corpus, reselect, table
 from runs import run as run_with
 
 from operators.schema import STORED
-from pipeline import cli, flow, place, published, store
+from pipeline import cli, flow, place, publish, published, store
 from pipeline.errors import BadRequest, RunFailed
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
@@ -81,6 +81,7 @@ def stopped(ray_session, rows, model_folder, tmp_path_factory):
 
 @pytest.fixture
 def interrupted(stopped, tmp_path):
+    """A copy of it."""
     return shutil.copytree(stopped, tmp_path / "out")
 
 
@@ -106,6 +107,23 @@ def test_half_of_the_pairs_are_kept_when_the_other_half_is_not_there(interrupted
     same(done, whole)
     pairs = manifest(done)["pairs"]
     assert 0 < pairs["resumed"] < pairs["computed"] == manifest(whole)["pairs"]["computed"]
+
+
+def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(
+    stopped, interrupted, rows, model_folder, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "point", stop)
+        with pytest.raises(Stopped):
+            run(interrupted, [rows], model_folder)
+    (whole,) = (interrupted / "runs").iterdir()
+    made = (whole / "manifest.json").read_bytes()
+    assert not (interrupted / "latest.json").exists()
+    # A process that is killed leaves its request.
+    shutil.copytree(stopped / ".work", interrupted / ".work")
+    done = run(interrupted, [rows], model_folder)
+    assert done.name == whole.name and (done / "manifest.json").read_bytes() == made
+    assert json.loads((interrupted / "latest.json").read_text()) == {"run": f"runs/{whole.name}"}
 
 
 def test_a_request_that_differs_is_another_run_and_finds_the_pairs_all_the_same(interrupted, rows, model_folder):
