@@ -30,12 +30,12 @@ def score_bounded(job: Job, blocks: list[Record], rows: int, scorer: scoring.Sco
     threshold = _pilot_threshold(job, scoring.scored_of(blocks), share)
     blocks = scoring.score_blocks(job, blocks, scorer, Round("rest", share, threshold))
     cost, _ = selection.totals(job, scoring.scored_of(blocks))
-    asked, slack = largest_budget(cost, job.config.select.budget), _SLACK
+    asked, slack, number = largest_budget(cost, job.config.select.budget), _SLACK, 0
     while (found := selection.reach(job, scoring.scored_of(blocks), asked, int(asked * slack))).without_score:
         left = [block for block in blocks if found.open[block["block"]]]
-        again = scoring.score_blocks(job, left, scorer, Round("again", share, found.threshold))
+        again = scoring.score_blocks(job, left, scorer, Round("again", share, found.threshold, number))
         blocks = list({block["block"]: block for block in [*blocks, *again]}.values())
-        slack *= 2
+        slack, number = slack * 2, number + 1
     return blocks
 
 

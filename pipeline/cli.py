@@ -34,6 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except Exception as error:
+        if not _of_storage(error):
+            raise
+        print(
+            _shown(f"tss: the run failed: {str(error).strip().splitlines()[0]}\n")
+            + "tss: is the disk full, or the object store out of reach? Run the same command again once the cause is gone.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("tss: interrupted; nothing was published. The same command goes on from here.", file=sys.stderr)
         return 130
@@ -48,6 +57,11 @@ def _shown(text: str) -> str:
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
+
+
+def _of_storage(error: Exception) -> bool:
+    """Whether a disk or an object store is the cause; pyarrow has errors of its own for the latter."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("pyarrow")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,6 +203,10 @@ def _demo(arguments: argparse.Namespace) -> Any:
         if any(_section(text) == "input" for text in arguments.overrides):
             raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
         wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
+        if "://" in wanted.output:
+            raise BadRequest(
+                f"output: {wanted.output!r}: `tss demo` writes to a folder; accepted: `tss run CONFIG` for URLs"
+            )
         corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)
         summary = flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
         if wanted.select.mode == "bounded":

@@ -32,6 +32,12 @@ class Round:
     name: Literal["all", "pilot", "rest", "again"] = "all"
     share: float = 0.0  # of the pilot
     threshold: float | None = None
+    number: int = 0  # of `again`
+
+    @property
+    def label(self) -> str:
+        """A name that no other round of a run has."""
+        return f"again-{self.number}" if self.name == "again" else self.name
 
 
 def encode_block(

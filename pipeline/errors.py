@@ -13,3 +13,7 @@ class RunFailed(Exception):
     def __init__(self, stage: str, cause: str):
         super().__init__(f"stage {stage}: {cause}")
         self.stage, self.cause = stage, cause
+
+
+class DamagedInput(RunFailed):
+    """A part that an earlier run or stage has written is not what was written; `cause` names it."""

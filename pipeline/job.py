@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.errors import RunFailed
-from pipeline.parts import Record
+from pipeline.errors import DamagedInput, RunFailed
+from pipeline.parts import DamagedPart, Record
 from pipeline.progress import Reporter
 from pipeline.resources import Pools, actor_pool
 
@@ -76,7 +76,7 @@ def stream(stage: str, dataset: Any) -> Iterator[Record]:
             for text in batch["record"].to_pylist():
                 yield json.loads(text)
     except RayError as error:
-        raise RunFailed(stage, _cause(error)) from error
+        raise _failed(stage, error) from error
 
 
 def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda record: None) -> list[Record]:
@@ -86,6 +86,15 @@ def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda re
         tick(record)
         records.append(record)
     return records
+
+
+def _failed(stage: str, error: BaseException) -> RunFailed:
+    """What a stage that failed is for the driver."""
+    chain = [error]
+    while isinstance(deeper := getattr(chain[-1], "cause", None) or chain[-1].__cause__, BaseException):
+        chain.append(deeper)
+    damaged = any(isinstance(one, DamagedPart) for one in chain)
+    return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
 
 
 def _cause(error: BaseException) -> str:
@@ -104,4 +113,4 @@ def once(stage: str, function: Callable, *args: Any) -> Any:
     try:
         return ray.get(ray.remote(num_cpus=1)(function).remote(*args))
     except RayError as error:
-        raise RunFailed(stage, _cause(error)) from error
+        raise _failed(stage, error) from error

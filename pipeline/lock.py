@@ -44,7 +44,7 @@ class Claim:
     host: str
     machine: str  # boot and process namespace: only within them does a process number mean anything
     pid: int
-    started: float
+    started: str
     since: str
     beat: int = 0
 
@@ -57,10 +57,18 @@ class Claim:
         if self.machine != _machine():
             return False
         try:
-            process = psutil.Process(self.pid)
-            return process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return _started(self.pid) != self.started or psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
+        except (OSError, psutil.NoSuchProcess):
             return True
+
+
+def _started(pid: int) -> str:
+    """When a process began, in a form that setting the clock does not change: ticks since the machine started, where the kernel
+    tells them."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        return stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    return str(psutil.Process(pid).create_time())
 
 
 def _machine() -> str:
@@ -78,9 +86,13 @@ class Lock:
         self._lost, self._ended = False, threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="lock")
 
+    def held(self) -> bool:
+        """Whether nobody has taken this process for dead."""
+        return not self._lost and storage.exists(self._path)
+
     def require(self) -> None:
         """Raise RunFailed where another process has taken this run for dead: what it writes must not be disturbed."""
-        if self._lost or not storage.exists(self._path):
+        if not self.held():
             raise RunFailed(
                 "publish", f"this process was held up, and another run has taken over {self._output!r} meanwhile"
             )
@@ -123,13 +135,15 @@ def hold(output: str, command: str) -> Iterator[Lock]:
 
 
 def _acquire(output: str, folder: str, command: str) -> Lock:
-    process = psutil.Process()
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    claim = Claim(command, socket.gethostname(), _machine(), process.pid, process.create_time(), now)
+    claim = Claim(command, socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), now)
     path = storage.join(folder, f"{uuid.uuid4().hex}.json")
+    other = None
     for left in reversed(range(_TRIES)):
         try:
             storage.write(path, json.dumps(asdict(claim)).encode())
+        except FileNotFoundError:
+            continue  # another process has just removed the folder, as it was empty
         except OSError as error:
             reason = error.strerror or str(error).strip().splitlines()[0]
             raise BadRequest(f"output: {output!r} cannot be written: {reason}") from error

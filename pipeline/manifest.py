@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from typing import Any
 
+from pipeline.config import Config
 from pipeline.errors import RunFailed
 from pipeline.parts import Record
 
@@ -122,6 +123,16 @@ def require_few_rejected(counts: dict[str, dict[str, Any]], limit: float, stage:
             f"{rejected:,} of {total['read']:,} rows rejected ({reasons}), more than max_rejected_fraction: {limit:g} allows; "
             "if that is as it should be, set it higher",
         )
+
+
+def worth_another_try(counts: dict[str, Any]) -> bool:
+    """Whether rows were rejected for what may have been a fault of a machine: a run from scratch would try them again."""
+    return bool({"scorer_died", "scorer_failed", "not_finite"} & counts["rejected"].keys())
+
+
+def base_of(config: Config) -> dict[str, Any]:
+    """The settings that every later selection from a run starts from."""
+    return {"score": config.score.model_dump(), "select": config.select.model_dump(), "seed": config.seed}
 
 
 def require_rows(counts: dict[str, dict[str, Any]]) -> None:

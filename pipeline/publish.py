@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.job import Job, execute, over_parts
 from pipeline.parts import Record, checked_bytes, record_table, write_table
 from pipeline.published import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, run_ids
 
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
@@ -93,7 +93,7 @@ def remove_old_runs(output: str, current: str, keep: int | None) -> list[str]:
         return []
     folder = storage.join(output, RUNS)
     # Names begin with the time, and a run that was resumed has that of its first attempt: the current one stays all the same.
-    others = [name for name in storage.list_folders(folder) if name != storage.name_of(current)]
+    others = [name for name in run_ids(folder) if name != storage.name_of(current)]
     old = others[: max(0, len(others) - (keep - 1))]
     for name in old:
         run = storage.join(folder, name)

@@ -15,18 +15,17 @@ import pyarrow.compute as pc
 
 from operators.schema import STORED, conform
 from operators.text import content_hash
-from pipeline import storage, store
+from pipeline import store
 from pipeline.parts import read_part, record_table, write_part
 
 # Rows of both tables on their way to each other: those of blocks have no pair, those of the store no block.
 _MEETING = pa.schema([*STORED, pa.field("run", pa.string()), pa.field("block", pa.int64())])
 _FOUND = pa.schema([pa.field("pair", pa.binary(16)), pa.field("sum", pa.float64())])
 _FOUND_IN_BLOCK = pa.schema([*_FOUND, pa.field("block", pa.int64())])
-NOTES = "damaged"  # folder of the work folder: a note for each damaged part of the store
 
 
 def asked_and_stored(batch: pa.Table, *, work: str) -> Iterable[pa.Table]:
-    """MEETING rows of PLACED parts and of parts of the store; damaged ones are noted."""
+    """MEETING rows of PLACED parts and of parts of the store."""
     for item in map(json.loads, batch["item"].to_pylist()):
         if "block" in item:
             placed = read_part(item, ["pair_key", "output", "duplicate"])
@@ -34,12 +33,8 @@ def asked_and_stored(batch: pa.Table, *, work: str) -> Iterable[pa.Table]:
             groups = {*rows["pair_key"].to_pylist(), *map(content_hash, rows["output"].unique().to_pylist())}
             yield _meeting({"group": pa.array(sorted(groups), pa.binary(16))}, len(groups), block=item["block"])
         else:
-            for path, table in store.read_or_set_aside([item["path"]]):
-                if table is None:
-                    storage.write(storage.join(work, NOTES, storage.name_of(path)), path.encode())
-                else:
-                    columns = {name: table[name] for name in STORED.names}
-                    yield _meeting(columns, len(table), run=item["run"])
+            for _, table in store.sound([item["path"]], work):
+                yield _meeting({name: table[name] for name in STORED.names}, len(table), run=item["run"])
 
 
 def _meeting(columns: dict, rows: int, **same: object) -> pa.Table:

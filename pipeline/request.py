@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline import stages, storage, store
 from pipeline.config import Config
@@ -34,6 +35,7 @@ class Request:
     checked: Checked
     pools: Pools
     dtype: str
+    scorer: dict[str, Any]  # as the manifest names it
     inputs: list[Record]
     fresh: bool
 
@@ -48,7 +50,7 @@ class Request:
             self.pool_texts,
             self.checked.embedder,
             asked["alternatives"],
-            self.checked.scorer(self.dtype)["fingerprint"],
+            self.scorer["fingerprint"],
             [asked["scorer"][name] for name in ("max_length", "too_long")],
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
@@ -78,8 +80,21 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
         reporter.say("start        the request is in order, Ray is up")
         sizes = pools(config)
         dtype = scorer_dtype(config, sizes)
-        inputs = stages.take_snapshot(reporter, chunks)
-        yield Request(config, reporter, lock, output, chunks, pool_texts, checked, sizes, dtype, inputs, fresh)
+        inputs, named = stages.take_snapshot(reporter, chunks), checked.scorer(dtype)
+        yield Request(
+            config,
+            reporter,
+            lock,
+            output,
+            chunks,
+            pool_texts,
+            checked,
+            sizes,
+            dtype,
+            named,
+            inputs,
+            fresh,
+        )
 
 
 @contextmanager

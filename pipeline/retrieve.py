@@ -53,20 +53,16 @@ def build_table(parts: list[Record], index: str, pool_texts: list[str] | None) -
     }
 
 
-def recall_embeddings(paths: list[tuple[str, str]], index: str) -> Record:
+def recall_embeddings(paths: list[tuple[str, str]], index: str, work: str) -> Record:
     """Which instructions of the table have an embedding in parts (run, path) of the store; the others are `missing.npy`.
 
-    Of two embeddings of one instruction the newest run's is taken. The record: how many are missing, and damaged parts.
+    Of two embeddings of one instruction the newest run's is taken. The record says how many are missing.
     """
     keys = read_table(f"{index}/instructions.parquet", ["key"])["key"].to_pylist()
     rows = {key: row for row, key in enumerate(keys)}
     found: dict[int, np.ndarray] = {}
-    damaged = []
     ordered = [path for _, path in sorted(paths, reverse=True)]
-    for path, table in store.read_or_set_aside(ordered, EMBEDDINGS):
-        if table is None:
-            damaged.append(path)
-            continue
+    for _, table in store.sound(ordered, work, EMBEDDINGS):
         for key, vector in zip(table["key"].to_pylist(), table["embedding"].to_numpy(), strict=True):
             row = rows.get(key)
             if row is not None:
@@ -76,7 +72,7 @@ def recall_embeddings(paths: list[tuple[str, str]], index: str) -> Record:
     vectors = np.stack([found[row] for row in known]) if known else np.zeros((0, 0), dtype=np.float32)
     save_array(f"{index}/missing.npy", missing)
     save_array(f"{index}/recalled.npy", vectors.astype(np.float32))
-    return {"missing": len(missing), "damaged": damaged}
+    return {"missing": len(missing)}
 
 
 class EmbedRange:
@@ -111,8 +107,8 @@ class EmbedRange:
     def _range(self, item: Record) -> Record:
         start, stop = item["start"], item["stop"]
         folder = storage.join(self._folder, f"range-{start:09d}")
-        for path, table in store.read_or_set_aside((path for path, _ in store.parts(folder)), EMBEDDINGS):
-            if table is not None and table["key"].equals(self._table["key"][start:stop]):
+        for path, table in store.sound((path for path, _ in store.parts(folder)), self._work, EMBEDDINGS):
+            if table["key"].equals(self._table["key"][start:stop]):
                 return {"path": path, "start": start}
         with at_most(self._work, f"embed-{start}", f"embedding instructions {start} to {stop}"):
             vectors = embed_folded(self._embedder, self._table["text"][start:stop].to_pylist())

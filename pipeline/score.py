@@ -86,8 +86,8 @@ class ScoreBlock:
     """Actor: holds the model, once a pair needs it; turns each encoded block into one SCORED part, and stores what it computes.
 
     Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too. A row that
-    raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store and the
-    run's name in it.
+    raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store, the
+    run's name in it and that of the round.
     """
 
     # A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
@@ -168,9 +168,9 @@ class ScoreBlock:
 
     def _stretch(self, block: _Block, start: int, stop: int) -> _Found:
         """Score rows `start` to `stop` of a block, in halves where they have failed together."""
-        attempts, name = Attempts(self._work, f"block-{block.number:06d}"), f"{start}-{stop}"
+        attempts, name = Attempts(self._work, f"block-{block.number:06d}-{self._kept['part']}"), f"{start}-{stop}"
         whole, alone = stop - start == len(block.encoded), stop - start == 1
-        limit = self.whole_tries if whole and not alone else self.row_tries if alone else 1
+        limit = self.whole_tries + alone if whole else self.row_tries if alone else 1
         problem = None
         if (deaths := attempts.deaths(name)) < limit:
             for _ in range(2):  # what fails once may have been the machine's fault
@@ -201,9 +201,9 @@ class ScoreBlock:
             raise BrokenScorer(f"the scorer fails on everything since {type(error).__name__}: {error}") from error
 
     def _scored(self, block: _Block) -> _Found:
-        folder = store.block_folder(self._kept["scorer"], self._kept["run"], block.number)
+        folder = store.block_folder(self._kept["scorer"], self._kept["run"], block.number, self._kept["part"])
         keeper = _Keeper(folder, self._every)
-        memory = Memory(block.stored, _finished(folder), keeper.take, self._every)
+        memory = Memory(block.stored, self._finished(folder), keeper.take, self._every)
         scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory)
         try:
             if self._threshold is None:
@@ -217,6 +217,13 @@ class ScoreBlock:
         detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
         rejected = [_rejected(bad.slice(row, 1), "not_finite", detail) for row in range(len(bad))]
         return _Found([scoring.table().filter(good)], rejected, scoring.work)
+
+    def _finished(self, folder: str) -> dict[bytes, float]:
+        """What this run has stored of a block in this round before."""
+        found: dict[bytes, float] = {}
+        for _, table in store.sound((path for path, _ in store.parts(folder)), self._work):
+            found.update(_sums(table))
+        return found
 
     def _reject(self, rows: list[dict[str, Any]]) -> Record:
         """Write a REJECTED part."""
@@ -241,14 +248,6 @@ def _rejected(row: pa.Table, reason: str, detail: str) -> dict[str, Any]:
 
 def _sums(stored: pa.Table) -> dict[bytes, float]:
     return dict(zip(stored["pair"].to_pylist(), stored["sum"].to_pylist(), strict=True))
-
-
-def _finished(folder: str) -> dict[bytes, float]:
-    """What this run has stored of a block before."""
-    found: dict[bytes, float] = {}
-    for _, table in store.read_or_set_aside(path for path, _ in store.parts(folder)):
-        found.update({} if table is None else _sums(table))
-    return found
 
 
 def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int) -> pa.Table:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import encode, recall, score, storage, store
+from pipeline import encode, recall, score, store
 from pipeline.encode import Round
 from pipeline.job import Job, execute, in_actors, items, mapped, over_parts, stream
 from pipeline.parts import Record
@@ -22,11 +22,11 @@ class Scorer:
     folder: str
 
 
-def recall_pairs(job: Job, placed: list[Record], scorer: str) -> tuple[list[Record], list[str]]:
-    """The same records with what earlier runs have stored of each block in `known`; and damaged parts of the store."""
+def recall_pairs(job: Job, placed: list[Record], scorer: str) -> list[Record]:
+    """The same records with what earlier runs have stored of each block in `known`."""
     stored = [(run, path) for run, path in store.by_run(scorer) if not job.fresh and run != job.run]
     if not stored:
-        return placed, []
+        return placed
     sizes = dict(store.parts(scorer))
     shuffles = max(1, -(-sum(sizes.get(path, 0) for _, path in stored) * TEXT_PER_PARQUET_BYTE // SHUFFLE_BYTES))
     meeting = [{"path": part["path"], "block": part["block"]} for part in placed]
@@ -40,9 +40,7 @@ def recall_pairs(job: Job, placed: list[Record], scorer: str) -> tuple[list[Reco
         for record in stream("recall", mapped(dataset, recall.write_found, fn_kwargs={"work": job.work})):
             known[record["block"]] = record
             stage.advance(note=f"{sum(one['rows'] for one in known.values()):,} stored pairs")
-    notes = storage.list_files(storage.join(job.work, recall.NOTES))
-    damaged = [storage.read(path).decode() for path, _ in notes]
-    return [{**part, "known": known.get(part["block"])} for part in placed], damaged
+    return [{**part, "known": known.get(part["block"])} for part in placed]
 
 
 def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -> list[Record]:
@@ -53,7 +51,7 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
     config = job.config
     settings = {
         "work": job.work,
-        "kept": {"scorer": scorer.folder, "run": job.run},
+        "kept": {"scorer": scorer.folder, "run": job.run, "part": round.label},
         "every": config.store.write_every,
         "encoder": scorer.encoder,
         "model": scorer.model,

@@ -76,7 +76,7 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
         table = once("instructions", retrieve.build_table, parts, job.index, pool_texts)
         stage.advance(0, f"{table['instructions']:,} distinct instructions")
     stored = [one for one in store.by_run(embeddings) if not job.fresh and one[0] != job.run]
-    recalled = once("embed", retrieve.recall_embeddings, stored, job.index)
+    recalled = once("embed", retrieve.recall_embeddings, stored, job.index, job.work)
     ranges = _ranges(recalled["missing"], EMBED_BATCHES * config.embedder.batch_size)
     with job.reporter.stage("embed", len(ranges), "ranges") as stage:
         kwargs = {
@@ -103,7 +103,7 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
         )
         blocks = place.block_count(table["tokens"], config.alternatives.k)
         once("neighbours", retrieve.build_neighbours, parts, job.index, config.alternatives.k, blocks)
-    return {**table, "damaged": recalled["damaged"]}
+    return table
 
 
 def _ranges(count: int, size: int) -> list[dict[str, int]]:

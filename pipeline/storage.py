@@ -111,9 +111,9 @@ def exists(uri: str) -> bool:
 def list_files(folder: str, *, deep: bool = False) -> list[tuple[str, int]]:
     """(URI, bytes) of the files in a folder, sorted by name; drafts of unfinished writes are none. A folder that is not there
     has no files."""
-    prefix = f"{folder.partition('://')[0]}://" if is_url(folder) else ""
+    inner = open_filesystem(folder)[1].rstrip("/")
     return sorted(
-        (prefix + one.path, one.size)
+        (folder.rstrip("/") + one.path[len(inner) :], one.size)
         for one in _entries(folder, deep)
         if one.type == pafs.FileType.File and not one.base_name.startswith(".")
     )
@@ -176,19 +176,10 @@ def move(source: str, target: str) -> None:
     if not is_url(source):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(source).replace(target)
+        _sync_folder(Path(target).parent)
         return
     filesystem, inner = open_filesystem(source)
     filesystem.move(inner, open_filesystem(target)[1])
-
-
-def copy(source: str, target: str) -> None:
-    """Copy a file within one file system; on a disk both names share the content, which nothing ever changes."""
-    if is_url(source):
-        filesystem, inner = open_filesystem(source)
-        filesystem.copy_file(inner, open_filesystem(target)[1])
-        return
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
 
 
 def save_array(uri: str, array: np.ndarray) -> None:

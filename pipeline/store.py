@@ -1,10 +1,10 @@
 """The likelihood store: every pair that a model was paid for, kept for resume and for every later run.
 
-`likelihoods/<scorer fingerprint>/<run>/<block>/<digest>-<pairs>.parquet`. A pair is known by a digest of the token ids that the
-model saw, its group is where rows ask for it: the hash of their (input, output), or of the output alone for l(0). Writers
-never share a file and never change one. The name of a part says what its content must be, so one that was cut off or changed
-is found whoever reads it, and there is no list of parts that could be wrong. Columns are found by name: parts of an older or a
-newer version that have these and others are read as well.
+`likelihoods/<scorer fingerprint>/<run>/<block>/<round>/<digest>-<pairs>.parquet`. A pair is known by a digest of the token ids
+that the model saw, its group is where rows ask for it: the hash of their (input, output), or of the output alone for l(0).
+Writers never share a file and never change one. The name of a part says what its content must be, so one that was cut off or
+changed is found whoever reads it, and there is no list of parts that could be wrong. Columns are found by name: parts of an
+older or a newer version that have these and others are read as well.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.parts import DamagedPart, to_parquet
 
 LIKELIHOODS, EMBEDDINGS = "likelihoods", "embeddings"
 DAMAGED = ".damaged"
+_NOTES = "damaged"  # folder of a work folder
 _PART = re.compile(r"([0-9a-f]{32})-([0-9]+)\.parquet")
 
 
@@ -34,9 +35,9 @@ def embedder_folder(output: str, fingerprint: str) -> str:
     return storage.join(output, EMBEDDINGS, fingerprint)
 
 
-def block_folder(scorer: str, run: str, block: int) -> str:
-    """What a run has computed of one of its blocks."""
-    return storage.join(scorer, run, f"block-{block:06d}")
+def block_folder(scorer: str, run: str, block: int, part: str) -> str:
+    """What a run has computed of one of its blocks in one round."""
+    return storage.join(scorer, run, f"block-{block:06d}", part)
 
 
 def write(folder: str, table: pa.Table, schema: pa.Schema = STORED) -> str:
@@ -48,12 +49,10 @@ def write(folder: str, table: pa.Table, schema: pa.Schema = STORED) -> str:
 
 
 def read(path: str, schema: pa.Schema = STORED) -> pa.Table:
-    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says."""
+    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says, OSError where it
+    cannot be read, which says nothing about its content."""
     named = _PART.fullmatch(storage.name_of(path))
-    try:
-        data = storage.read(path)
-    except OSError as error:
-        raise DamagedPart(f"{path}: cannot be read: {error}") from error
+    data = storage.read(path)
     if named is None or storage.digest_of(data) != named[1]:
         raise DamagedPart(f"{path}: is damaged: {len(data):,} bytes, whose digest is not that of its name")
     table = pq.read_table(pa.BufferReader(data))
@@ -63,15 +62,23 @@ def read(path: str, schema: pa.Schema = STORED) -> pa.Table:
     return conform(table.select(schema.names), schema)
 
 
-def read_or_set_aside(paths: Iterable[str], schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table | None]]:
-    """Each part with its path; a damaged one is None, is renamed, and so is never met again: what it held is computed again."""
+def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:
+    """Each part that is what was written, with its path. A damaged one is renamed, so that it is never met again, and noted in
+    the work folder of the run; what it held is computed again, as is that of one that is gone. Raises OSError."""
     for path in paths:
         try:
             yield path, read(path, schema)
+        except FileNotFoundError:
+            continue
         except DamagedPart:
-            if storage.exists(path):
-                storage.move(path, path + DAMAGED)
-            yield path, None
+            storage.move(path, path + DAMAGED)
+            if work is not None:
+                storage.write(storage.join(work, _NOTES, storage.name_of(path)), path.encode())
+
+
+def damaged(work: str) -> list[str]:
+    """The parts that a run has found damaged."""
+    return sorted(storage.read(note).decode() for note, _ in storage.list_files(storage.join(work, _NOTES)))
 
 
 def parts(folder: str) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from operators.schema import EMBEDDINGS, STORED, conform
 from operators.text import content_hash
-from pipeline import published, storage, store, workspace
+from pipeline import publish, published, storage, store, workspace
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.job import execute, mapped, over_parts
 from pipeline.lock import hold
@@ -65,7 +65,7 @@ def compact(output: str, reporter: Reporter) -> Summary:
             _joined(reporter, kind, folder)
             for kind in _KINDS
             for folder in _folders(output, kind)
-            if len(store.parts(folder)) > 1 and not _unfinished(output, folder)
+            if len(_small(folder)) > 1 and not _unfinished(output, folder)
         ]
     return Summary(output, "\n".join(lines or ["nothing to compact"]))
 
@@ -82,7 +82,10 @@ def prune(output: str, reporter: Reporter) -> Summary:
         for kind, name in ((store.LIKELIHOODS, "scorer"), (store.EMBEDDINGS, "embedder")):
             for folder in _folders(output, kind):
                 if _unfinished(output, folder):
-                    lines.append(f"{kind:<12} {storage.name_of(folder)}  kept: an interrupted run has parts in it")
+                    lines.append(
+                        f"{kind:<12} {storage.name_of(folder)}  kept: an interrupted run has parts in it. Run it to its end, "
+                        "or remove its folder under .work"
+                    )
                     continue
                 lines.append(
                     _pruned(reporter, kind, folder, [run for run in runs if run[name] == storage.name_of(folder)])
@@ -90,20 +93,26 @@ def prune(output: str, reporter: Reporter) -> Summary:
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
-def compact_if_many(reporter: Reporter, output: str) -> None:
-    """At the end of a run, within its lock and session. The run is published: what fails here is said, and no more."""
-    for kind in _KINDS:
-        for folder in _folders(output, kind):
-            if len(store.parts(folder)) > PARTS_AT_MOST:
-                try:
+def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) -> None:
+    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
+    try:
+        for old in publish.remove_old_runs(output, run, keep_runs):
+            reporter.say(f"keep_runs    {old} removed")
+        for kind in _KINDS:
+            for folder in _folders(output, kind):
+                if len(_small(folder)) > PARTS_AT_MOST and not _unfinished(output, folder, storage.name_of(run)):
                     reporter.say(_joined(reporter, kind, folder))
-                except (RunFailed, OSError) as failure:
-                    reporter.say(f"compact      not done: {failure}")
+    except (RunFailed, OSError, pa.ArrowException) as failure:
+        reporter.say(f"upkeep       not done: {failure}")
 
 
 def _existing(output: str) -> str:
     output = published.locate(output)
-    if not any(storage.exists(storage.join(output, kind)) for kind in _KINDS):
+    try:
+        found = any(storage.exists(storage.join(output, kind)) for kind in _KINDS)
+    except (OSError, pa.ArrowException) as error:
+        raise BadRequest(f"{output}: cannot be reached: {str(error).strip().splitlines()[0]}") from error
+    if not found:
         raise BadRequest(f"{output}: no store here; accepted: an output folder of `tss run`")
     return output
 
@@ -114,24 +123,29 @@ def _folders(output: str, kind: str) -> list[str]:
 
 
 def _told(folder: str) -> str:
-    path = storage.join(folder, _SCORER)
-    if not storage.exists(path):
-        return ""
-    said = json.loads(storage.read(path))
-    return f" by {said['model']} in {said['dtype']}"
+    try:
+        said = json.loads(storage.read(storage.join(folder, _SCORER)))
+        return f" by {said['model']} in {said['dtype']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # a note for people, and it has none or no whole one
 
 
-def _unfinished(output: str, folder: str) -> bool:
+def _small(folder: str) -> list[tuple[str, int]]:
+    """The parts that are worth joining."""
+    return [(path, size) for path, size in store.parts(folder) if size < BYTES_PER_PART // 2]
+
+
+def _unfinished(output: str, folder: str, but: str = "") -> bool:
     """Whether a run that was interrupted has parts there, which it will look for under its own name."""
     runs = storage.list_folders(storage.join(output, workspace.WORK))
-    return any(store.parts(storage.join(folder, run)) for run in runs)
+    return any(store.parts(storage.join(folder, run)) for run in runs if run != but)
 
 
 def _published(output: str) -> list[dict[str, Any]]:
     """For each published run its folder, scored parts, and digests of scorer and embedder."""
     found = []
     folder = storage.join(output, published.RUNS)
-    for name in storage.list_folders(folder):
+    for name in workspace.run_ids(folder):
         run = storage.join(folder, name)
         if storage.exists(storage.join(run, published.MANIFEST)):
             known = published.read_manifest(run)
@@ -165,10 +179,12 @@ def _joined(reporter: Reporter, kind: str, folder: str) -> str:
 
 
 def _rewrite(reporter: Reporter, kind: str, folder: str, wanted: list[Record] | None = None) -> None:
-    """Write all parts of a folder anew; with `wanted`, PLACED or SCORED parts, only pairs of the groups of their rows."""
+    """Write the small parts of a folder anew; with `wanted`, PLACED or SCORED parts, all of them, and pairs of the groups of
+    their rows alone."""
     _, key = _KINDS[kind]
-    old = store.by_run(folder)
-    size = sum(size for _, size in store.parts(folder))
+    chosen = dict(_small(folder) if wanted is None else store.parts(folder))
+    old = [(run, path) for run, path in store.by_run(folder) if path in chosen]
+    size = sum(chosen.values())
     target = storage.join(folder, f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-compacted")
     sources = [{"path": path, "run": run, "kind": kind} for run, path in old] + [
         {**part, "kind": kind} for part in wanted or []
@@ -193,11 +209,8 @@ def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
     for item in map(json.loads, batch["item"].to_pylist()):
         schema, _ = _KINDS[item["kind"]]
         if "run" in item:
-            for _, table in store.read_or_set_aside([item["path"]], schema):
-                if table is not None:
-                    yield conform(
-                        table.append_column("run", pa.array([item["run"]] * len(table))), _schema(item["kind"])
-                    )
+            for _, table in store.sound([item["path"]], None, schema):
+                yield conform(table.append_column("run", pa.array([item["run"]] * len(table))), _schema(item["kind"]))
         else:
             rows = read_part(item, ["input", "output"]).to_pylist()
             groups = {content_hash(row["input"], row["output"]) for row in rows}

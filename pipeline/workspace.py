@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pipeline.published import MANIFEST, RUNS
 from pipeline.store import count_run
 
 WORK, _REQUEST = ".work", "request.json"
+_RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
     try:
         yield own
     finally:
-        _clear(own, keep_request=not own.whole and count_run(output, own.run_id)[0] > 0)
-        storage.delete_empty(storage.join(output, WORK))
+        # Whoever has taken over meanwhile may work in the same folder.
+        if lock.held():
+            _clear(own, keep_request=not own.whole and count_run(output, own.run_id)[0] > 0)
+            storage.delete_empty(storage.join(output, WORK))
 
 
 def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
@@ -78,7 +82,8 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
             found = left
             _clear(left, keep_request=True)
         else:
-            _clear(left)
+            # An interrupted run of another request keeps its name as long as it has pairs in the store.
+            _clear(left, keep_request=not left.whole and count_run(output, name)[0] > 0)
     _remove_unpublished(output)
     return found or Workspace(output, _new_run_id(), lock)
 
@@ -87,7 +92,7 @@ def _remove_unpublished(output: str) -> None:
     """Runs of an object store that never got their manifest."""
     if storage.is_url(output):
         folder = storage.join(output, RUNS)
-        for name in storage.list_folders(folder):
+        for name in run_ids(folder):
             if not storage.exists(storage.join(folder, name, MANIFEST)):
                 storage.delete_folder(storage.join(folder, name))
 
@@ -110,6 +115,11 @@ def _clear(own: Workspace, *, keep_request: bool = False) -> None:
         storage.delete_folder(own.folder)
     if own.staged == own.final and not own.whole:
         storage.delete_folder(own.final)
+
+
+def run_ids(folder: str) -> list[str]:
+    """The runs among the folders in a folder, sorted by time; what bears another name is not ours."""
+    return [name for name in storage.list_folders(folder) if _RUN_ID.fullmatch(name)]
 
 
 def _new_run_id() -> str:

@@ -29,6 +29,7 @@ class Started:
         command = [sys.executable, "-m", "pipeline", "run", str(config), *arguments]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment, cwd=ROOT)
         self._seen: dict[int, psutil.Process] = {}
+        self.ended = True
 
     def look(self) -> list[psutil.Process]:
         """All processes that the run has started so far and that live."""
@@ -52,9 +53,9 @@ class Started:
         return False
 
     def kill(self, kind: str, rng: random.Random, grace: float = 30.0) -> bool:
-        """SIGKILL an actor that scores, any worker, the driver, or all of Ray with it; `power` is the last, to a machine that
-        is switched off. False where there is no such process (yet). Ray has `grace` seconds to notice that its driver is gone,
-        in which its actors may still finish what they have begun."""
+        """SIGKILL an actor that scores, any worker, the driver, all of Ray, or everything at once as on a machine that is
+        switched off (`power`). False where there is no such process (yet). Ray has `grace` seconds to notice that its driver is
+        gone, in which its actors may still finish what they have begun; `ended` says whether a driver ended by itself."""
         alive = self.look()
         named = {one.pid: _title(one) for one in alive}
         workers = [one for one in alive if named[one.pid].startswith("ray::")]
@@ -64,8 +65,14 @@ class Started:
                 return False
             _kill(rng.choice(sorted(chosen, key=lambda one: one.pid)))
             return True
-        for one in [psutil.Process(self.process.pid), *(alive if kind != "driver" else [])]:
+        if kind != "ray":
+            self.process.kill()
+        for one in alive if kind != "driver" else []:
             _kill(one)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(60)  # a driver whose Ray is gone ends by itself
+        self.ended = self.process.poll() is not None
+        self.process.kill()
         self.end(grace)
         return True
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from operators import models
 from operators.normalise import FLAT_LAYOUTS, TURN_LAYOUTS, Example, Rejection, normalise
-from pipeline import cli, config, flow, publish, read, report, retrieve, sources
+from pipeline import cli, config, flow, published, read, report, retrieve, sources
 from pipeline.admit import UnreadableFile, _rows
 from pipeline.errors import BadRequest
 from pipeline.preflight import check_output
@@ -584,7 +584,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     before = set(tmp_path.iterdir())
     summary = flow.run(wanted, Reporter(quiet=True))
 
-    manifest = publish.read_manifest(summary.run)
+    manifest = published.read_manifest(summary.run)
     counts = manifest["counts"]
     assert counts["read"] == len(rows) + 1 + len(bad) + 3
     assert counts["read"] == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
@@ -602,7 +602,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert sorted(row["line"] for row in rejected if row["source"] == odd.stem) == list(range(7, 7 + len(bad)))
     assert all(json.loads(row["raw"]) is not None for row in rejected if row["reason"] != "not_an_object")
 
-    page = (summary.run / publish.REPORT).read_text(encoding="utf-8")
+    page = (Path(summary.run) / published.REPORT).read_text(encoding="utf-8")
     assert "&lt;script&gt;" in page
     for tag in ("<script", "<img", "<b onclick"):
         assert tag not in page

@@ -64,7 +64,7 @@ def elsewhere(output, beat=0):
         "host": "h",
         "machine": "other",
         "pid": 1,
-        "started": 0.0,
+        "started": "0",
         "since": "then",
         "beat": beat,
     }

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run, settings
 
-from pipeline import config, flow, place, published, report
+from pipeline import config, flow, place, published, report, selection
 from pipeline.errors import BadRequest
 from pipeline.lock import hold
 from pipeline.progress import Reporter
@@ -53,7 +53,7 @@ def outcome(ray_session, object_store, model_folder, tmp_path_factory):
         patch.setattr(place, "BLOCK_TOKENS", 4000)
         on_disk = run(folder / "out", [path], model_folder)
         with patch.context() as broken, pytest.raises(Stopped):
-            broken.setattr(flow.selection, "select", stop)
+            broken.setattr(selection, "select", stop)
             flow.run(wanted, Reporter(quiet=True))
         between = listed(object_store, "bucket/runs/mine")
         done = flow.run(wanted, Reporter(quiet=True)).run

@@ -11,7 +11,7 @@ from runs import corpus, reselect, table
 from runs import run as run_with
 
 from operators.schema import STORED
-from pipeline import cli, flow, place, publish, published, store
+from pipeline import cli, place, publish, published, selection, store
 from pipeline.errors import BadRequest, RunFailed
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
@@ -73,7 +73,7 @@ def stopped(ray_session, rows, model_folder, tmp_path_factory):
     """An output whose run was stopped when all was scored and nothing published."""
     output = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow.selection, "select", stop)
+        patch.setattr(selection, "select", stop)
         with pytest.raises(Stopped):
             run(output, [rows], model_folder)
     return output
