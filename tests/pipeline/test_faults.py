@@ -125,6 +125,20 @@ def test_a_model_that_ends_its_process_while_it_loads_is_given_up(ray_session, m
         run(tmp_path / "out", [path], model_folder)
 
 
+def test_too_many_rows_rejected_by_the_scorer_end_the_run(ray_session, model_folder, tmp_path, monkeypatch):
+    def fail(outputs):
+        if any("yes" in output for output in outputs):
+            raise RuntimeError("no such kernel")
+
+    faulty(monkeypatch, _scored=failing(fail))
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(
+        RunFailed, match=r"stage score: \d of 12 rows rejected \(scorer_failed \d\), more than max_rejected"
+    ):
+        run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.05)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_too_many_rejected_rows_end_the_run(ray_session, model_folder, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, "{not json", {"instruction": "I", "output": ""}])
     with pytest.raises(

@@ -591,13 +591,13 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert counts["duplicates"] == 1 and sum(counts["rejected"].values()) == len(bad) + 1
     assert set(counts["sources"]) == {odd.stem, escape.source}
 
-    scored = {row["instruction"]: row for row in runs.table(summary.run, "scored")}
+    scored = {row["instruction"]: row for row in runs.table(Path(summary.run), "scored")}
     for row, text in zip(rows, VERBATIM, strict=True):
         found = scored[row["instruction"]]
         assert (found["input"], found["output"], json.loads(found["extra"])) == (text, text, {text: text})
     assert scored["=1+1"]["output"] == "=cmd|x" and json.loads(scored["-2+3"]["extra"]) == {MARKUP: "\0"}
     assert scored["=1+1"]["source"] == escape.source
-    rejected = runs.table(summary.run, "rejected")
+    rejected = runs.table(Path(summary.run), "rejected")
     assert Counter(row["reason"] for row in rejected) == counts["rejected"]
     assert sorted(row["line"] for row in rejected if row["source"] == odd.stem) == list(range(7, 7 + len(bad)))
     assert all(json.loads(row["raw"]) is not None for row in rejected if row["reason"] != "not_an_object")

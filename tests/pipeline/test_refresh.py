@@ -13,6 +13,7 @@ from operators.encode import Encoder
 from operators.likelihoods import pair_digest
 from operators.template import from_text
 from pipeline import place
+from pipeline.errors import BadRequest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,10 +113,28 @@ def test_without_a_change_nothing_is_computed_and_a_new_version_is_published(run
     assert {path.name for path in second.parent.iterdir()} == {second.name, third.name}  # keep_runs: 2
 
 
+def test_a_refresh_without_a_change_is_checked_as_any_run(runs, model_folder):
+    *_, third = runs
+    path = third.parents[2] / "rows.jsonl"
+    with pytest.raises(BadRequest, match="no column 'strs'"):
+        refresh(third.parents[1], [path], model_folder, select__where="strs > 3")
+    assert json.loads((third.parents[1] / "latest.json").read_text()) == {"run": f"runs/{third.name}"}
+
+
+def test_folders_of_others_are_left_alone(runs, model_folder):
+    *_, third = runs
+    other = third.parent / "events"
+    other.mkdir()
+    done = refresh(third.parents[1], [third.parents[2] / "rows.jsonl"], model_folder, keep_runs=1)
+    assert sorted(path.name for path in third.parent.iterdir()) == sorted([done.name, "events"])
+
+
 def test_a_damaged_last_run_does_not_keep_a_refresh_from_being_made(runs, model_folder):
-    _, second, _, third = runs
-    for path in (third / "scored").iterdir():
+    _, _, scratch, third = runs
+    output = third.parents[1]
+    last = output / json.loads((output / "latest.json").read_text())["run"]
+    for path in (last / "scored").iterdir():
         path.write_bytes(path.read_bytes()[:-100])
-    done = refresh(third.parents[1], [third.parents[2] / "rows.jsonl"], model_folder)
+    done = refresh(output, [third.parents[2] / "rows.jsonl"], model_folder)
     assert manifest(done)["pairs"]["computed"] == 0 and manifest(done)["changes"] is None
-    assert [row["id"] for row in table(done, "selected")] == [row["id"] for row in table(second, "selected")]
+    assert [row["id"] for row in table(done, "selected")] == [row["id"] for row in table(scratch, "selected")]

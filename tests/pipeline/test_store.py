@@ -175,6 +175,7 @@ def test_damaged_parts_of_an_interrupted_run_are_computed_again(interrupted, who
     pairs = manifest(done)["pairs"]
     assert pairs["resumed"] < pairs["computed"] == manifest(whole)["pairs"]["computed"]
     assert [path.with_name(path.name + store.DAMAGED).exists() for path in harmed] == [True, True, False]
+    assert manifest(done)["damaged"] == sorted(map(str, harmed[:2]))
 
 
 def test_damaged_parts_of_the_store_are_named_and_computed_again(interrupted, whole, rows, model_folder):
@@ -199,6 +200,19 @@ def test_a_damaged_run_is_refused_by_name(whole, tmp_path, harm):
     words = r"manifest.json: (cannot be read|is not as it was published)"
     with pytest.raises(BadRequest, match=words):
         published.read_manifest(str(done))
+
+
+def test_a_part_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
+    path = store.write(str(tmp_path), rows)
+
+    def busy(uri):
+        raise TimeoutError("the store does not answer")
+
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr("pipeline.storage.read", busy)
+        list(store.sound([path], str(tmp_path / "work")))
+    assert [one for one, _ in store.sound([path, str(tmp_path / "gone.parquet")], None)] == [path]
 
 
 def test_parts_with_columns_of_another_version_are_read(tmp_path):
