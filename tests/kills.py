@@ -26,6 +26,8 @@ class Started:
     def __init__(self, config: Path, *arguments: str):
         self._log = config.with_suffix(".log").open("ab")
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        # How long a driver looks for a Ray that is gone before it ends: a minute, if nobody says less.
+        environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
         command = [sys.executable, "-m", "pipeline", "run", str(config), *arguments]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment, cwd=ROOT)
         self._seen: dict[int, psutil.Process] = {}
@@ -70,7 +72,7 @@ class Started:
         for one in alive if kind != "driver" else []:
             _kill(one)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(60)  # a driver whose Ray is gone ends by itself
+            self.process.wait(90)  # a driver whose Ray is gone ends by itself
         self.ended = self.process.poll() is not None
         self.process.kill()
         self.end(grace)
