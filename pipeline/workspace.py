@@ -78,12 +78,13 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
     found = None
     for name in storage.list_folders(storage.join(output, WORK)):
         left = Workspace(output, name, lock, resumed=True)
-        if not fresh and found is None and _request_of(left) == request:
+        same = _request_of(left) == request
+        if same and not fresh and found is None:
             found = left
             _clear(left, keep_request=True)
         else:
             # An interrupted run of another request keeps its name as long as it has pairs in the store.
-            _clear(left, keep_request=not left.whole and count_run(output, name)[0] > 0)
+            _clear(left, keep_request=not same and not left.whole and count_run(output, name)[0] > 0)
     _remove_unpublished(output)
     return found or Workspace(output, _new_run_id(), lock)
 

@@ -131,6 +131,7 @@ def test_a_request_that_differs_is_another_run_and_finds_the_pairs_all_the_same(
     pairs = manifest(done)["pairs"]
     assert pairs["computed"] == pairs["resumed"] == 0 and pairs["stored"] > 0
     assert manifest(done)["scorer"]["loaded"] == 0
+    assert list((interrupted / ".work").iterdir())  # the other one can still go on
 
 
 def test_fresh_takes_nothing_from_before(interrupted, whole, rows, model_folder):
@@ -138,6 +139,7 @@ def test_fresh_takes_nothing_from_before(interrupted, whole, rows, model_folder)
     same(done, whole)
     pairs = manifest(done)["pairs"]
     assert pairs["stored"] == pairs["resumed"] == 0 and manifest(done)["scorer"]["loaded"] > 0
+    assert not (interrupted / ".work").exists()  # nobody goes on with what was begun before
 
 
 def test_a_second_run_computes_no_pair_and_loads_no_model(ray_session, whole, rows, model_folder):
