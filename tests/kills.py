@@ -51,7 +51,7 @@ class Started:
             self.look()
             if ready():
                 return True
-            time.sleep(0.01)
+            time.sleep(0.05)
         return False
 
     def kill(self, kind: str, rng: random.Random, grace: float = 30.0) -> bool:
