@@ -11,6 +11,7 @@ pair must be that of the uninterrupted run, to the last bit, and no pair may hav
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import time
@@ -91,8 +92,10 @@ def main() -> None:
     print(f"uninterrupted: {seconds:.0f} s, {pairs[1]:,} stored pairs", flush=True)
 
     total: Counter[str] = Counter()
-    while sum(total.values()) < options.kills:
-        output = options.output / f"out-{sum(total.values()):03d}"
+    for number in itertools.count():
+        if sum(total.values()) >= options.kills:
+            break
+        output = options.output / f"out-{number:03d}"
         config.write_text(json.dumps({**settings, "output": str(output)}))
         kinds = [rng.choice(KINDS) for _ in range(KILLS_OF_ONE_OUTPUT)]
         hit, attempts = attack(config, output, seconds, kinds, rng)

@@ -158,7 +158,7 @@ def gone(path):
 
 def test_damaged_parts_of_an_interrupted_run_are_computed_again(interrupted, whole, rows, model_folder):
     harmed, *others = parts_of(interrupted)[:3], *parts_of(interrupted)[4::2]
-    assert len(others) > 3
+    assert len(others) > 1
     for path, harm in zip([*harmed, *others], (flip, cut, *[gone] * (len(others) + 1)), strict=True):
         harm(path)  # as after a kill, too: some parts were never written
     done = run(interrupted, [rows], model_folder)
