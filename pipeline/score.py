@@ -168,6 +168,8 @@ class ScoreBlock:
 
     def _stretch(self, block: _Block, start: int, stop: int) -> _Found:
         """Score rows `start` to `stop` of a block, in halves where they have failed together."""
+        if start == stop:  # a round may take no row of a block
+            return self._scored(block.rows(start, stop))
         attempts, name = Attempts(self._work, f"block-{block.number:06d}-{self._kept['part']}"), f"{start}-{stop}"
         whole, alone = stop - start == len(block.encoded), stop - start == 1
         limit = self.whole_tries + alone if whole else self.row_tries if alone else 1
@@ -202,8 +204,9 @@ class ScoreBlock:
 
     def _scored(self, block: _Block) -> _Found:
         folder = store.block_folder(self._kept["scorer"], self._kept["run"], block.number, self._kept["part"])
-        keeper = _Keeper(folder, self._every)
-        memory = Memory(block.stored, self._finished(folder), keeper.take, self._every)
+        # Sums wait for the device, then for the disk: half of the time each.
+        keeper = _Keeper(folder, self._every / 2)
+        memory = Memory(block.stored, self._finished(folder), keeper.take, self._every / 2)
         scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory)
         try:
             if self._threshold is None:
