@@ -24,6 +24,7 @@ from pipeline.sources import Chunk
 ROWS_AT_ONCE = 2000
 PART_CHARS = 32_000_000  # a part is written when its text is this long, so memory does not grow with a file
 KNOWN_KEYS_KEPT = 1000
+SHOWN_REJECTED = 3  # rejected rows named where there are too many
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +90,7 @@ class _Output:
         self._admitted: list[dict] = []
         self._rejected: list[dict] = []
         self._chars = 0
-        self._record: Record = {"source": chunk.source, "read": 0, "admitted": [], "rejected": []}
+        self._record: Record = {"source": chunk.source, "read": 0, "admitted": [], "rejected": [], "first_rejected": []}
         self._reasons: Counter[str] = Counter()
         self._keys: set[str] = set()
 
@@ -133,6 +134,10 @@ class _Output:
 
     def _reject(self, row: RawRow, rejection: Rejection) -> None:
         self._reasons[rejection.reason] += 1
+        if len(self._record["first_rejected"]) < SHOWN_REJECTED:
+            self._record["first_rejected"].append(
+                f"{self._chunk.uri}:{row.line}: {rejection.reason}, {rejection.detail[:100]}"
+            )
         self._chars += len(row.raw)
         # Parquet text is UTF-8: what cannot be encoded is shown as an escape.
         self._rejected.append(

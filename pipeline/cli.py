@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BadRequest, RunFailed
+from pipeline.errors import BadRequest, DamagedInput, RunFailed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_shown(f"tss: {problem}"), file=sys.stderr)
         return 2
     except RunFailed as failure:
-        print(
-            _shown(f"tss: the run failed in {failure}\n")
-            + "tss: nothing was published; an earlier run stays current. Run the same command again "
-            "once the cause is gone: pairs that were computed are not computed again.",
-            file=sys.stderr,
-        )
+        print(_shown(f"tss: the run failed in {failure}\n") + _advice(arguments, failure), file=sys.stderr)
         return 1
     except Exception as error:
         if not _of_storage(error):
@@ -44,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print("tss: interrupted; nothing was published. The same command goes on from here.", file=sys.stderr)
+        print(
+            f"tss: interrupted; nothing was published. The same command{_plainly(arguments)} goes on from here.",
+            file=sys.stderr,
+        )
         return 130
     print(_shown(summary.text))
     return 0
@@ -56,6 +54,21 @@ def _shown(text: str) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
+    )
+
+
+def _plainly(arguments: argparse.Namespace) -> str:
+    """With which words a command goes on with what it has begun."""
+    return " without --fresh" if getattr(arguments, "fresh", False) else ""
+
+
+def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
+    """What to do now."""
+    if isinstance(failure, DamagedInput):
+        return "tss: nothing was published. Name another run of runs/, or make one with `tss run`: stored pairs are not computed again."
+    return (
+        "tss: nothing was published; an earlier run, if there is one, stays current. Run the same command"
+        f"{_plainly(arguments)} again once the cause is gone: pairs that were computed are not computed again."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline import manifest, published, scoring, selection, stages, storage, store, upkeep
+from pipeline.admit import SHOWN_REJECTED
 from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
@@ -71,7 +72,8 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     admitted = [part for record in read for part in record["admitted"]]
     counts = manifest.admitted_counts(read)
     manifest.require_rows(counts)
-    manifest.require_few_rejected(counts, config.max_rejected_fraction, "read")
+    first = [text for record in read for text in record["first_rejected"]][:SHOWN_REJECTED]
+    manifest.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
     columns = sorted({key for record in read for key in record["keys"]})
     selection.require_columns(config, columns)
 

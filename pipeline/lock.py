@@ -157,8 +157,10 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
         storage.delete(path)
         if left:
             time.sleep(random.uniform(0.1, 0.5))
+    if other is None:
+        raise BadRequest(f"output: {output!r} cannot be written: a file there is gone at once")
     raise BadRequest(
-        f"output: {output!r} is in use by {other.told() if other else 'another run'}; one run at a time writes into an output. "
+        f"output: {output!r} is in use by {other.told()}; one run at a time writes into an output. "
         "Wait for it, or set another output"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config import Config
@@ -111,17 +112,20 @@ def add_selected(counts: dict[str, dict[str, Any]], selected: dict[str, int]) ->
     return {source: {**one, "selected": selected.get(source, 0)} for source, one in counts.items()}
 
 
-def require_few_rejected(counts: dict[str, dict[str, Any]], limit: float, stage: str) -> None:
+def require_few_rejected(
+    counts: dict[str, dict[str, Any]], limit: float, stage: str, first: Sequence[str] = ()
+) -> None:
     """Raise RunFailed where more than this fraction of all rows read was rejected: something is wrong with the whole corpus, or
     with the scorer, and not with rows."""
     total = in_all(counts)
     rejected = sum(total["rejected"].values())
     if rejected > limit * total["read"]:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(total["rejected"].items()))
+        shown = f"; the first: {'; '.join(first)}" if first else ""
         raise RunFailed(
             stage,
             f"{rejected:,} of {total['read']:,} rows rejected ({reasons}), more than max_rejected_fraction: {limit:g} allows; "
-            "if that is as it should be, set it higher",
+            f"if that is as it should be, set it higher{shown}",
         )
 
 

@@ -18,7 +18,11 @@ _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "in
 
 
 def locate(text: str) -> str:
-    """A path or URL as commands are given it, absolute."""
+    """A path or URL as commands are given it, absolute; raises BadRequest for a URL of another kind or with credentials."""
+    if storage.has_credentials(text):
+        raise BadRequest("a URL with credentials in it; accepted: a URL without, and credentials in the environment")
+    if storage.is_url(text) and text.partition("://")[0] not in storage.SCHEMES:
+        raise BadRequest(f"{text!r}: accepted: a folder, or a URL of {', '.join(storage.SCHEMES)}")
     return text.rstrip("/") if storage.is_url(text) else str(Path(text).expanduser().absolute())
 
 

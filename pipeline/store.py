@@ -51,15 +51,20 @@ def write(folder: str, table: pa.Table, schema: pa.Schema = STORED) -> str:
 def read(path: str, schema: pa.Schema = STORED) -> pa.Table:
     """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says, OSError where it
     cannot be read, which says nothing about its content."""
-    named = _PART.fullmatch(storage.name_of(path))
-    data = storage.read(path)
-    if named is None or storage.digest_of(data) != named[1]:
-        raise DamagedPart(f"{path}: is damaged: {len(data):,} bytes, whose digest is not that of its name")
+    data = checked(path)
     table = pq.read_table(pa.BufferReader(data))
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise DamagedPart(f"{path}: has no column {', '.join(missing)}")
     return conform(table.select(schema.names), schema)
+
+
+def checked(path: str) -> bytes:
+    """The bytes of a part; raises DamagedPart, OSError."""
+    named, data = _PART.fullmatch(storage.name_of(path)), storage.read(path)
+    if named is None or storage.digest_of(data) != named[1]:
+        raise DamagedPart(f"{path}: is damaged: {len(data):,} bytes, whose digest is not that of its name")
+    return data
 
 
 def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:

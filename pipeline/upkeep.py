@@ -20,7 +20,7 @@ from pipeline import publish, published, storage, store, workspace
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.job import execute, mapped, over_parts
 from pipeline.lock import hold
-from pipeline.parts import Record, read_part, record_table
+from pipeline.parts import DamagedPart, Record, read_part, record_table
 from pipeline.progress import Reporter
 from pipeline.recall import newest
 from pipeline.resources import session
@@ -41,14 +41,14 @@ def describe(folder: str, scorer: dict[str, Any]) -> None:
 
 
 def stats(output: str, reporter: Reporter) -> Summary:
-    """What is stored, by scorer and embedder; raises BadRequest."""
+    """What is stored, by scorer and embedder, every byte of it checked; raises BadRequest."""
     output = _existing(output)
     lines = []
     for kind, (_, key) in _KINDS.items():
         unit = "pairs" if key == "group" else "instructions"
         for folder in _folders(output, kind):
             found = store.parts(folder)
-            damaged = [path for path, _ in storage.list_files(folder, deep=True) if path.endswith(store.DAMAGED)]
+            damaged = [*_damaged(folder), *(path for path, _ in found if not _is_sound(path))]
             lines.append(
                 f"{kind:<12} {storage.name_of(folder)}  {len(found):,} parts, {sum(size for _, size in found):,} bytes, "
                 f"{store.pairs_of(path for path, _ in found):,} {unit}{_told(folder)}"
@@ -81,10 +81,10 @@ def prune(output: str, reporter: Reporter) -> Summary:
         lines = []
         for kind, name in ((store.LIKELIHOODS, "scorer"), (store.EMBEDDINGS, "embedder")):
             for folder in _folders(output, kind):
-                if _unfinished(output, folder):
+                if left := _unfinished(output, folder):
                     lines.append(
                         f"{kind:<12} {storage.name_of(folder)}  kept: an interrupted run has parts in it. Run it to its end, "
-                        "or remove its folder under .work"
+                        f"or remove {', '.join(f'{workspace.WORK}/{run}' for run in left)}"
                     )
                     continue
                 lines.append(
@@ -122,6 +122,19 @@ def _folders(output: str, kind: str) -> list[str]:
     return [storage.join(folder, name) for name in storage.list_folders(folder)]
 
 
+def _damaged(folder: str) -> list[str]:
+    """Parts that were found damaged and set aside."""
+    return [path for path, _ in storage.list_files(folder, deep=True) if path.endswith(store.DAMAGED)]
+
+
+def _is_sound(path: str) -> bool:
+    try:
+        store.checked(path)
+    except DamagedPart:
+        return False
+    return True
+
+
 def _told(folder: str) -> str:
     try:
         said = json.loads(storage.read(storage.join(folder, _SCORER)))
@@ -135,10 +148,10 @@ def _small(folder: str) -> list[tuple[str, int]]:
     return [(path, size) for path, size in store.parts(folder) if size < BYTES_PER_PART // 2]
 
 
-def _unfinished(output: str, folder: str, but: str = "") -> bool:
-    """Whether a run that was interrupted has parts there, which it will look for under its own name."""
+def _unfinished(output: str, folder: str, but: str = "") -> list[str]:
+    """Runs that were interrupted and have parts there, which they will look for under their own names."""
     runs = storage.list_folders(storage.join(output, workspace.WORK))
-    return any(store.parts(storage.join(folder, run)) for run in runs if run != but)
+    return [run for run in runs if run != but and store.parts(storage.join(folder, run))]
 
 
 def _published(output: str) -> list[dict[str, Any]]:
@@ -162,25 +175,27 @@ def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any
         storage.delete_folder(folder)
         return f"{kind:<12} {storage.name_of(folder)}  removed: no published run uses it ({before:,} rows)"
     storage.delete_drafts(folder)
-    for path, _ in storage.list_files(folder, deep=True):
-        if path.endswith(store.DAMAGED):
-            storage.delete(path)
-    if kind == store.EMBEDDINGS:
-        return f"{kind:<12} {storage.name_of(folder)}  kept: {before:,} rows"
-    _rewrite(reporter, kind, folder, [{"path": part["path"]} for run in runs for part in run["scored"]])
+    wanted = [{"path": part["path"]} for run in runs for part in run["scored"]]
+    _rewrite(reporter, kind, folder, wanted if kind == store.LIKELIHOODS else [])
     after = store.pairs_of(path for path, _ in store.parts(folder))
-    return f"{kind:<12} {storage.name_of(folder)}  {before - after:,} of {before:,} rows removed"
+    damaged = _damaged(folder)
+    for path in damaged:
+        storage.delete(path)
+    found = f", {len(damaged):,} damaged parts with them" if damaged else ""
+    return f"{kind:<12} {storage.name_of(folder)}  {before - after:,} of {before:,} rows removed{found}"
 
 
 def _joined(reporter: Reporter, kind: str, folder: str) -> str:
-    before = len(store.parts(folder))
+    before, known = len(store.parts(folder)), len(_damaged(folder))
     _rewrite(reporter, kind, folder)
-    return f"{kind:<12} {storage.name_of(folder)}  {before:,} parts became {len(store.parts(folder)):,}"
+    found = len(_damaged(folder)) - known
+    left_out = f"; {found:,} were damaged and are left out" if found else ""
+    return f"{kind:<12} {storage.name_of(folder)}  {before:,} parts became {len(store.parts(folder)):,}{left_out}"
 
 
 def _rewrite(reporter: Reporter, kind: str, folder: str, wanted: list[Record] | None = None) -> None:
-    """Write the small parts of a folder anew; with `wanted`, PLACED or SCORED parts, all of them, and pairs of the groups of
-    their rows alone."""
+    """Write the small parts of a folder anew, each row once; with `wanted` all of them, and where these are PLACED or SCORED
+    parts, pairs of the groups of their rows alone."""
     _, key = _KINDS[kind]
     chosen = dict(_small(folder) if wanted is None else store.parts(folder))
     old = [(run, path) for run, path in store.by_run(folder) if path in chosen]
@@ -192,7 +207,7 @@ def _rewrite(reporter: Reporter, kind: str, folder: str, wanted: list[Record] | 
     shuffles = max(1, -(-size // BYTES_PER_PART))
     with reporter.stage("compact", shuffles) as stage:
         dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
-        options = {"folder": target, "kind": kind, "all_wanted": wanted is None}
+        options = {"folder": target, "kind": kind, "all_wanted": not wanted}
         execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
     for _, path in old:
         storage.delete(path)
