@@ -65,7 +65,10 @@ def _plainly(arguments: argparse.Namespace) -> str:
 def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
     """What to do now."""
     if isinstance(failure, DamagedInput):
-        return "tss: nothing was published. Name another run of runs/, or make one with `tss run`: stored pairs are not computed again."
+        return (
+            "tss: nothing was published. Name another run of runs/, or make one with `tss run`: "
+            "pairs that are stored are not computed again."
+        )
     return (
         "tss: nothing was published; an earlier run, if there is one, stays current. Run the same command"
         f"{_plainly(arguments)} again once the cause is gone: pairs that were computed are not computed again."

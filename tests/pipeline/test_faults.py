@@ -144,7 +144,8 @@ def test_too_many_rejected_rows_end_the_run(ray_session, model_folder, tmp_path)
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS, "{not json", {"instruction": "I", "output": ""}])
     with pytest.raises(
         RunFailed,
-        match=r"2 of 14 rows rejected \(empty_output 1, malformed_json 1\), more than max_rejected_fraction: 0.1 .*first: .*rows.jsonl:13: malformed_json",
+        match=r"2 of 14 rows rejected \(empty_output 1, malformed_json 1\), more than max_rejected_fraction: 0.1 "
+        r".*first: .*rows.jsonl:13: malformed_json",
     ):
         run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.1)
     assert not (tmp_path / "out").exists()
