@@ -83,13 +83,8 @@ class EmbedRange:
     """
 
     def __init__(self, *, work: str, index: str, folder: str, model: str, batch_size: int, threads: int):
-        self._work, self._folder, self._model, self._batch_size, self._threads = (
-            work,
-            folder,
-            model,
-            batch_size,
-            threads,
-        )
+        self._work, self._folder = work, folder
+        self._model, self._batch_size, self._threads = model, batch_size, threads
         table = read_table(f"{index}/instructions.parquet", ["key", "text"])
         self._table = table.take(pa.array(load_array(f"{index}/missing.npy")))
 

@@ -503,7 +503,7 @@ HOSTILE_MODELS = {
 
 @pytest.mark.parametrize("words", HOSTILE_MODELS)
 def test_hostile_models_are_refused_before_work(own_model, tmp_path, capsys, monkeypatch, words):
-    monkeypatch.setattr("pipeline.flow.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
     HOSTILE_MODELS[words](own_model)
     assert model_request(own_model, tmp_path) == 2
     shown = capsys.readouterr().err
@@ -512,7 +512,7 @@ def test_hostile_models_are_refused_before_work(own_model, tmp_path, capsys, mon
 
 
 def test_a_chat_template_that_loops_is_a_bad_request(own_model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.flow.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
     monkeypatch.setattr("operators.template_trial.try_template.__kwdefaults__", {"seconds": 1.0, "memory": 1 << 30})
     tokenizer = byte_tokenizer(bos=True)
     tokenizer.chat_template = LOOP
@@ -524,7 +524,7 @@ def test_a_chat_template_that_loops_is_a_bad_request(own_model, tmp_path, capsys
 
 
 def test_a_template_file_that_loops_is_a_bad_request(model_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.flow.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
     (tmp_path / "t.jinja").write_text(LOOP)
     assert model_request(model_folder, tmp_path, template=str(tmp_path / "t.jinja")) == 2
     assert "beyond the limit of one rendering" in capsys.readouterr().err
