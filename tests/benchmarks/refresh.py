@@ -54,7 +54,7 @@ def snapshots(paths: list[Path], folder: Path, rng: random.Random) -> tuple[list
     counts = {"rows": 0, "added": 0, "edited": 0, "deleted": 0}
     files = []
     for path in paths:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
         rng.shuffle(lines)
         held = round(0.05 * len(lines) / 1.05)
         added, old = lines[:held], lines[held:]
