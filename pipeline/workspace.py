@@ -62,10 +62,9 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
     """
     own = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    storage.write(
-        storage.join(own.folder, _REQUEST), json.dumps({"request": request, "run": own.run_id, "began": began}).encode()
-    )
+    said = json.dumps({"request": request, "run": own.run_id, "began": began})
     try:
+        storage.write(storage.join(own.folder, _REQUEST), said.encode())
         yield own
     finally:
         # Whoever has taken over meanwhile may work in the same folder.
