@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status."""
     arguments = _parser().parse_args(argv)
     _quiet_libraries()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end cleans up as Ctrl-C does
+    _obey_signals()
     try:
         summary = arguments.verb(arguments)
     except BadRequest as problem:
@@ -55,6 +55,19 @@ def _shown(text: str) -> str:
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
+
+
+def _obey_signals() -> None:
+    """End in order on Ctrl-C, and on a scheduler's SIGTERM as well."""
+    from pipeline.progress import Reporter
+
+    def stop(number: int, frame: Any) -> None:
+        Reporter.interrupted = True
+        raise KeyboardInterrupt
+
+    Reporter.interrupted = False
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, stop)
 
 
 def _plainly(arguments: argparse.Namespace) -> str:

@@ -24,6 +24,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Reporter:
     """Shows stages on standard error and keeps the seconds that each took."""
 
+    # Set by the command line. An interrupt that arrives within a callback of a library is swallowed there, and the run would go
+    # on: then the next sign of progress ends it.
+    interrupted = False
+
     def __init__(self, *, quiet: bool = False):
         self.timings: dict[str, float] = {}
         self._quiet = quiet
@@ -37,6 +41,7 @@ class Reporter:
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "parts", *, slow: str = "") -> Iterator[Stage]:
         """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long."""
+        self.require_going()
         began = time.monotonic()
         bar = self._bar() if sys.stderr.isatty() and not self._quiet else None
         stage = Stage(self, name, total, unit, bar)
@@ -51,6 +56,11 @@ class Reporter:
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - began
         self.say(f"{name:<12} {stage.summary()} in {time.monotonic() - began:.1f} s")
+
+    def require_going(self) -> None:
+        """Raise KeyboardInterrupt where the command was told to stop before."""
+        if Reporter.interrupted:
+            raise KeyboardInterrupt
 
     def _bar(self) -> Progress:
         return Progress(
@@ -76,6 +86,7 @@ class Stage:
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count finished units; `note` says more, such as rows so far."""
+        self._reporter.require_going()
         self._done += units
         self._note = note or self._note
         if self._bar and self._task is not None:
