@@ -65,6 +65,7 @@ class Batch:
     places: np.ndarray  # [M] of each target's predictor in the flattened ids
     wanted: np.ndarray  # [M] the target's id
     owners: np.ndarray  # [M] which of `sequences` it belongs to
+    padding: int = 0  # how many of the ids are padding
 
 
 def packed_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
@@ -102,7 +103,8 @@ def padded_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
         inside = np.arange(width) < lengths[rows][:, None]
         ids[inside] = sequences.flat[runs(sequences.bounds[rows], lengths[rows])]
         positions, wanted, owners = sequences.asked(rows)
-        yield Batch(rows, ids, None, owners * width + positions - 1, wanted, owners)
+        padding = ids.size - int(lengths[rows].sum())
+        yield Batch(rows, ids, None, owners * width + positions - 1, wanted, owners, padding)
 
 
 def length_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:

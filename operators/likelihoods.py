@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,8 +27,8 @@ _EMPTY, _OWN, _FIRST = 0, 1, 2
 @dataclass
 class Work:
     """What a block of rows cost: pairs asked for; distinct ones that this run computed, `resumed` of them before it was
-    interrupted; ones that earlier runs had stored; and, of pairs computed now, their tokens and the tokens that went through
-    the model, with padding and without prefixes that were shared."""
+    interrupted; ones that earlier runs had stored; and, of pairs computed now, their tokens, the tokens that went through
+    the model, with padding and without prefixes that were shared, those that were padding, and the seconds that took."""
 
     pairs: int = 0
     computed: int = 0
@@ -35,6 +36,8 @@ class Work:
     recalled: int = 0
     tokens: int = 0
     forwarded_tokens: int = 0
+    padding_tokens: int = 0
+    seconds: float = 0.0
 
 
 def pair_digest(prompt: np.ndarray, target: np.ndarray) -> bytes:
@@ -60,7 +63,8 @@ class Memory:
 
 
 class Scoring:
-    """ENCODED rows while their pairs are scored; `context` is that of l(0), `known` LIKELIHOODS of the same rows so far.
+    """ENCODED rows while their pairs are scored; `context` is that of l(0), `known` LIKELIHOODS of the same rows so far, `work`
+    the account that grows meanwhile.
 
     A likelihood is the mean over target ids of their log-probability, in nats.
     """
@@ -72,8 +76,9 @@ class Scoring:
         scorer: Callable[[], TargetScorer],
         known: pa.Table | None = None,
         memory: Memory | None = None,
+        work: Work | None = None,
     ):
-        self._encoded, self._scorer, self.work = encoded, scorer, Work()
+        self._encoded, self._scorer, self.work = encoded, scorer, work or Work()
         self._memory = memory or Memory({}, {}, lambda finished: None, float("inf"))
         self._targets = _ragged(encoded["target"])
         prompts = _ragged(encoded["prompt"])
@@ -147,18 +152,26 @@ class Scoring:
             self.work.resumed += len(digests)
             return finished
 
+        scorer = self._scorer()
+        before = self.work.forwarded_tokens - scorer.forwarded_tokens, self.work.padding_tokens - scorer.padding_tokens
+        began = time.monotonic() - self.work.seconds
+
+        def account() -> None:
+            self.work.forwarded_tokens = before[0] + scorer.forwarded_tokens
+            self.work.padding_tokens = before[1] + scorer.padding_tokens
+            self.work.seconds = time.monotonic() - began
+
         def keep(rows: np.ndarray, sums: np.ndarray) -> None:
             self.work.resumed -= len(rows)
             self.work.tokens += sum(len(ids) for row in rows.tolist() for ids in pairs[row])
+            account()
             done = zip(rows.tolist(), sums.tolist(), strict=True)
             self._memory.keep(self._stored([(digests[row], len(pairs[row][1]), total) for row, total in done]))
 
-        scorer = self._scorer()
-        before = scorer.forwarded_tokens
         self.work.resumed += len(digests)
         prompts, targets = [prompt for prompt, _ in pairs], [target for _, target in pairs]
         sums = scorer.sums(prompts, targets, finished=finished, keep=keep, every=self._memory.every)
-        self.work.forwarded_tokens += scorer.forwarded_tokens - before
+        account()
         return sums
 
     def _stored(self, found: list[tuple[bytes, int, float]]) -> pa.Table:

@@ -40,6 +40,7 @@ class TargetScorer:
         self.model, self.batch_tokens = model, batch_tokens
         self.device = next(model.parameters()).device
         self.forwarded_tokens = 0  # with padding
+        self.padding_tokens = 0
         self.way, self._forward, self._batches = self._fastest_way()
 
     def sums(
@@ -77,6 +78,7 @@ class TargetScorer:
             try:
                 found.take(rows, self._sums(batch, self._forward))
                 self.forwarded_tokens += batch.ids.size
+                self.padding_tokens += batch.padding
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or len(batch.sequences) == 1:

@@ -105,12 +105,13 @@ def load_model(
     return model.eval().requires_grad_(False).to(torch.device(device))
 
 
-def fingerprint(name: str, config: Any, tokenizer: Any, *, dtype: str, template_hash: str, append_eos: bool) -> str:
-    """128-bit hex digest of all that decides a likelihood: model and revision, dtype, template, tokenizer, EOS policy."""
+def identity(name: str, config: Any, tokenizer: Any, *, template_hash: str, append_eos: bool) -> str:
+    """128-bit hex digest of all that decides a likelihood, but for the dtype that it is computed in: model and revision,
+    template, tokenizer, EOS policy."""
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(name)
     commit = getattr(config, "_commit_hash", None)
-    identity = (
+    weights = (
         files_digest(folder, "config.json", "*.py", "*.safetensors")
         if folder.is_dir()
         else f"{name}@{commit or revision(name)}"
@@ -118,6 +119,6 @@ def fingerprint(name: str, config: Any, tokenizer: Any, *, dtype: str, template_
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
-    for part in (_VERSION, identity, dtype, template_hash, vocabulary, special, str(append_eos)):
+    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos)):
         digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
     return digest.hexdigest()

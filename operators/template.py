@@ -44,16 +44,25 @@ class Template:
         return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
 
 
-def load_template(name: str, tokenizer: Any = None) -> Template:
-    """Load `alpaca`, `plain`, `chat` (needs `tokenizer`) or the Jinja file at path `name`.
+def source_of(name: str) -> str:
+    """The Jinja source of `alpaca`, `plain` or the file at path `name`, and nothing for `chat`: that is the tokenizer's.
+
+    Raises `TemplateProblem` for a file that cannot be read."""
+    if name == "chat":
+        return ""
+    return BUILT_IN[name] if name in BUILT_IN else _read(name)
+
+
+def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
+    """The template `name`: `alpaca`, `plain`, `chat` (needs `tokenizer`) or the path of a Jinja file, whose `text` somebody may
+    have read before.
 
     Raises `TemplateProblem` for a file that cannot be read or parsed, an unknown variable, or a tokenizer that
     has no chat template.
     """
     if name == "chat":
         return _chat(tokenizer)
-    text = BUILT_IN.get(name)
-    return from_text(name, _read(name) if text is None else text)
+    return from_text(name, source_of(name) if text is None else text)
 
 
 def _read(name: str) -> str:

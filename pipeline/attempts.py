@@ -6,9 +6,13 @@ written before something is tried and removed after, so the marks that are left 
 
 from __future__ import annotations
 
+import os
+import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import ray
 
 from pipeline import storage
 
@@ -35,6 +39,11 @@ class Attempts:
             yield
         finally:
             storage.delete(mark)
+
+
+def this_actor() -> str:
+    """A name that an actor keeps when its process is started again; without an actor, that of the process."""
+    return str(ray.get_runtime_context().get_actor_id() or f"{platform.node()}-{os.getpid()}")
 
 
 class GivenUp(RuntimeError):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    if isinstance(summary, int):
+        return summary
     print(_shown(summary.text))
     return 0
 
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
 
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
     run.add_argument("config", type=Path, help="YAML configuration")
@@ -126,6 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
     report.add_argument("run", help="an output folder, or one of its runs/<id>")
     report.set_defaults(verb=_report)
+
+    submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
+    submit.add_argument("--address", help="of the cluster's dashboard, such as http://head:8265 (default: RAY_ADDRESS)")
+    submit.add_argument("--id", help="name of the job (default: one of Ray's)")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
+    submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
+    submit.set_defaults(verb=_submit)
 
     for verb in (run, refresh, demo):
         verb.add_argument(
@@ -210,6 +217,19 @@ def _select(arguments: argparse.Namespace) -> Any:
     )
 
 
+def _submit(arguments: argparse.Namespace) -> int:
+    from pipeline import config, submit
+
+    if arguments.command[:1] not in ([name] for name in ("run", "refresh", "select", "demo")):
+        raise BadRequest(
+            f"tss submit: found {' '.join(arguments.command)!r}; accepted: run, refresh, select or demo with their arguments"
+        )
+    parsed = _parser().parse_args(arguments.command)
+    with_config = parsed.name in ("run", "refresh")
+    wanted = config.load(parsed.config, parsed.overrides) if with_config else None
+    return submit.submit(parsed, wanted, arguments.address, arguments.id, not arguments.no_wait)
+
+
 def _section(override: str) -> str:
     """The outermost key of an `a.b=value`."""
     return override.partition("=")[0].partition(".")[0].strip()
@@ -223,25 +243,27 @@ def _report(arguments: argparse.Namespace) -> Any:
 
 def _demo(arguments: argparse.Namespace) -> Any:
     from pipeline import config, demo, flow
-    from pipeline.demo import corpus, truth
+    from pipeline.demo import truth
+    from pipeline.preflight import check_output
     from pipeline.progress import Reporter
 
-    folder = Path(tempfile.mkdtemp(prefix="tss-demo-"))
-    try:
-        settings = demo.settings(folder / "demo.jsonl", arguments.output)
-        if any(_section(text) == "input" for text in arguments.overrides):
-            raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
-        wanted = config.validate(config.override(settings, arguments.overrides), "the demo's configuration")
-        if "://" in wanted.output:
-            raise BadRequest(
-                f"output: {wanted.output!r}: `tss demo` writes to a folder; accepted: `tss run CONFIG` for URLs"
-            )
-        corpus.write(folder / "demo.jsonl", arguments.rows, wanted.seed)
-        summary = flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
-        if wanted.select.mode == "bounded":
-            judged = "\nplanted      not judged: bounded selection leaves most rows without the scores to compare"
-        else:
-            judged = truth.section(truth.read(Path(summary.run)))
-        return replace(summary, text=f"{summary.text}\n{judged}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if any(_section(text) == "input" for text in arguments.overrides):
+        raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
+
+    def settings(corpus: Path, output: Path, model: Path) -> config.Config:
+        data = config.override(demo.settings(corpus, output, model), arguments.overrides)
+        return config.validate(data, "the demo's configuration")
+
+    wanted = settings(Path("corpus.jsonl"), arguments.output, demo.MODEL)
+    if "://" in wanted.output:
+        raise BadRequest(
+            f"output: {wanted.output!r}: `tss demo` writes to a folder; accepted: `tss run CONFIG` for URLs"
+        )
+    output = Path(check_output(wanted.output))
+    wanted = settings(*demo.prepare(output, arguments.rows, wanted.seed))
+    summary = flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
+    if wanted.select.mode == "bounded":
+        judged = "\nplanted      not judged: bounded selection leaves most rows without the scores to compare"
+    else:
+        judged = truth.section(truth.read(Path(summary.run)))
+    return replace(summary, text=f"{summary.text}\n{judged}")

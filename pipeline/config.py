@@ -153,15 +153,24 @@ class Select(_Section):
 class Ray(_Section):
     address: str | None = None
     gpus_per_scorer: float | Literal["auto"] = "auto"
-    scorers: int | Literal["auto"] = "auto"
-    embedders: int | Literal["auto"] = "auto"
+    scorers: int | list[int] | Literal["auto"] = "auto"
+    embedders: int | list[int] | Literal["auto"] = "auto"
     read_blocks: int | Literal["auto"] = "auto"
 
-    @field_validator("scorers", "embedders", "read_blocks")
+    @field_validator("read_blocks")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and not 1 <= value <= 1_000_000:
             raise ValueError("must be 'auto' or from 1 to 1000000")
+        return value
+
+    @field_validator("scorers", "embedders")
+    @classmethod
+    def _size_or_range(cls, value: int | list[int] | str) -> int | list[int] | str:
+        sizes = [value] if isinstance(value, int) else [] if isinstance(value, str) else value
+        in_order = isinstance(value, (int, str)) or (len(sizes) == 2 and sizes[0] <= sizes[1])
+        if not in_order or not all(1 <= size <= 1_000_000 for size in sizes):
+            raise ValueError("must be 'auto', from 1 to 1000000, or a range [fewest, most] of these")
         return value
 
     @field_validator("gpus_per_scorer")

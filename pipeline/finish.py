@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import manifest, publish, published, report, scoring, selection, stages, upkeep
+from pipeline import manifest, metrics, publish, published, report, scoring, selection, stages, upkeep
 from pipeline.errors import DamagedInput
 from pipeline.job import Job, execute, over_parts
 from pipeline.overlap import overlap
@@ -63,6 +63,7 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
         return summarise(published.read_manifest(run), run)
     chosen = selection.select(job, outcome.scored)
     counts = manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources))
+    metrics.count("tss_rows", counts["selected"], outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
     digest = stages.digest_scores(job, outcome.scored)
     changes = _changes(job, outcome, chosen)

@@ -13,10 +13,11 @@ from ray.exceptions import RayError
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.errors import DamagedInput, RunFailed
+from pipeline.errors import BadRequest, DamagedInput, RunFailed
 from pipeline.parts import DamagedPart, Record
 from pipeline.progress import Reporter
-from pipeline.resources import Pools, actor_pool
+from pipeline.resources import ANYWHERE, Pools, actor_pool, off_gpus
+from pipeline.same_code import guarded
 
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
 _PARTS_TOGETHER = 8
@@ -40,7 +41,9 @@ class Job:
 
 
 def items(values: list[Any], together: int = 1) -> Any:
-    """A dataset of values as JSON in the column `item`, `together` of them (or fewer) in each block."""
+    """A dataset of values as JSON in the column `item`, `together` of them (or fewer) in each block. What follows runs on
+    machines without GPUs, as far as there are any (`in_actors` says otherwise)."""
+    ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     return ray.data.from_items(
         [{"item": text} for text in texts], override_num_blocks=max(1, -(-len(texts) // together))
@@ -48,20 +51,15 @@ def items(values: list[Any], together: int = 1) -> Any:
 
 
 def mapped(dataset: Any, function: Any, **options: Any) -> Any:
-    """`map_batches` over Arrow tables, by default a whole block at a time."""
-    return dataset.map_batches(function, batch_format="pyarrow", **{"batch_size": None, **options})
+    """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has."""
+    return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
 
 
-def in_actors(dataset: Any, actor: type, settings: dict[str, Any], size: int, gpus: float) -> Any:
-    """A dataset of the records that a pool of `size` actors makes of the rows of another, one row at a time."""
-    return mapped(
-        dataset,
-        actor,
-        fn_constructor_kwargs=settings,
-        compute=actor_pool(size),
-        batch_size=1,
-        num_gpus=gpus or None,
-    )
+def in_actors(dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0) -> Any:
+    """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
+    `gpus`, each where it has so many."""
+    placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
+    return mapped(dataset, actor, fn_constructor_kwargs=settings, compute=actor_pool(sizes), batch_size=1, **placed)
 
 
 def over_parts(parts: list[Any], function: Any, **kwargs: Any) -> Any:
@@ -90,27 +88,35 @@ def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda re
 
 def _failed(stage: str, error: BaseException) -> RunFailed:
     """What a stage that failed is for the driver."""
+    damaged = any(isinstance(one, DamagedPart) for one in _chain(error))
+    return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception, what it wraps, and so on."""
     chain = [error]
     while isinstance(deeper := getattr(chain[-1], "cause", None) or chain[-1].__cause__, BaseException):
         chain.append(deeper)
-    damaged = any(isinstance(one, DamagedPart) for one in chain)
-    return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
+    return chain
 
 
 def _cause(error: BaseException) -> str:
     """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
     cause = type(error).__name__
-    deeper: Any = error
-    while isinstance(deeper, BaseException):
-        told = str(deeper).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
+    for one in _chain(error):
+        told = str(one).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
         lines = [line.strip() for line in told.splitlines() if line.strip()]
-        cause, deeper = lines[-1] if lines else cause, getattr(deeper, "cause", None) or deeper.__cause__
+        cause = lines[-1] if lines else cause
     return cause[:1000]
 
 
 def once(stage: str, function: Callable, *args: Any) -> Any:
-    """Run a plain function in one task of the cluster: its memory is not the driver's."""
+    """Run a plain function in one task of the cluster: its memory and what it can reach are not the driver's. Raises BadRequest
+    where the function does."""
     try:
-        return ray.get(ray.remote(num_cpus=1)(function).remote(*args))
+        return ray.get(ray.remote(num_cpus=1, label_selector=off_gpus())(guarded(function)).remote(*args))
     except RayError as error:
+        for one in _chain(error):
+            if isinstance(one, BadRequest) and not isinstance(one, RayError):
+                raise one from None
         raise _failed(stage, error) from error

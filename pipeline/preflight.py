@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from operators.template import TemplateProblem, load_template, source_of
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest
@@ -19,8 +20,7 @@ class Checked:
     """What the checks found: settings for the workers' encoder, and what identifies the scorer once its dtype is known."""
 
     encoder: dict[str, Any]
-    model_config: Any
-    tokenizer: Any
+    identity: str  # of the scorer, but for its dtype
     template_hash: str
     embedder: str  # its fingerprint
 
@@ -30,19 +30,9 @@ class Checked:
 
     def scorer(self, dtype: str) -> dict[str, Any]:
         """The scorer as the manifest names it."""
-        from operators.models import fingerprint
-
-        identity = fingerprint(
-            self.encoder["model"],
-            self.model_config,
-            self.tokenizer,
-            dtype=dtype,
-            template_hash=self.template_hash,
-            append_eos=self.encoder["append_eos"],
-        )
         return {
             "model": self.encoder["model"],
-            "fingerprint": identity,
+            "fingerprint": storage.digest_of(f"{self.identity} {dtype}".encode()),
             "dtype": dtype,
             "template_text": self.encoder["template_text"],
             "template_hash": self.template_hash,
@@ -102,26 +92,33 @@ def check_shadowing() -> None:
             )
 
 
-def check_models(config: Config) -> Checked:
-    """Load tokenizer, configuration and template, and ask for the embedder; raises BadRequest."""
+def read_template(name: str) -> str:
+    """The source of a template, where there is one to read; raises BadRequest."""
+    try:
+        return source_of(name)
+    except TemplateProblem as problem:
+        raise BadRequest(f"scorer.template: {problem}") from problem
+
+
+def check_models(config: Config, template_text: str) -> Checked:
+    """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
+    from operators import models
     from operators.embedder import EmbedderProblem, check_embedder, fingerprint
     from operators.encode import empty_context, encode_prompts
-    from operators.models import ModelProblem, load_config, load_tokenizer, window
-    from operators.template import TemplateProblem, load_template
     from operators.template_trial import try_template
 
     wanted = config.scorer
     try:
         check_embedder(config.embedder.model)
         embedder = fingerprint(config.embedder.model)
-        tokenizer = load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
-        model = load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
-        prompt, *_ = try_template(lambda: load_template(wanted.template, tokenizer))
-        template = load_template(wanted.template, tokenizer)
+        tokenizer = models.load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        model = models.load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        prompt, *_ = try_template(lambda: load_template(wanted.template, tokenizer, template_text))
+        template = load_template(wanted.template, tokenizer, template_text)
         if not encode_prompts(tokenizer, [prompt])[0]:
             raise TemplateProblem("the template renders an empty prompt")
         empty_context(tokenizer)
-    except (EmbedderProblem, ModelProblem) as problem:
+    except (EmbedderProblem, models.ModelProblem) as problem:
         raise BadRequest(str(problem)) from problem
     except TemplateProblem as problem:
         raise BadRequest(f"scorer.template: {problem}") from problem
@@ -131,7 +128,7 @@ def check_models(config: Config) -> Checked:
         raise BadRequest(f"scorer.model or embedder.model cannot be looked for: {problem}") from problem
     if wanted.append_eos and tokenizer.eos_token_id is None:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
-    positions = window(model)
+    positions = models.window(model)
     if positions is not None and wanted.max_length > positions:
         raise BadRequest(
             f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; "
@@ -146,8 +143,9 @@ def check_models(config: Config) -> Checked:
             "append_eos": wanted.append_eos,
             "max_length": wanted.max_length,
         },
-        model_config=model,
-        tokenizer=tokenizer,
+        identity=models.identity(
+            wanted.model, model, tokenizer, template_hash=template.hash, append_eos=wanted.append_eos
+        ),
         template_hash=template.hash,
         embedder=embedder,
     )

@@ -1,4 +1,4 @@
-"""Live progress per stage: a bar in a terminal, plain log lines elsewhere."""
+"""Live progress per stage: a bar in a terminal, plain log lines elsewhere, and gauges for whoever watches a cluster."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from pipeline import metrics
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -83,12 +85,15 @@ class Stage:
         self._reporter, self._name, self._total, self._unit, self._bar = reporter, name, total, unit, bar
         self._done, self._note, self._last_line = 0, "", time.monotonic()
         self._task = bar.add_task(name, total=total, note="") if bar else None
+        metrics.show("tss_stage_total", total or 0, stage=name)
+        metrics.show("tss_stage_done", 0, stage=name)
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count finished units; `note` says more, such as rows so far."""
         self._reporter.require_going()
         self._done += units
         self._note = note or self._note
+        metrics.show("tss_stage_done", self._done, stage=self._name)
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self._done, note=self._note)
         elif self._done != self._total and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:

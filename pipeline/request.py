@@ -11,12 +11,12 @@ from typing import Any
 
 from pipeline import stages, storage, store
 from pipeline.config import Config
-from pipeline.job import Job
+from pipeline.job import Job, once
 from pipeline.lock import Lock, hold
 from pipeline.parts import Record
-from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing
+from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing, read_template
 from pipeline.progress import Reporter
-from pipeline.resources import Pools, pools, scorer_dtype, session
+from pipeline.resources import Pools, is_local, pools, scorer_dtype, session
 from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
 from pipeline.workspace import Workspace, workspace
@@ -67,18 +67,30 @@ class Request:
         return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, self.fresh)
 
 
-@contextmanager
-def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[Request]:
-    """The request of a command, with its output locked and Ray up. Raises BadRequest before anything is written."""
-    check_shadowing()
-    output = check_output(config.output)
+def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
+    """What inputs and models have to say for themselves; raises BadRequest. Runs where workers do: a driver on a cluster may
+    reach neither."""
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
+    return chunks, check_models(config, template_text)
+
+
+@contextmanager
+def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[Request]:
+    """The request of a command, with its output locked and Ray up. Raises BadRequest before anything is written.
+
+    What belongs to the request itself (configuration, template, pool, output) is read here; inputs and models where workers
+    are, which is here too where Ray is only started for this command: then what is wrong is known before it is.
+    """
+    check_shadowing()
+    output = check_output(config.output)
+    template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
-    checked = check_models(config)
+    looked = _look(config, template_text) if is_local(config.ray.address) else None
     with hold(output, command) as lock, session(config.ray.address):
-        reporter.say("start        the request is in order, Ray is up")
         sizes = pools(config)
+        chunks, checked = looked or once("preflight", _look, config, template_text)
+        reporter.say("start        the request is in order, Ray is up")
         dtype = scorer_dtype(config, sizes)
         inputs, named = stages.take_snapshot(reporter, chunks), checked.scorer(dtype)
         yield Request(

@@ -18,24 +18,30 @@ from pipeline.errors import BadRequest
 # Ray itself needs free slots for reading, shuffling and writing beside the actors: with fewer than four, shuffles wait
 # seconds for workers that come and go.
 _LOCAL_SLOTS_AT_LEAST = 4
+_NODE = "ray.io/node-id"  # a label that Ray gives to every node
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Sizes of the two actor pools; `threads` is what one CPU actor may use of its machine."""
+    """The two actor pools, each as (fewest, most) actors: equal numbers are a fixed size. `scorers_a_node` says how many
+    scorers share the cores of a machine, where they compute on these."""
 
-    scorers: int
-    embedders: int
+    scorers: tuple[int, int]
+    embedders: tuple[int, int]
     gpus_per_scorer: float
-    gpus_per_embedder: float
-    threads_per_scorer: int
-    threads_per_embedder: int
+    scorers_a_node: int
+    embedders_a_node: int
+
+
+def is_local(address: str | None) -> bool:
+    """Whether Ray is started on this machine for one command, rather than a cluster joined."""
+    return address is None and not os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager
 def session(address: str | None) -> Iterator[None]:
     """Join the cluster at `address` (or that of RAY_ADDRESS), or start Ray on this machine; leave it as it was found."""
-    local = address is None and not os.environ.get("RAY_ADDRESS")
+    local = is_local(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -95,57 +101,132 @@ def _configure() -> None:
     context.raise_original_map_exception = True  # else the cause of a failure is only in the text of a traceback
 
 
-def pools(config: Config) -> Pools:
-    """Pool sizes: on GPUs one scorer each, else one scorer a machine with all its cores, unless the configuration says more."""
+@dataclass(frozen=True)
+class _Cluster:
+    """Machines that may take work: nodes with CPUs, and GPUs, now and as many as an autoscaler may add."""
+
+    nodes: int
+    gpus: int
+    most_gpus: int
+
+    @classmethod
+    def now(cls) -> _Cluster:
+        import ray
+
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        nodes = sum(node["Resources"].get("CPU", 0) > 0 for node in _alive())
+        return cls(max(1, nodes), gpus, max(gpus, _most_gpus()))
+
+
+def _alive() -> list[dict[str, Any]]:
     import ray
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
-    settings = config.ray
-    per_scorer = (1.0 if gpus else 0.0) if settings.gpus_per_scorer == "auto" else float(settings.gpus_per_scorer)
-    if per_scorer > gpus:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _most_gpus() -> int:
+    """How many GPUs the cluster's autoscaler may bring it to; 0 without one."""
+    # What Ray's own libraries ask, for want of a public way: autoscalers publish their groups of nodes there.
+    from ray._private.state import state
+
+    return int((state.get_max_resources_from_cluster_config() or {}).get("GPU", 0))
+
+
+def _may_add_nodes_without_gpus() -> bool:
+    from ray._private.state import state
+
+    groups = getattr(state.get_cluster_config(), "node_group_configs", ())
+    found = [(dict(group.resources), group.max_count) for group in groups]
+    return any(most and resources.get("CPU") and not resources.get("GPU") for resources, most in found)
+
+
+def pools(config: Config) -> Pools:
+    """Pool sizes: on GPUs one scorer each, else one scorer a machine with all its cores, unless the configuration says more.
+
+    GPUs that an autoscaler may add count: actors that wait for one are what makes it add them.
+    """
+    cluster, settings = _Cluster.now(), config.ray
+    per_scorer = (1.0 if cluster.most_gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
+    if per_scorer > cluster.most_gpus:
         raise BadRequest(
-            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {gpus} GPUs; set it to auto or 0"
+            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {cluster.most_gpus} GPUs; set it to auto or 0"
         )
-    if settings.scorers == "auto":
-        scorers = max(1, int(gpus / per_scorer)) if per_scorer else nodes
-    else:
-        scorers = settings.scorers
-    if per_scorer and scorers * per_scorer > gpus:
-        raise BadRequest(f"ray.scorers: {scorers} scorers of {per_scorer:g} GPUs each do not fit on {gpus} GPUs")
-    embedders = nodes if settings.embedders == "auto" else settings.embedders
+    scorers = _range(settings.scorers, max(1, int(cluster.most_gpus / per_scorer)) if per_scorer else cluster.nodes)
+    if per_scorer and scorers[0] * per_scorer > cluster.most_gpus:
+        raise BadRequest(
+            f"ray.scorers: {scorers[0]} scorers of {per_scorer:g} GPUs each do not fit on {cluster.most_gpus} GPUs"
+        )
+    embedders = _range(settings.embedders, cluster.nodes)
     return Pools(
         scorers=scorers,
         embedders=embedders,
-        gpus_per_scorer=per_scorer,
-        gpus_per_embedder=0.0,
-        threads_per_scorer=_threads(scorers, nodes),
-        threads_per_embedder=_threads(embedders, nodes),
+        gpus_per_scorer=float(per_scorer),
+        scorers_a_node=-(-scorers[1] // cluster.nodes),
+        embedders_a_node=-(-embedders[1] // cluster.nodes),
     )
 
 
-def _threads(actors: int, nodes: int) -> int:
-    return max(1, (os.cpu_count() or 1) // -(-actors // nodes))
+def _range(asked: int | list[int] | str, otherwise: int) -> tuple[int, int]:
+    if isinstance(asked, list):
+        return asked[0], asked[1]
+    size = otherwise if isinstance(asked, str) else asked
+    return size, size
 
 
-def actor_pool(size: int) -> Any:
-    """A pool of fixed size: it never waits for an autoscaler's guess."""
+def no_more_than(sizes: tuple[int, int], work: int) -> tuple[int, int]:
+    """The sizes of a pool that has `work` things to do: no more actors than these."""
+    return max(1, min(sizes[0], work)), max(1, min(sizes[1], work))
+
+
+def threads_here(actors: int) -> int:
+    """Threads for one of `actors` that share this worker's machine: by its cores, or fewer where Ray was given fewer."""
+    import ray
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = ray.get_runtime_context().get_node_id()
+    given = next((node["Resources"].get("CPU", 0) for node in _alive() if node["NodeID"] == here), 0)
+    return max(1, min(cores, int(given) or cores) // actors)
+
+
+def actor_pool(sizes: tuple[int, int]) -> Any:
+    """A pool of fixed size, which never waits for an autoscaler's guess, or one that Ray Data scales within a range."""
     import ray.data
 
-    return ray.data.ActorPoolStrategy(size=size)
+    fewest, most = sizes
+    if fewest == most:
+        return ray.data.ActorPoolStrategy(size=most)
+    return ray.data.ActorPoolStrategy(min_size=fewest, max_size=most)
+
+
+# A label that every node has, with a value that none has: a selector that any node satisfies.
+ANYWHERE = {_NODE: "!none"}
+
+
+def off_gpus() -> dict[str, str]:
+    """A label selector for work that needs no GPU: nodes without any, as long as the cluster has (or may add) some.
+
+    By what nodes are, not by a label that somebody has to set. Nodes are named that it must not use, so those that join later
+    may take work.
+    """
+    nodes = [node for node in _alive() if node["Resources"].get("CPU", 0) > 0]
+    with_gpus = [node["NodeID"] for node in nodes if node["Resources"].get("GPU", 0) > 0]
+    if not with_gpus or (len(with_gpus) == len(nodes) and not _may_add_nodes_without_gpus()):
+        return {}
+    return {_NODE: f"!in({','.join(sorted(with_gpus))})"}
 
 
 def scorer_dtype(config: Config, sizes: Pools) -> str:
-    """The dtype that `auto` means on the machines that will score: asked of a GPU there, where scorers have one."""
+    """The dtype that `auto` means on the machines that will score: asked of a GPU there, where scorers have one, and one that
+    is not up yet has to come up for that."""
     import ray
 
     def resolve() -> str:
         from operators.models import resolve_dtype
 
-        return str(resolve_dtype(config.scorer.dtype, "cuda" if sizes.gpus_per_scorer else "cpu")).removeprefix(
-            "torch."
-        )
+        return str(resolve_dtype("auto", "cuda")).removeprefix("torch.")
 
-    if config.scorer.dtype != "auto" or not sizes.gpus_per_scorer:
-        return resolve()
+    if config.scorer.dtype != "auto":
+        return config.scorer.dtype
+    if not sizes.gpus_per_scorer:
+        return "float32"
     return ray.get(ray.remote(num_gpus=sizes.gpus_per_scorer)(resolve).remote())

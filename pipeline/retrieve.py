@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
 from operators.embedder import Embedder, embed_folded, load_embedder
 from operators.order import neighbourhood_order, shared_order
 from operators.schema import EMBEDDINGS, INSTRUCTIONS, NEIGHBOURS, from_rows
 from pipeline import storage, store
-from pipeline.attempts import at_most
+from pipeline.attempts import at_most, this_actor
 from pipeline.errors import BadRequest
 from pipeline.parts import Record, read_part, read_table, record_table, write_part, write_table
+from pipeline.resources import threads_here
 from pipeline.storage import load_array, save_array
 
 _COLUMNS = ["instruction_key", "instruction", "input", "task", "n_prompt_tokens", "n_target_tokens"]
@@ -82,9 +82,9 @@ class EmbedRange:
     range that this run has stored before it was interrupted is taken as it is.
     """
 
-    def __init__(self, *, work: str, index: str, folder: str, model: str, batch_size: int, threads: int):
+    def __init__(self, *, work: str, index: str, folder: str, model: str, batch_size: int, a_node: int):
         self._work, self._folder = work, folder
-        self._model, self._batch_size, self._threads = model, batch_size, threads
+        self._model, self._batch_size, self._a_node = model, batch_size, a_node
         table = read_table(f"{index}/instructions.parquet", ["key", "text"])
         self._table = table.take(pa.array(load_array(f"{index}/missing.npy")))
 
@@ -92,8 +92,8 @@ class EmbedRange:
     def _embedder(self) -> Embedder:
         import torch
 
-        torch.set_num_threads(self._threads)
-        with at_most(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the embedder"):
+        torch.set_num_threads(threads_here(self._a_node))
+        with at_most(self._work, f"load-{this_actor()}", "loading the embedder"):
             return load_embedder(self._model, self._batch_size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

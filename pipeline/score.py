@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from operators.encode import empty_context
 from operators.likelihoods import Memory, Scoring, Work
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.tss import ScoreSettings, add_scores
-from pipeline import store
+from pipeline import metrics, store
 from pipeline.admit import cached_encoder
-from pipeline.attempts import Attempts, at_most
+from pipeline.attempts import Attempts, at_most, this_actor
 from pipeline.encode import from_bytes
 from pipeline.parts import Record, read_part, read_whole, record_table, write_part
+from pipeline.resources import threads_here
 
 if TYPE_CHECKING:
     from operators.logprob import TargetScorer
-
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
 class BrokenScorer(RuntimeError):
@@ -87,7 +85,8 @@ class ScoreBlock:
 
     Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too. A row that
     raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store, the
-    run's name in it and that of the round.
+    run's name in it and that of the round. `share` is what the actor has of its machine: with how many others it shares the
+    cores, and its part of a GPU.
     """
 
     # A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
@@ -105,11 +104,11 @@ class ScoreBlock:
         score: dict[str, Any],
         seed: int,
         threshold: float | None,
-        threads: int,
+        share: dict[str, float],
     ):
         self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
         self._kept, self._every, self._seed = kept, every, seed
-        self._encoder, self._model, self._batch_tokens, self._threads = encoder, model, batch_tokens, threads
+        self._encoder, self._model, self._batch_tokens, self._share = encoder, model, batch_tokens, share
         self._loaded = 0
 
     @cached_property
@@ -120,21 +119,25 @@ class ScoreBlock:
     def _scorer(self) -> TargetScorer:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
-        with at_most(self._work, f"load-{ray.get_runtime_context().get_actor_id()}", "loading the scorer"):
+        with at_most(self._work, f"load-{this_actor()}", "loading the scorer"):
             scorer = self._load()
         self._loaded = 1
+        metrics.count("tss_models_loaded", 1)
+        metrics.scorer(scorer)
         return scorer
 
     def _load(self) -> TargetScorer:
         import torch
 
         from operators.logprob import TargetScorer
+        from operators.memory import batch_tokens
         from operators.models import load_model
 
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(threads_here(int(self._share["a_node"])))
         model = load_model(**self._model)
-        device = next(model.parameters()).device.type
-        return TargetScorer(model, BATCH_TOKENS[device] if self._batch_tokens == "auto" else int(self._batch_tokens))
+        if self._batch_tokens != "auto":
+            return TargetScorer(model, int(self._batch_tokens))
+        return TargetScorer(model, batch_tokens(model, self._share["of_gpu"] or 1.0))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(
@@ -205,9 +208,15 @@ class ScoreBlock:
     def _scored(self, block: _Block) -> _Found:
         folder = store.block_folder(self._kept["scorer"], self._kept["run"], block.number, self._kept["part"])
         # Sums wait for the device, then for the disk: half of the time each.
-        keeper = _Keeper(folder, self._every / 2)
-        memory = Memory(block.stored, self._finished(folder), keeper.take, self._every / 2)
-        scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory)
+        keeper, work = _Keeper(folder, self._every / 2), Work()
+        meter = metrics.Meter(work)
+
+        def keep(finished: pa.Table) -> None:
+            keeper.take(finished)
+            meter.read()
+
+        memory = Memory(block.stored, self._finished(folder), keep, self._every / 2)
+        scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory, work)
         try:
             if self._threshold is None:
                 scoring.score_all()
@@ -215,6 +224,7 @@ class ScoreBlock:
                 scoring.score_down_to(self._threshold, self._score)
         finally:
             keeper.write()
+        meter.read(finished=True)
         good = pa.array(scoring.finite(), pa.bool_())
         bad = block.encoded.filter(pc.invert(good))
         detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"

@@ -6,10 +6,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import encode, recall, score, store
+from pipeline import encode, metrics, recall, score, store
 from pipeline.encode import Round
 from pipeline.job import Job, execute, in_actors, items, mapped, over_parts, stream
 from pipeline.parts import Record
+from pipeline.resources import no_more_than
 from pipeline.stages import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, pool_settings
 
 
@@ -59,7 +60,7 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
         "score": config.score.model_dump(),
         "seed": config.seed,
         "threshold": round.threshold,
-        "threads": job.pools.threads_per_scorer,
+        "share": {"a_node": job.pools.scorers_a_node, "of_gpu": min(1.0, job.pools.gpus_per_scorer)},
     }
     items_ = [{name: block[name] for name in ("block", "placed", "scored", "known")} for block in blocks]
     encoded = mapped(
@@ -73,7 +74,8 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
             "round": asdict(round),
         },
     )
-    dataset = in_actors(encoded, score.ScoreBlock, settings, job.pools.scorers, job.pools.gpus_per_scorer)
+    sizes = no_more_than(job.pools.scorers, len(blocks))
+    dataset = in_actors(encoded, score.ScoreBlock, settings, sizes, job.pools.gpus_per_scorer)
     after = {block["block"]: block for block in blocks}
     name = "score" if round.name == "all" else f"score {round.name}"
     rows = sum(block["placed"]["rows"] - sum(block["duplicates"].values()) for block in blocks)
@@ -89,6 +91,10 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
             work = record["work"]
             pairs, seconds = pairs + work["computed"] - work["resumed"], seconds + record["seconds"]
             stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
+            scored = record["scored"]["rows"] - (after[record["block"]]["scored"] or {"rows": 0})["rows"]
+            metrics.count("tss_rows", scored, outcome="scored")
+            for reasons in record["reasons"].values():
+                metrics.rejected(reasons)
             after[record["block"]] = _joined(after[record["block"]], record)
     return [after[number] for number in sorted(after)]
 

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from pipeline import admit, changes, digest, place, retrieve, snapshot, storage, store
+from pipeline import admit, changes, digest, metrics, place, retrieve, snapshot, storage, store
 from pipeline.job import Job, execute, in_actors, items, mapped, once, over_parts, stream
 from pipeline.parts import Record
 from pipeline.preflight import Checked
 from pipeline.progress import Reporter
+from pipeline.resources import no_more_than
 from pipeline.sources import Chunk
 
 EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
@@ -36,6 +37,8 @@ def read(job: Job, chunks: list[Chunk], checked: Checked) -> list[Record]:
         def tick(record: Record) -> None:
             nonlocal rows
             rows += record["read"]
+            metrics.count("tss_rows", record["read"], outcome="read")
+            metrics.rejected(record["reasons"])
             stage.advance(note=f"{rows:,} rows")
 
         kwargs = {"work": job.work, "encoder": checked.encoder, "too_long": job.config.scorer.too_long}
@@ -83,13 +86,13 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
             "work": job.work,
             "index": job.index,
             "folder": storage.join(embeddings, job.run),
-            "threads": job.pools.threads_per_embedder,
+            "a_node": job.pools.embedders_a_node,
             **config.embedder.model_dump(),
         }
-        actors = min(job.pools.embedders, len(ranges))
         parts = []
         if ranges:
-            dataset = in_actors(items(ranges), retrieve.EmbedRange, kwargs, actors, job.pools.gpus_per_embedder)
+            sizes = no_more_than(job.pools.embedders, len(ranges))
+            dataset = in_actors(items(ranges), retrieve.EmbedRange, kwargs, sizes)
             parts = execute("embed", dataset, lambda record: stage.advance())
         once("embed", retrieve.build_matrix, parts, job.index)
         stage.advance(0, f"{recalled['missing']:,} new instructions")
@@ -127,6 +130,7 @@ def place_rows(job: Job, admitted: list[Record], tokens: int) -> list[Record]:
         records = execute(
             "place", mapped(dataset, place.write_block, fn_kwargs={"work": job.work}), lambda record: stage.advance()
         )
+        metrics.count("tss_rows", sum(sum(one["duplicates"].values()) for one in records), outcome="duplicate")
         return sorted(records, key=lambda record: record["block"])
 
 

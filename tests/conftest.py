@@ -16,12 +16,14 @@ os.environ.update(
     }
 )
 
+import contextlib
 import json
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
 import torch
+import warm
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -34,6 +36,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from pipeline import job, scoring, stages
 
 settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("suite")
@@ -131,12 +135,30 @@ def ray_session(object_store):
 
     from pipeline.resources import session
 
+    # Workers are sent some functions of the tests' own modules by name.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     ray.init(
         num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False, logging_level="error"
     )
-    with session(None):
+    with session(None), _in_actors(warm.in_tasks):
         yield
     ray.shutdown()
+
+
+@pytest.fixture
+def actors(ray_session):
+    """Runs have actors of their own, as outside of tests."""
+    with _in_actors(job.in_actors):
+        yield
+
+
+@contextlib.contextmanager
+def _in_actors(how):
+    before = stages.in_actors
+    stages.in_actors = scoring.in_actors = how
+    yield
+    stages.in_actors = scoring.in_actors = before
 
 
 def write_jsonl(path: Path, rows: list) -> Path:

@@ -30,12 +30,12 @@ def bare(model: str, dtype: str, sample: Path, threads: int) -> float:
     import torch
 
     from operators.logprob import TargetScorer
+    from operators.memory import FAST
     from operators.models import load_model
-    from pipeline.score import BATCH_TOKENS
 
     torch.set_num_threads(threads)
     calls = json.loads(sample.read_text())["calls"]
-    scorer = TargetScorer(load_model(model, dtype=dtype, device="cpu"), BATCH_TOKENS["cpu"])
+    scorer = TargetScorer(load_model(model, dtype=dtype, device="cpu"), FAST["cpu"])
     scorer.sums(calls[0]["prompts"][:8], calls[0]["targets"][:8])
     began = time.perf_counter()
     for call in calls:

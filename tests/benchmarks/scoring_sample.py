@@ -57,7 +57,7 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     from pipeline import stages
     from pipeline.config import validate
     from pipeline.job import Job
-    from pipeline.preflight import check_models
+    from pipeline.preflight import check_models, read_template
     from pipeline.progress import Reporter
     from pipeline.resources import pools, session
     from pipeline.sources import plan
@@ -70,7 +70,7 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
         "scorer": {"model": job["base"], "template": job["template"]},
     }
     config = validate(settings, "the benchmark's configuration")
-    chunks, checked = plan(config), check_models(config)
+    chunks, checked = plan(config), check_models(config, read_template(config.scorer.template))
     with session(None):
         run = Job(config, str(folder), pools(config), Reporter())
         admitted = [part for record in stages.read(run, chunks, checked) for part in record["admitted"]]

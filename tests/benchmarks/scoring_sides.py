@@ -93,9 +93,9 @@ def warm_up_calls(calls: list[Call]) -> list[Call]:
 def ours(model: Any, job: dict[str, Any], facts: dict[str, Any]) -> Score:
     """The project's scorer as the pipeline calls it: block by block, with the pipeline's batch size."""
     from operators.logprob import TargetScorer
-    from pipeline.score import BATCH_TOKENS
+    from operators.memory import FAST
 
-    scorer = TargetScorer(model, BATCH_TOKENS["cpu"])
+    scorer = TargetScorer(model, FAST["cpu"])
 
     def score(calls: list[Call]) -> list[float]:
         before = scorer.forwarded_tokens

@@ -24,8 +24,8 @@ import torch  # noqa: E402
 
 from operators import batching, trie  # noqa: E402
 from operators.logprob import TargetScorer  # noqa: E402
+from operators.memory import FAST  # noqa: E402
 from operators.models import load_model  # noqa: E402
-from pipeline.score import BATCH_TOKENS  # noqa: E402
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     (call, *_) = json.loads(options.sample.read_text())["calls"]
-    scorer = TargetScorer(load_model(options.model, dtype=options.dtype, device="cpu"), BATCH_TOKENS["cpu"])
+    scorer = TargetScorer(load_model(options.model, dtype=options.dtype, device="cpu"), FAST["cpu"])
     seconds: dict[int, list[float]] = {least: [] for least in options.least}
     forwarded, sums = {}, {}
     build = trie.build_trie

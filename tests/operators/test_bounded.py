@@ -14,7 +14,7 @@ from operators.tss import ScoreSettings, add_scores, upper_bound
 class TableScorer:
     """Sums that depend on prompt and target alone, from few values, so that scores tie."""
 
-    forwarded_tokens = 0
+    forwarded_tokens = padding_tokens = 0
 
     def __init__(self, values):
         self.values, self.asked = values, []

@@ -38,10 +38,10 @@ def test_an_unreachable_embedder_names_the_offline_choice():
     check_embedder("lexical")
 
 
-def test_the_fingerprint_follows_what_decides_a_likelihood(model_folder, tmp_path):
+def test_the_identity_follows_what_decides_a_likelihood(model_folder, tmp_path):
     def identity(folder=model_folder, tokenizer=None, **changes):
-        settings = {"dtype": "float32", "template_hash": "t", "append_eos": True, **changes}
-        return models.fingerprint(
+        settings = {"template_hash": "t", "append_eos": True, **changes}
+        return models.identity(
             str(folder), models.load_config(str(folder)), tokenizer or byte_tokenizer(bos=True), **settings
         )
 
@@ -51,8 +51,7 @@ def test_the_fingerprint_follows_what_decides_a_likelihood(model_folder, tmp_pat
     others = [
         identity(tmp_path),
         identity(tokenizer=byte_tokenizer(bos=False)),
-        identity(dtype="bfloat16"),
         identity(template_hash="u"),
         identity(append_eos=False),
     ]
-    assert len({identity(), *others}) == 6
+    assert len({identity(), *others}) == 5

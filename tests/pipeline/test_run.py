@@ -184,7 +184,7 @@ def test_pairs_are_accounted_for(done):
         {"ray__read_blocks": 64, "ray__scorers": 2, "ray__embedders": 2},
     ],
 )
-def test_nothing_but_the_corpus_moves_a_score(done, model_folder, tmp_path, monkeypatch, more):
+def test_nothing_but_the_corpus_moves_a_score(done, actors, model_folder, tmp_path, monkeypatch, more):
     if "ray__scorers" in more:
         monkeypatch.setattr(place, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
     rows = corpus()

@@ -1,0 +1,194 @@
+"""`tss submit`: a command of this command line as a job on a cluster that is reached through its dashboard.
+
+The job gets a small folder to work in: this package's code, so that the cluster runs the release of whoever submits, the
+configuration with every override in it, and the small files that it names. Corpora, models and outputs stay where the cluster
+sees them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from operators.hub import looks_local
+from operators.template import BUILT_IN
+from pipeline import storage
+from pipeline.config import Config
+from pipeline.errors import BadRequest, RunFailed
+from pipeline.preflight import read_template
+from pipeline.retrieve import read_pool_file
+
+_ROOT = Path(__file__).resolve().parents[1]
+_CONFIG = "config.yaml"
+_SECONDS_LOST = 60.0  # for which a dashboard may be out of reach while a job is followed
+
+
+def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> list[str]:
+    """Fill a job's folder for a parsed command, whose configuration may be given, and return the command to run there; raises
+    BadRequest for what a cluster cannot see."""
+    flags = [f"--{name}" for name in ("fresh", "quiet") if getattr(parsed, name, False)]
+    overrides = [word for text in parsed.overrides for word in ("--set", text)]
+    if config is not None:
+        _stage_code(folder, with_demo=False)
+        _stage_config(folder, config)
+        return [parsed.name, _CONFIG, *flags]  # overrides are in it
+    if parsed.name == "demo":
+        _require_shared("--output", str(parsed.output))
+        _stage_code(folder, with_demo=True)
+        return ["demo", "--rows", str(parsed.rows), "--output", str(parsed.output), *flags, *overrides]
+    _require_shared("run", parsed.run)
+    _stage_code(folder, with_demo=False)
+    return [parsed.name, parsed.run, *flags, *overrides]
+
+
+def _stage_config(folder: Path, config: Config) -> None:
+    """The configuration as it is in the job's folder, and beside it the small files that it names."""
+    settings = config.model_dump()
+    for index, one in enumerate(config.input):
+        if not one.path.startswith("hf://"):
+            _require_shared(f"input.{index}.path", one.path)
+    _require_shared("output", config.output)
+    for key, name in (("scorer.model", config.scorer.model), ("embedder.model", config.embedder.model)):
+        if looks_local(name):
+            _require_shared(key, name)
+    if config.scorer.template not in {*BUILT_IN, "chat"}:
+        (folder / "template.jinja").write_text(read_template(config.scorer.template), encoding="utf-8")
+        settings["scorer"]["template"] = "template.jinja"
+    if config.alternatives.pool:
+        read_pool_file(config.alternatives.pool)
+        pool = Path(config.alternatives.pool)
+        settings["alternatives"]["pool"] = f"pool{pool.suffix}"
+        shutil.copyfile(pool, folder / settings["alternatives"]["pool"])
+    settings["ray"]["address"] = None  # of the cluster that the job is on
+    (folder / _CONFIG).write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def _require_shared(key: str, path: str) -> None:
+    if not storage.is_url(path) and not Path(path).is_absolute():
+        raise BadRequest(
+            f"{key}: {path!r} is relative to this folder, which the cluster does not see; accepted: an absolute path on "
+            "storage that all its machines see, or a URL"
+        )
+
+
+def _stage_code(folder: Path, *, with_demo: bool) -> None:
+    """This package's sources, with the bundled scorer where it is wanted."""
+    left_out = ["__pycache__", *([] if with_demo else ["model"])]
+    for package in ("operators", "pipeline"):
+        shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns(*left_out))
+
+
+class Jobs:
+    """The job API of one cluster."""
+
+    def __init__(self, address: str | None):
+        """`address`: of the dashboard, or None for that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or of a cluster on this
+        machine. Raises BadRequest where there is none."""
+        try:
+            from ray.job_submission import JobSubmissionClient
+
+            logging.getLogger("ray").setLevel(logging.ERROR)  # how it packs and uploads is not what anybody waits for
+            self._client = JobSubmissionClient(address)
+        except (ImportError, RuntimeError, ConnectionError, ValueError) as error:
+            if "ray[default]" in str(error) or isinstance(error, ImportError):
+                raise BadRequest(
+                    "tss submit needs Ray's job API; install it: pip install 'task-specificity[cluster]'"
+                ) from error
+            raise BadRequest(
+                f"--address: {address!r}: no Ray dashboard answers: {_first_line(error)}; accepted: a URL such as "
+                "http://head:8265"
+            ) from error
+        self.address = str(self._client.get_address())
+
+    def submit(self, folder: Path, command: Sequence[str], name: str | None) -> str:
+        """Start a command of ours in a copy of `folder`; the job's name. Raises BadRequest where the cluster refuses it."""
+        entrypoint = " ".join(["python", "-m", "pipeline", *map(shlex.quote, command)])
+        # Logs are followed while the job goes, so nothing may wait in a buffer.
+        runtime = {"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}}
+        try:
+            return str(self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime))
+        except (RuntimeError, ValueError, ConnectionError) as error:
+            raise BadRequest(f"{self.address} does not take the job: {_first_line(error)}") from error
+
+    def follow(self, name: str) -> Any:
+        """Print the job's log as it grows until the job has ended; what is known of it then. A dashboard that is gone for a
+        moment is looked for again; raises RunFailed where it does not come back."""
+        printed, lost = 0, time.monotonic()
+
+        async def tail() -> None:
+            nonlocal printed, lost
+            passed = 0
+            async for text in self._client.tail_job_logs(name):
+                new = text[max(0, printed - passed) :]  # a new connection begins with what was printed before
+                passed += len(text)
+                printed = max(printed, passed)
+                lost = time.monotonic()
+                sys.stdout.write(new)
+                sys.stdout.flush()
+
+        while True:
+            try:
+                asyncio.run(tail())
+                known = self._client.get_job_info(name)
+                lost = time.monotonic()
+                if known.status.is_terminal():
+                    return known
+            except Exception as error:  # whatever an HTTP library raises on a connection that is lost
+                if time.monotonic() - lost > _SECONDS_LOST:
+                    raise RunFailed(
+                        f"job {name}",
+                        f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({_first_line(error)}); the job may go on. "
+                        f"{self.how_to_follow(name)}",
+                    ) from error
+            time.sleep(1.0)
+
+    def how_to_follow(self, name: str) -> str:
+        """In words, what one can do about a job that goes on."""
+        at = f"--address {self.address}"
+        return f"Follow it: ray job logs {at} --follow {name}. Stop it: ray job stop {at} {name}"
+
+
+def submit(parsed: argparse.Namespace, config: Config | None, address: str | None, name: str | None, wait: bool) -> int:
+    """Submit a parsed command and follow it to its end; its exit status, or 130 after Ctrl-C, which leaves the job going.
+    Without `wait`, only say where it is."""
+    folder = Path(tempfile.mkdtemp(prefix="tss-submit-"))
+    try:
+        command = stage(folder, parsed, config)
+        jobs = Jobs(address)
+        name = jobs.submit(folder, command, name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"submit       job {name} on {jobs.address}. {jobs.how_to_follow(name)}", file=sys.stderr)
+    if not wait:
+        return 0
+    try:
+        ended = jobs.follow(name)
+    except KeyboardInterrupt:
+        print(f"\ntss: job {name} goes on. {jobs.how_to_follow(name)}", file=sys.stderr)
+        return 130
+    if ended.status == "SUCCEEDED":
+        return 0
+    reason = _last_words(ended.message or "")
+    print(f"tss: job {name} on {jobs.address} ended as {ended.status.value}: {reason}", file=sys.stderr)
+    return ended.driver_exit_code or 1
+
+
+def _last_words(message: str) -> str:
+    """The end of what Ray says of a job: it quotes the log's last lines, which are shown already."""
+    return re.sub(r"\s+", " ", message.partition("Last available logs")[0]).strip()[:500] or "no reason was given"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

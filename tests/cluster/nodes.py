@@ -1,0 +1,215 @@
+"""Ray clusters of several machines on one: each node is `ray start` in a process tree of its own, that can be stopped or lost.
+
+Where this machine allows it (root, iproute2), a node has a network namespace with an address of its own, and a mount namespace
+in which folders can be hidden from it. Elsewhere nodes share the loopback, with ports of their own, and nothing is hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+_NETWORK = "10.213.77"
+_BRIDGE = "tssbr0"
+
+
+@functools.cache
+def namespaces() -> bool:
+    """Whether nodes can have namespaces here."""
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    name = f"tss-probe-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode == 0
+    inside = ["ip", "netns", "exec", name, "sh", "-c", "mount -t tmpfs none /mnt && ip link set lo up"]
+    usable = made and subprocess.run(inside, check=False, capture_output=True).returncode == 0
+    if made:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    bridge = ["ip", "link", "add", "name", "tssbrprobe", "type", "bridge"]
+    usable = usable and subprocess.run(bridge, check=False, capture_output=True).returncode == 0
+    subprocess.run(["ip", "link", "del", "tssbrprobe"], check=False, capture_output=True)
+    return usable
+
+
+@dataclass
+class Node:
+    """One machine of a cluster."""
+
+    ip: str
+    process: subprocess.Popen
+    metrics_port: int
+    folder: Path
+    agent_port: int
+    ports: dict[str, int] = field(default_factory=dict)
+
+    def processes(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        return []
+
+    def lose(self) -> None:
+        """End everything on it at once, as when the machine is switched off or taken back."""
+        found = self.processes()
+        for one in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGSTOP)  # so that nothing notices before all are gone
+        for one in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(found, timeout=20)
+        self.process.wait(20)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-4000:]
+
+
+class Machines:
+    """A cluster under way: `head` and the `workers` added to it; `environment` is what its clients need too."""
+
+    def __init__(self, hidden: Path | None = None):
+        self._hidden = hidden
+        self._names: list[str] = []
+        self.workers: list[Node] = []
+        self.head: Node | None = None
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "HF_HUB_OFFLINE": "1",
+            # Machines that are lost are noticed, and metrics sent, sooner than by default.
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+            "RAY_metrics_report_interval_ms": "1000",
+        }
+        if namespaces():
+            self._run("link", "add", "name", _BRIDGE, "type", "bridge")
+            self._run("addr", "add", f"{_NETWORK}.1/24", "dev", _BRIDGE)
+            self._run("link", "set", _BRIDGE, "up")
+
+    @property
+    def dashboard(self) -> str:
+        assert self.head
+        return f"http://{self.head.ip}:{self.head.ports['dashboard']}"
+
+    @property
+    def address(self) -> str:
+        assert self.head
+        return f"{self.head.ip}:{self.head.ports['gcs']}"
+
+    def start_head(self) -> Node:
+        """A head that takes no work, as `cluster/raycluster.yaml` has it."""
+        ports = {"gcs": 6379, "dashboard": 8265} if namespaces() else {"gcs": _free_port(), "dashboard": _free_port()}
+        arguments = ["--head", f"--port={ports['gcs']}", "--num-cpus=0", f"--dashboard-port={ports['dashboard']}"]
+        arguments += ["--dashboard-host=0.0.0.0", "--include-dashboard=true"]
+        self.head = self._start(arguments, hidden=self._hidden)
+        self.head.ports = ports
+        self._wait(lambda: _answers(f"{self.dashboard}/api/gcs_healthz"), self.head, "its dashboard")
+        return self.head
+
+    def add(self, cpus: int, gpus: int = 0) -> Node:
+        """Another machine; GPUs are Ray's count of them, nothing more."""
+        node = self._start([f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"])
+        self.workers.append(node)
+        url = f"http://{node.ip}:{node.agent_port}/api/local_raylet_healthz"
+        self._wait(lambda: _answers(url), node, "its agent")
+        return node
+
+    def stop(self) -> None:
+        """End all nodes, and the namespaces."""
+        for node in [*self.workers, *([self.head] if self.head else [])]:
+            node.lose()
+        self.workers, self.head = [], None
+
+    def close(self) -> None:
+        self.stop()
+        for name in self._names:
+            self._run("netns", "del", name)
+        if namespaces():
+            self._run("link", "del", _BRIDGE)
+
+    def _start(self, arguments: list[str], hidden: Path | None = None) -> Node:
+        number = len(self._names) + 2
+        folder = Path(tempfile.mkdtemp(prefix="tss", dir="/tmp"))  # sockets have short paths
+        prefix, ip = self._namespace(number, hidden) if namespaces() else ([], "127.0.0.1")
+        agent, metrics = (52365, 8080) if namespaces() else (_free_port(), _free_port())
+        command = [
+            *prefix,
+            str(Path(sys.executable).parent / "ray"),
+            "start",
+            "--block",
+            f"--node-ip-address={ip}",
+            f"--temp-dir={folder}/ray",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
+            "--object-store-memory=150000000",
+            *arguments,
+        ]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=folder)
+        return Node(ip, process, metrics, folder, agent)
+
+    def _namespace(self, number: int, hidden: Path | None) -> tuple[list[str], str]:
+        name, ip = f"tss{os.getpid()}-{number}", f"{_NETWORK}.{number}"
+        outside, inside = f"tssv{number}", f"tssw{number}"
+        self._names.append(name)
+        self._run("netns", "add", name)
+        self._run("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
+        self._run("link", "set", outside, "master", _BRIDGE, "up")
+        for words in (
+            f"addr add {ip}/24 dev {inside}",
+            f"link set {inside} up",
+            "link set lo up",
+            f"route add default via {_NETWORK}.1",
+        ):
+            self._run("-n", name, *words.split())
+        hide = f"mount -t tmpfs none {hidden} && " if hidden else ""
+        return ["ip", "netns", "exec", name, "sh", "-c", f'{hide}exec "$@"', "sh"], ip
+
+    def _run(self, *words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def _wait(self, ready: object, node: Node, what: str, seconds: float = 90.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():  # type: ignore[operator]
+            assert node.process.poll() is None and time.monotonic() < deadline, f"{what} never came up: {node.log()}"
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def machines(hidden: Path | None = None) -> Iterator[Machines]:
+    """A cluster without nodes yet; from the head, `hidden` is empty where namespaces can be had."""
+    found = Machines(hidden)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

@@ -1,0 +1,290 @@
+"""Jobs on a real cluster of several nodes: where their work is done, what they say and how they end; nodes that come and go."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_jsonl
+from kills import parts_of, published, stored_pairs
+from nodes import Machines, machines, namespaces
+from runs import corpus, run, settings, table
+
+from pipeline import metrics, place
+
+pytest.importorskip("aiohttp", reason="Ray's job API is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = "{{ instruction }}\n{% if input %}{{ input }}\n{% endif %}=> "
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory, model_folder):
+    """A folder that workers see and the head does not: rows and a model."""
+    folder = tmp_path_factory.mktemp("unseen")
+    write_jsonl(folder / "rows.jsonl", corpus(250))
+    shutil.copytree(model_folder, folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(unseen):
+    """A head that takes no work, a machine with CPUs, and one with a GPU (as far as Ray can tell)."""
+    with machines(hidden=unseen) as found:
+        found.start_head()
+        found.add(cpus=3)
+        found.add(cpus=1, gpus=1)
+        yield found
+
+
+def written(path: Path, output: Path, folder: Path, **more) -> Path:
+    """A configuration file."""
+    wanted = settings(output, [folder / "rows.jsonl"], folder / "model", scorer__dtype="float32", **more)
+    path.write_text(yaml.safe_dump(wanted.model_dump()))
+    return path
+
+
+class Submitted:
+    """`tss submit` in a process of its own."""
+
+    def __init__(self, cluster: Machines, cwd: Path, *words: str):
+        command = [sys.executable, "-m", "pipeline", "submit", "--address", cluster.dashboard, *map(str, words)]
+        environment = {**cluster.environment, "PYTHONPATH": str(ROOT)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(command, env=environment, cwd=cwd, **pipes)
+
+    def end(self) -> tuple[int, str]:
+        text, _ = self.process.communicate(timeout=180)
+        return self.process.returncode, text
+
+    def line(self, start: str) -> str:
+        """The next line that begins so."""
+        while line := self.process.stdout.readline():
+            if line.startswith(start):
+                return line
+        raise AssertionError(f"no line {start!r}")
+
+
+def scraped(cluster: Machines) -> dict[str, float]:
+    """What Prometheus would read of us now: sums over series by name and own tags."""
+    found: dict[str, float] = {}
+    for node in [cluster.head, *cluster.workers]:
+        with urllib.request.urlopen(f"http://{node.ip}:{node.metrics_port}/metrics", timeout=10) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("ray_tss_"):
+                    name, labels = line.split("{")[0], dict(re.findall(r'(\w+)="([^"]*)"', line))
+                    own = ",".join(
+                        labels[key] for key in ("outcome", "reason", "source", "kind", "stage") if key in labels
+                    )
+                    key = f"{name}[{own}]"
+                    found[key] = found.get(key, 0.0) + float(line.rsplit(" ", 1)[1])
+    return found
+
+
+def through_api(cluster: Machines, path: str) -> list[dict]:
+    """Entries of Ray's state API."""
+    request = urllib.request.Request(
+        f"{cluster.dashboard}/api/v0/{path}",
+        headers={"Authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["data"]["result"]["result"]
+
+
+def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "mine.jinja").write_text(TEMPLATE)
+    config = written(here / "config.yaml", tmp_path / "out", unseen, scorer__template="mine.jinja")
+    submitted = Submitted(cluster, here, "run", config.name, "--set", "seed=3")
+    seen: dict[str, float] = {}
+
+    def watch() -> None:
+        while submitted.process.poll() is None:
+            seen.update(scraped(cluster))
+            time.sleep(0.5)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    status, text = submitted.end()
+    watching.join()
+    assert status == 0, text
+    assert "score        1 of 1 blocks" in text and "rows         250 read" in text
+
+    alone = run(
+        tmp_path / "alone", [unseen / "rows.jsonl"], unseen / "model", scorer__template=str(here / "mine.jinja"), seed=3
+    )
+    done = published(tmp_path / "out")
+    assert [row["id"] for row in table(done, "selected")] == [row["id"] for row in table(alone, "selected")]
+
+    _, with_gpu = cluster.workers
+    by_ip = {node["node_ip"]: node["node_id"] for node in through_api(cluster, "nodes?detail=1")}
+    if namespaces():
+        actors = through_api(cluster, "actors?detail=1")
+        scorers = {actor["node_id"] for actor in actors if "ScoreBlock" in json.dumps(actor)}
+        assert scorers == {by_ip[with_gpu.ip]}
+        tasks = through_api(cluster, "tasks?detail=1&limit=5000")
+        plain = [task for task in tasks if task["type"] == "NORMAL_TASK" and task["node_id"]]
+        elsewhere = {task["name"] for task in plain if task["node_id"] != by_ip[cluster.workers[0].ip]}
+        # Ray 2.60 gives its tasks of a shuffle no label selector: these short ones may go anywhere.
+        assert {name for name in elsewhere if not name.startswith(("HashShuffle", "SortShuffle"))} == set()
+        assert any("admit_chunk" in task["name"] for task in tasks)  # dashboards call stages by their names
+    wanted = {f"ray_{name}_total" for name in metrics.COUNTERS} | {f"ray_{name}" for name in metrics.GAUGES}
+    told = {key.partition("[")[0] for key in seen}
+    assert wanted - told <= {"ray_tss_rejected_rows_total", "ray_tss_scorer_device_memory_bytes"}
+    counts = json.loads((done / "manifest.json").read_text())
+    end = scraped(cluster)
+    assert end["ray_tss_rows_total[read]"] == 250
+    assert end["ray_tss_rows_total[scored]"] == counts["counts"]["scored"]
+    assert end["ray_tss_pairs_total[computed]"] == counts["pairs"]["computed"]
+    assert end["ray_tss_tokens_total[useful]"] == counts["tokens"]["in_pairs"]
+
+
+def test_a_job_that_fails_says_why_and_so_does_its_status(cluster, unseen, tmp_path):
+    config = written(tmp_path / "config.yaml", tmp_path / "out", unseen)
+    bad = Submitted(cluster, tmp_path, "run", config, "--set", f"scorer.model={unseen}/none")
+    status, text = bad.end()
+    assert status == 2 and f"scorer.model: '{unseen}/none': no such folder" in text, text
+    assert "ended as FAILED" in text
+    write_jsonl(unseen / "rows2.jsonl", [*corpus(5), "{", "{"])
+    words = ["--set", f"input={unseen}/rows2.jsonl", "--set", "max_rejected_fraction=0.1"]
+    status, text = Submitted(cluster, tmp_path, "run", config, *words).end()
+    assert status == 1 and "2 of 7 rows rejected" in text and "ended as FAILED" in text, text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "x"],
+        [],
+        ["run", "config.yaml", "--set", "output=runs/mine"],
+        ["run", "config.yaml", "--set", "input.0.path=rows.jsonl"],
+        ["run", "config.yaml", "--set", "scorer.model=./model"],
+        ["demo"],
+        ["select", "runs/mine"],
+        ["run", "config.yaml", "--set", "scorer.template=none.jinja"],
+    ],
+)
+def test_what_no_cluster_can_do_is_refused_before_it_is_asked(words, unseen, tmp_path, capsys, monkeypatch):
+    from pipeline import cli
+
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "config.yaml", tmp_path / "out", unseen)
+    assert cli.main(["submit", "--address", "http://127.0.0.1:1", *words]) == 2
+    assert "accepted:" in capsys.readouterr().err
+
+
+def test_a_dashboard_that_does_not_answer_is_named(unseen, tmp_path, capsys):
+    from pipeline import cli
+
+    config = written(tmp_path / "config.yaml", tmp_path / "out", unseen)
+    assert cli.main(["submit", "--address", "http://127.0.0.1:1", "run", str(config)]) == 2
+    assert "--address: 'http://127.0.0.1:1'" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_the_job_going_and_says_how_to_stop_it(cluster, tmp_path):
+    submitted = Submitted(cluster, tmp_path, "demo", "--rows", "200", "--output", tmp_path / "out")
+    name = re.search(r"job (\w+) on", submitted.line("submit"))[1]
+    submitted.line("start")
+    submitted.process.send_signal(signal.SIGINT)
+    status, text = submitted.end()
+    assert status == 130 and f"job {name} goes on" in text and "ray job stop" in text, text
+    ray = Path(sys.executable).parent / "ray"
+    stop = [ray, "job", "stop", "--address", cluster.dashboard, name]
+    stopped = subprocess.run(stop, env=cluster.environment, capture_output=True, text=True, timeout=60)
+    assert "stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+
+
+def submit_slow(cluster: Machines, config: Path) -> str:
+    """Start a run of many small blocks as a job."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(cluster.dashboard, headers=_authorised(cluster))
+    script = Path(__file__).with_name("small_blocks.py")
+    return client.submit_job(
+        entrypoint=f"{sys.executable} {script} 4096 run {config}",
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+
+
+def _authorised(cluster: Machines) -> dict[str, str]:
+    return {"Authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"}
+
+
+def job_of(cluster: Machines, name: str) -> tuple[str, str]:
+    """Status and log of a job."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(cluster.dashboard, headers=_authorised(cluster))
+    return client.get_job_status(name).value, client.get_job_logs(name)
+
+
+def wait_for(ready, what: str, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def scorer_nodes(cluster: Machines) -> list[str]:
+    """Nodes of the scorers that live."""
+    actors = through_api(cluster, "actors?detail=1")
+    return [actor["node_id"] for actor in actors if "ScoreBlock" in json.dumps(actor) and actor["state"] == "ALIVE"]
+
+
+@pytest.fixture
+def slow(unseen, ray_session, tmp_path, monkeypatch):
+    """The settings of a run that takes long enough to meddle with, and what it has to give: ids in order, pairs."""
+    monkeypatch.setattr(place, "BLOCK_TOKENS", 4096)
+    small = {"scorer__batch_tokens": 200, "store__write_every": 0, "alternatives__k": 8}
+    done = run(tmp_path / "one", [unseen / "rows.jsonl"], unseen / "model", **small)
+    return small, [row["id"] for row in table(done, "selected")], stored_pairs(tmp_path / "one")[1]
+
+
+def test_nodes_come_and_go_while_they_score(cluster, slow, unseen, tmp_path):
+    small, ids, pairs = slow
+    output = tmp_path / "out"
+    config = written(tmp_path / "config.yaml", output, unseen, ray__scorers=[1, 2], **small)
+    name = submit_slow(cluster, config)
+    wait_for(lambda: parts_of(output) or job_of(cluster, name)[0] == "FAILED", "nothing was scored")
+    first, added = cluster.workers[1], cluster.add(cpus=1, gpus=1)
+    wait_for(lambda: len(set(scorer_nodes(cluster))) == 2, "the new node did not score")
+    stored = len(parts_of(output))
+    wait_for(lambda: len(parts_of(output)) > stored, "nothing more was scored")
+    first.lose()
+    cluster.workers.remove(first)
+    assert not (output / "latest.json").exists()  # it was in the middle
+    wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
+    status, log = job_of(cluster, name)
+    assert status == "SUCCEEDED", log
+    assert [row["id"] for row in table(published(output), "selected")] == ids
+    # What was stored is not computed again, so what was computed twice had been in flight.
+    assert stored_pairs(output) == (pairs, pairs)
+    assert added in cluster.workers
+
+
+def test_a_run_goes_on_after_the_whole_cluster_was_lost(cluster, slow, unseen, tmp_path):
+    small, ids, pairs = slow
+    output = tmp_path / "out"
+    config = written(tmp_path / "config.yaml", output, unseen, **small)
+    submit_slow(cluster, config)
+    wait_for(lambda: len(parts_of(output)) >= 5, "nothing was scored")
+    cluster.stop()
+    assert not (output / "latest.json").exists()
+    before = len(parts_of(output))
+    cluster.start_head()
+    cluster.add(cpus=3)
+    cluster.add(cpus=1, gpus=1)
+    name = submit_slow(cluster, config)
+    wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
+    status, log = job_of(cluster, name)
+    assert status == "SUCCEEDED" and "was interrupted" in log and f"in {before} parts" in log, log
+    assert [row["id"] for row in table(published(output), "selected")] == ids
+    assert stored_pairs(output) == (pairs, pairs)
