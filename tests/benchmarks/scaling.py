@@ -96,7 +96,19 @@ def simulated(seconds: float, log: Path) -> type:
                 file.write(json.dumps(found) + "\n")
             return sums
 
-    return type("ScoreBlock", (score_module.ScoreBlock,), {"_load": lambda self: Sleeping(), "_context": [0]})
+    class ScoreBlock:
+        """The worker's own actor, with that for a model."""
+
+        def __init__(self, **settings):
+            from pipeline.score import ScoreBlock
+
+            changes = {"_load": lambda self: Sleeping(), "_context": [0]}
+            self._actor = type("Simulated", (ScoreBlock,), changes)(**settings)
+
+        def __call__(self, batch):
+            return self._actor(batch)
+
+    return ScoreBlock
 
 
 def utilisation(log: Path) -> tuple[int, float, float, float]:

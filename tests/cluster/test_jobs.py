@@ -250,24 +250,22 @@ def scorer_nodes(cluster: Machines) -> list[str]:
     return [actor["node_id"] for actor in actors if "ScoreBlock" in json.dumps(actor) and actor["state"] == "ALIVE"]
 
 
-@pytest.fixture(scope="module")
-def alone(unseen, ray_session, tmp_path_factory):
+def alone(folder: Path, rows: str) -> Path:
     """The output of a run over the same rows and blocks as that of `submit_slow`, which nobody meddles with."""
-    output = tmp_path_factory.mktemp("alone") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place, "BLOCK_TOKENS", BLOCK_TOKENS)
-        run(output, [unseen / "many.jsonl"], unseen / "model", alternatives__k=8)
-    return output
+        run(folder / f"alone-{rows}", [folder / f"{rows}.jsonl"], folder / "model", alternatives__k=8)
+    return folder / f"alone-{rows}"
 
 
-def check(output: Path, alone: Path) -> None:
+def check(output: Path, expected: Path) -> None:
     """The same rows are selected, and no stored pair was computed again: what was computed twice had been in flight."""
-    ids, expected = (sorted(row["id"] for row in table(published(one), "selected")) for one in (output, alone))
-    assert ids == expected
-    assert stored_pairs(output) == stored_pairs(alone)
+    ids, wanted = (sorted(row["id"] for row in table(published(one), "selected")) for one in (output, expected))
+    assert ids == wanted
+    assert stored_pairs(output) == stored_pairs(expected)
 
 
-def test_nodes_come_and_go_while_they_score(cluster, alone, unseen, tmp_path):
+def test_nodes_come_and_go_while_they_score(cluster, ray_session, unseen, tmp_path):
     output = tmp_path / "out"
     cluster.add(cpus=1, gpus=1)
     config = written(tmp_path / "config.yaml", output, unseen, "many", ray__scorers=2, **SLOW)
@@ -285,12 +283,12 @@ def test_nodes_come_and_go_while_they_score(cluster, alone, unseen, tmp_path):
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED", log
-    check(output, alone)
+    check(output, alone(unseen, "many"))
 
 
-def test_a_run_goes_on_after_its_cluster_was_lost(cluster, alone, unseen, tmp_path):
+def test_a_run_goes_on_after_its_cluster_was_lost(cluster, ray_session, unseen, tmp_path):
     output = tmp_path / "out"
-    config = written(tmp_path / "config.yaml", output, unseen, "many", **SLOW)
+    config = written(tmp_path / "config.yaml", output, unseen, **SLOW)
     submit_slow(cluster, config)
     wait_for(lambda: len(parts_of(output)) >= 5, "nothing was scored")
     cluster.stop()
@@ -302,4 +300,4 @@ def test_a_run_goes_on_after_its_cluster_was_lost(cluster, alone, unseen, tmp_pa
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log
-    check(output, alone)
+    check(output, alone(unseen, "rows"))
