@@ -99,7 +99,9 @@ class Jobs:
         try:
             from ray.job_submission import JobSubmissionClient
 
-            logging.getLogger("ray").setLevel(logging.ERROR)  # how it packs and uploads is not what anybody waits for
+            # How Ray packs and uploads is not what anybody waits for; its modules set levels of their own.
+            for one in [name for name in logging.root.manager.loggerDict if name.startswith("ray.dashboard")]:
+                logging.getLogger(one).setLevel(logging.ERROR)
             self._client = JobSubmissionClient(address)
         except (ImportError, RuntimeError, ConnectionError, ValueError) as error:
             if "ray[default]" in str(error) or isinstance(error, ImportError):
@@ -187,7 +189,7 @@ def submit(parsed: argparse.Namespace, config: Config | None, address: str | Non
 
 def _last_words(message: str) -> str:
     """The end of what Ray says of a job: it quotes the log's last lines, which are shown already."""
-    return re.sub(r"\s+", " ", message.partition("Last available logs")[0]).strip()[:500] or "no reason was given"
+    return re.sub(r"\s+", " ", message.partition("last available logs")[0]).strip(" ,")[:500] or "no reason was given"
 
 
 def _first_line(error: BaseException) -> str:
