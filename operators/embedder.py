@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from operators.hub import files_digest, looks_local, revision, why_not_on_hub
-from operators.text import DIGEST_BYTES, fold_space
+from operators.text import DIGEST_BYTES, first_line, fold_space
 
 LEXICAL = "lexical"
 _FEATURES, _DIMENSIONS = 1 << 16, 512
@@ -106,7 +106,7 @@ def fingerprint(model: str) -> str:
 
 
 def _fail(model: str, error: Exception) -> EmbedderProblem:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     return EmbedderProblem(
         f"embedder.model: {model!r} could not be loaded ({first}); is the name right and the model hub reachable? "
         f"Offline: set embedder.model to {LEXICAL!r} or to a local folder"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from operators.text import first_line
+
 SECONDS = 10.0
 
 
@@ -22,7 +24,7 @@ def why_not_on_hub(name: str, kind: str = "model") -> str | None:
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=SECONDS)
     except Exception as error:  # noqa: BLE001 - the hub's client changes its HTTP library, and so its errors, by release
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return first_line(error)
     return None
 
 

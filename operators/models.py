@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from operators.hub import files_digest, looks_local, revision, why_not_on_hub
+from operators.text import first_line
 
 _VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,7 +41,7 @@ def check_model_name(name: str, key: str) -> None:
 
 
 def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     if "trust_remote_code" in str(error):
         hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
     elif looks_local(name):

@@ -1,4 +1,4 @@
-"""Text folding and content hashes: the identities on which duplicates, the pool and ties rest."""
+"""Text folding and content hashes: the identities on which duplicates, the pool and ties rest; what an exception says."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def content_hash(*texts: str) -> bytes:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def fold_space(text: str) -> str:

@@ -15,8 +15,8 @@ from operators.encode import Encoder
 from operators.lengths import measure
 from operators.normalise import Example, Rejection, normalise
 from operators.schema import ADMITTED, REJECTED, from_rows
-from operators.template import from_text, load_template
-from operators.text import content_hash
+from operators.template import load_template
+from operators.text import content_hash, first_line
 from pipeline.parts import Record, record_table, write_part
 from pipeline.read import RawRow, count_lines, read_chunk
 from pipeline.sources import Chunk
@@ -36,8 +36,7 @@ def cached_encoder(
 
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
-    loaded = load_template("chat", tokenizer) if template == "chat" else from_text(template, template_text)
-    return Encoder(tokenizer, loaded, append_eos, max_length)
+    return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length)
 
 
 def count_chunk(batch: pa.Table) -> pa.Table:
@@ -74,7 +73,7 @@ def _rows(chunk: Chunk) -> Iterator[RawRow]:
     try:
         yield from read_chunk(chunk)
     except (OSError, EOFError, pa.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UnreadableFile(f"{chunk.uri} cannot be read to its end: {reason}") from error
 
 

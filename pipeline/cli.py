@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from operators.text import first_line
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _of_storage(error):
             raise
         print(
-            _shown(f"tss: the run failed: {str(error).strip().splitlines()[0]}\n")
+            _shown(f"tss: the run failed: {first_line(error)}\n")
             + "tss: is the disk full, or the object store out of reach? Run the same command again once the cause is gone.",
             file=sys.stderr,
         )
@@ -101,11 +102,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
     run.add_argument("config", type=Path, help="YAML configuration")
-    run.set_defaults(verb=_run)
+    run.set_defaults(verb=_make)
 
     refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
     refresh.add_argument("config", type=Path, help="YAML configuration")
-    refresh.set_defaults(verb=_refresh)
+    refresh.set_defaults(verb=_make)
 
     kept = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
     kept.add_argument(
@@ -173,20 +174,13 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
-def _run(arguments: argparse.Namespace) -> Any:
+def _make(arguments: argparse.Namespace) -> Any:
+    """`run` and `refresh`."""
     from pipeline import config, flow
     from pipeline.progress import Reporter
 
     wanted = config.load(arguments.config, arguments.overrides)
-    return flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
-
-
-def _refresh(arguments: argparse.Namespace) -> Any:
-    from pipeline import config, flow
-    from pipeline.progress import Reporter
-
-    wanted = config.load(arguments.config, arguments.overrides)
-    return flow.refresh(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
+    return getattr(flow, arguments.name)(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
 
 
 def _store(arguments: argparse.Namespace) -> Any:

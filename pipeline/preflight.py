@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from operators.template import TemplateProblem, load_template, source_of
+from operators.text import first_line
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest
@@ -74,7 +75,7 @@ def _check_store(output: str) -> str:
     try:
         reached = storage.exists(bucket)
     except (OSError, pa.ArrowException) as error:
-        raise BadRequest(f"output: {output!r} cannot be reached: {str(error).strip().splitlines()[0]}") from error
+        raise BadRequest(f"output: {output!r} cannot be reached: {first_line(error)}") from error
     if not reached:
         raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
     return output

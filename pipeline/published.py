@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from operators.text import first_line
 from pipeline import storage
 from pipeline.errors import BadRequest
 from pipeline.parts import Record
@@ -34,7 +35,7 @@ def find_run(path: str) -> tuple[str, str]:
             return storage.parent_of(storage.parent_of(path)), path
         run = latest_run(path)
     except (OSError, pa.ArrowException) as error:
-        raise BadRequest(f"{path}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise BadRequest(f"{path}: cannot be read: {first_line(error)}") from error
     if run is None:
         raise BadRequest(
             f"{path}: no {POINTER} or {MANIFEST} here; accepted: an output folder of `tss run`, or one of its runs/<id>"

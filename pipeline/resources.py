@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from operators.text import first_line
 from pipeline.config import Config
 from pipeline.errors import BadRequest
 
@@ -58,7 +59,7 @@ def session(address: str | None) -> Iterator[None]:
             else:
                 ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadRequest(f"ray.address: {address!r}: Ray could not be reached: {str(error).splitlines()[0]}") from error
+        raise BadRequest(f"ray.address: {address!r}: Ray could not be reached: {first_line(error)}") from error
     try:
         _configure()
         yield
@@ -103,11 +104,10 @@ def _configure() -> None:
 
 @dataclass(frozen=True)
 class _Cluster:
-    """Machines that may take work: nodes with CPUs, and GPUs, now and as many as an autoscaler may add."""
+    """Machines that may take work: nodes with CPUs, now, and GPUs, with those that an autoscaler may add."""
 
     nodes: int
     gpus: int
-    most_gpus: int
 
     @classmethod
     def now(cls) -> _Cluster:
@@ -115,7 +115,7 @@ class _Cluster:
 
         gpus = int(ray.cluster_resources().get("GPU", 0))
         nodes = sum(node["Resources"].get("CPU", 0) > 0 for node in _alive())
-        return cls(max(1, nodes), gpus, max(gpus, _most_gpus()))
+        return cls(max(1, nodes), max(gpus, _most_gpus()))
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -146,15 +146,15 @@ def pools(config: Config) -> Pools:
     GPUs that an autoscaler may add count: actors that wait for one are what makes it add them.
     """
     cluster, settings = _Cluster.now(), config.ray
-    per_scorer = (1.0 if cluster.most_gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
-    if per_scorer > cluster.most_gpus:
+    per_scorer = (1.0 if cluster.gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
+    if per_scorer > cluster.gpus:
         raise BadRequest(
-            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {cluster.most_gpus} GPUs; set it to auto or 0"
+            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {cluster.gpus} GPUs; set it to auto or 0"
         )
-    scorers = _range(settings.scorers, max(1, int(cluster.most_gpus / per_scorer)) if per_scorer else cluster.nodes)
-    if per_scorer and scorers[0] * per_scorer > cluster.most_gpus:
+    scorers = _range(settings.scorers, max(1, int(cluster.gpus / per_scorer)) if per_scorer else cluster.nodes)
+    if per_scorer and scorers[0] * per_scorer > cluster.gpus:
         raise BadRequest(
-            f"ray.scorers: {scorers[0]} scorers of {per_scorer:g} GPUs each do not fit on {cluster.most_gpus} GPUs"
+            f"ray.scorers: {scorers[0]} scorers of {per_scorer:g} GPUs each do not fit on {cluster.gpus} GPUs"
         )
     embedders = _range(settings.embedders, cluster.nodes)
     return Pools(

@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from operators.hub import why_not_on_hub
+from operators.text import first_line
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.storage import has_credentials, open_filesystem
@@ -72,7 +73,7 @@ def _files(index: int, one: Input) -> list[Chunk]:
     except FileNotFoundError as error:
         raise BadRequest(f"input.{index}.path: {one.path!r}: no such file or folder") from error
     except (OSError, ValueError, ImportError, RuntimeError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadRequest(f"input.{index}.path: {one.path!r} cannot be read: {reason}") from error
     unnamed = next((uri for uri, _ in found if any("\ud800" <= char <= "\udfff" for char in uri)), None)
     if unnamed is not None:
@@ -170,7 +171,7 @@ def _split(file: Chunk, target: int) -> list[Chunk]:
                 groups = pq.ParquetFile(opened).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise BadRequest(
-                f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {str(error).splitlines()[0]}"
+                f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {first_line(error)}"
             ) from error
         edges = [groups * i // min(pieces, max(1, groups)) for i in range(min(pieces, max(1, groups)) + 1)]
     elif file.kind in ("saved", "hub"):
@@ -193,7 +194,7 @@ def open_dataset(chunk: Chunk) -> Any:
         )
     except (OSError, ValueError) as error:
         raise BadRequest(
-            f"input.{chunk.input_index}.path: {chunk.uri!r} is not a saved dataset: {str(error).splitlines()[0]}"
+            f"input.{chunk.input_index}.path: {chunk.uri!r} is not a saved dataset: {first_line(error)}"
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if chunk.split not in loaded:

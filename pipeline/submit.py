@@ -24,6 +24,7 @@ import yaml
 
 from operators.hub import looks_local
 from operators.template import BUILT_IN
+from operators.text import first_line
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest, RunFailed
@@ -40,16 +41,14 @@ def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> li
     BadRequest for what a cluster cannot see."""
     flags = [f"--{name}" for name in ("fresh", "quiet") if getattr(parsed, name, False)]
     overrides = [word for text in parsed.overrides for word in ("--set", text)]
+    _stage_code(folder, with_demo=parsed.name == "demo")
     if config is not None:
-        _stage_code(folder, with_demo=False)
         _stage_config(folder, config)
         return [parsed.name, _CONFIG, *flags]  # overrides are in it
     if parsed.name == "demo":
         _require_shared("--output", str(parsed.output))
-        _stage_code(folder, with_demo=True)
         return ["demo", "--rows", str(parsed.rows), "--output", str(parsed.output), *flags, *overrides]
     _require_shared("run", parsed.run)
-    _stage_code(folder, with_demo=False)
     return [parsed.name, parsed.run, *flags, *overrides]
 
 
@@ -109,7 +108,7 @@ class Jobs:
                     "tss submit needs Ray's job API; install it: pip install 'task-specificity[cluster]'"
                 ) from error
             raise BadRequest(
-                f"--address: {address!r}: no Ray dashboard answers: {_first_line(error)}; accepted: a URL such as "
+                f"--address: {address!r}: no Ray dashboard answers: {first_line(error)[:300]}; accepted: a URL such as "
                 "http://head:8265"
             ) from error
         self.address = str(self._client.get_address())
@@ -122,7 +121,7 @@ class Jobs:
         try:
             return str(self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime))
         except (RuntimeError, ValueError, ConnectionError) as error:
-            raise BadRequest(f"{self.address} does not take the job: {_first_line(error)}") from error
+            raise BadRequest(f"{self.address} does not take the job: {first_line(error)[:300]}") from error
 
     def follow(self, name: str) -> Any:
         """Print the job's log as it grows until the job has ended; what is known of it then. A dashboard that is gone for a
@@ -151,8 +150,8 @@ class Jobs:
                 if time.monotonic() - lost > _SECONDS_LOST:
                     raise RunFailed(
                         f"job {name}",
-                        f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({_first_line(error)}); the job may go on. "
-                        f"{self.how_to_follow(name)}",
+                        f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({first_line(error)[:300]}); "
+                        f"the job may go on. {self.how_to_follow(name)}",
                     ) from error
             time.sleep(1.0)
 
@@ -190,7 +189,3 @@ def submit(parsed: argparse.Namespace, config: Config | None, address: str | Non
 def _last_words(message: str) -> str:
     """The end of what Ray says of a job: it quotes the log's last lines, which are shown already."""
     return re.sub(r"\s+", " ", message.partition("last available logs")[0]).strip(" ,")[:500] or "no reason was given"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.schema import EMBEDDINGS, STORED, conform
-from operators.text import content_hash
+from operators.text import content_hash, first_line
 from pipeline import publish, published, storage, store, workspace
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.job import execute, mapped, over_parts
@@ -111,7 +111,7 @@ def _existing(output: str) -> str:
     try:
         found = any(storage.exists(storage.join(output, kind)) for kind in _KINDS)
     except (OSError, pa.ArrowException) as error:
-        raise BadRequest(f"{output}: cannot be reached: {str(error).strip().splitlines()[0]}") from error
+        raise BadRequest(f"{output}: cannot be reached: {first_line(error)}") from error
     if not found:
         raise BadRequest(f"{output}: no store here; accepted: an output folder of `tss run`")
     return output

@@ -141,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid():
         raise SystemExit("as root: it mounts and changes users")
-    arguments = {"VARIANT": "cpu", "TORCH_CPU_INDEX": ""} | dict(one.split("=", 1) for one in options.build_arg)
+    arguments = {"VARIANT": "cpu"} | dict(one.split("=", 1) for one in options.build_arg)
     stages = dockerfile.stages((REPOSITORY / "cluster" / "Dockerfile").read_text(), arguments)
     work = options.work.absolute()
     work.mkdir(parents=True)

@@ -34,7 +34,6 @@ from pipeline.progress import Reporter
 from pipeline.resources import pools, session
 from pipeline.sources import plan
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SHAPE = {  # of Qwen2.5-0.5B
     "hidden_size": 896,
     "intermediate_size": 4864,

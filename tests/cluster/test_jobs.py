@@ -77,28 +77,24 @@ class Submitted:
         raise AssertionError(f"no line {start!r}")
 
 
-def scraped(cluster: Machines) -> dict[str, float]:
-    """What Prometheus would read of us now: sums over series by name and own tags."""
-    found: dict[str, float] = {}
+def exposed(cluster: Machines) -> list[str]:
+    """All lines that Prometheus would read now."""
+    found: list[str] = []
     for node in [cluster.head, *cluster.workers]:
         with urllib.request.urlopen(f"http://{node.ip}:{node.metrics_port}/metrics", timeout=10) as answer:
-            for line in answer.read().decode().splitlines():
-                if line.startswith("ray_tss_"):
-                    name, labels = line.split("{")[0], dict(re.findall(r'(\w+)="([^"]*)"', line))
-                    own = ",".join(
-                        labels[key] for key in ("outcome", "reason", "source", "kind", "stage") if key in labels
-                    )
-                    key = f"{name}[{own}]"
-                    found[key] = found.get(key, 0.0) + float(line.rsplit(" ", 1)[1])
+            found += answer.read().decode().splitlines()
     return found
 
 
-def names_at(cluster: Machines) -> set[str]:
-    """Names of all metrics of the cluster."""
-    found: set[str] = set()
-    for node in [cluster.head, *cluster.workers]:
-        with urllib.request.urlopen(f"http://{node.ip}:{node.metrics_port}/metrics", timeout=10) as answer:
-            found |= set(re.findall(r"^(ray_\w+)", answer.read().decode(), flags=re.MULTILINE))
+def scraped(cluster: Machines) -> dict[str, float]:
+    """What it would read of us: sums over series by name and own tags."""
+    found: dict[str, float] = {}
+    for line in exposed(cluster):
+        if line.startswith("ray_tss_"):
+            name, labels = line.split("{")[0], dict(re.findall(r'(\w+)="([^"]*)"', line))
+            own = ",".join(labels[key] for key in ("outcome", "reason", "source", "kind", "stage") if key in labels)
+            key = f"{name}[{own}]"
+            found[key] = found.get(key, 0.0) + float(line.rsplit(" ", 1)[1])
     return found
 
 
@@ -155,7 +151,8 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
     assert wanted - told <= {"ray_tss_rejected_rows_total", "ray_tss_scorer_device_memory_bytes"}
     # GPUs are counted here and not there, and nothing was spilled: but for these, the dashboard finds all that it asks of Ray.
     rays = {name for name in dashboard.metrics() if not name.startswith("ray_tss_")}
-    assert rays - names_at(cluster) <= {"ray_node_gpus_utilization"}
+    names = {re.match(r"\w*", line)[0] for line in exposed(cluster)}
+    assert rays - names <= {"ray_node_gpus_utilization"}
     counts = json.loads((done / "manifest.json").read_text())
     end = scraped(cluster)
     assert end["ray_tss_rows_total[read]"] == 250

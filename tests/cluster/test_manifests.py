@@ -367,13 +367,16 @@ BROKEN_RAYJOBS = {
 }
 
 
+def assert_refused(document, expected, change):
+    """With this change the document has a problem that is told in these words."""
+    change(document)
+    assert re.search(expected, "\n".join(manifests.problems(document)))
+
+
 @needs_schemas
 @pytest.mark.parametrize("fault", BROKEN_RAYJOBS)
 def test_a_broken_ray_job_is_refused(fault):
-    document = read("rayjob.yaml", "RayJob")
-    expected, change = BROKEN_RAYJOBS[fault]
-    change(document)
-    assert re.search(expected, "\n".join(manifests.problems(document)))
+    assert_refused(read("rayjob.yaml", "RayJob"), *BROKEN_RAYJOBS[fault])
 
 
 BROKEN_CRON_JOBS = {
@@ -408,10 +411,7 @@ BROKEN_CRON_JOBS = {
 
 @pytest.mark.parametrize("fault", BROKEN_CRON_JOBS)
 def test_a_broken_cron_job_is_refused(fault):
-    document = read("cronjob.yaml", "CronJob")
-    expected, change = BROKEN_CRON_JOBS[fault]
-    change(document)
-    assert re.search(expected, "\n".join(manifests.problems(document)))
+    assert_refused(read("cronjob.yaml", "CronJob"), *BROKEN_CRON_JOBS[fault])
 
 
 @pytest.mark.parametrize("schedule", ["0 3 * * 6", "*/15 0-6,22 1 jan-mar mon,fri", "0 3 */2 * ?", "59 23 31 12 0"])
