@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -24,25 +25,50 @@ from pathlib import Path
 
 import psutil
 
-_NETWORK = "10.213.77"
-_BRIDGE = "tssbr0"
+# Names hold this process's number: suites may run side by side, and what a killed one has left is known as its own.
+_NAMESPACE, _BRIDGE = f"tssn{os.getpid()}", f"tssb{os.getpid()}"
 
 
 @functools.cache
 def namespaces() -> bool:
-    """Whether nodes can have namespaces here."""
+    """Whether nodes can have namespaces here; removes those of suites that were killed."""
     if os.geteuid() != 0 or not shutil.which("ip"):
         return False
-    name = f"tss-probe-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode == 0
-    inside = ["ip", "netns", "exec", name, "sh", "-c", "mount -t tmpfs none /mnt && ip link set lo up"]
-    usable = made and subprocess.run(inside, check=False, capture_output=True).returncode == 0
-    if made:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-    bridge = ["ip", "link", "add", "name", "tssbrprobe", "type", "bridge"]
-    usable = usable and subprocess.run(bridge, check=False, capture_output=True).returncode == 0
-    subprocess.run(["ip", "link", "del", "tssbrprobe"], check=False, capture_output=True)
+    _sweep()
+    probe, bridge = f"{_NAMESPACE}-probe", f"{_BRIDGE}p"
+    inside = ["ip", "netns", "exec", probe, "sh", "-c", "mount -t tmpfs none /mnt && ip link set lo up"]
+    steps = (["ip", "netns", "add", probe], inside, ["ip", "link", "add", "name", bridge, "type", "bridge"])
+    usable = all(subprocess.run(step, check=False, capture_output=True).returncode == 0 for step in steps)
+    for undo in (["ip", "netns", "del", probe], ["ip", "link", "del", bridge]):
+        subprocess.run(undo, check=False, capture_output=True)
     return usable
+
+
+def _sweep() -> None:
+    """Remove namespaces and bridges of processes that are gone, with all that still runs in them."""
+    for name, pid in re.findall(r"^(tssn(\d+)-\w+)", _ip("netns", "list"), re.MULTILINE):
+        if not psutil.pid_exists(int(pid)):
+            for left in _ip("netns", "pids", name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(left), signal.SIGKILL)
+            _ip("netns", "del", name)
+    for name, pid in re.findall(r"^\d+: (tssb(\d+)p?):", _ip("-o", "link", "show"), re.MULTILINE):
+        if not psutil.pid_exists(int(pid)):
+            _ip("link", "del", name)
+
+
+def _ip(*words: str) -> str:
+    """What `ip` says; it fails with what it says of the reason."""
+    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def _free_network() -> str:
+    """The first three numbers of a private network of which this machine has no address."""
+    taken = _ip("-o", "-4", "addr", "show")
+    numbers = [(os.getpid() + step) % 256 for step in range(256)]
+    return next(found for found in (f"10.213.{number}" for number in numbers) if f" {found}." not in taken)
 
 
 @dataclass
@@ -98,9 +124,10 @@ class Machines:
             "RAY_metrics_report_interval_ms": "1000",
         }
         if namespaces():
-            self._run("link", "add", "name", _BRIDGE, "type", "bridge")
-            self._run("addr", "add", f"{_NETWORK}.1/24", "dev", _BRIDGE)
-            self._run("link", "set", _BRIDGE, "up")
+            self._network = _free_network()
+            _ip("link", "add", "name", _BRIDGE, "type", "bridge")
+            _ip("addr", "add", f"{self._network}.1/24", "dev", _BRIDGE)
+            _ip("link", "set", _BRIDGE, "up")
 
     @property
     def dashboard(self) -> str:
@@ -139,9 +166,9 @@ class Machines:
     def close(self) -> None:
         self.stop()
         for name in self._names:
-            self._run("netns", "del", name)
+            _ip("netns", "del", name)
         if namespaces():
-            self._run("link", "del", _BRIDGE)
+            _ip("link", "del", _BRIDGE)
 
     def _start(self, arguments: list[str], hidden: Path | None = None) -> Node:
         number = len(self._names) + 2
@@ -165,24 +192,17 @@ class Machines:
         return Node(ip, process, metrics, folder, agent)
 
     def _namespace(self, number: int, hidden: Path | None) -> tuple[list[str], str]:
-        name, ip = f"tss{os.getpid()}-{number}", f"{_NETWORK}.{number}"
-        outside, inside = f"tssv{number}", f"tssw{number}"
+        name, ip = f"{_NAMESPACE}-{number}", f"{self._network}.{number}"
+        outside = f"tssv{os.getpid()}-{number}"
+        _ip("netns", "add", name)
         self._names.append(name)
-        self._run("netns", "add", name)
-        self._run("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
-        self._run("link", "set", outside, "master", _BRIDGE, "up")
-        for words in (
-            f"addr add {ip}/24 dev {inside}",
-            f"link set {inside} up",
-            "link set lo up",
-            f"route add default via {_NETWORK}.1",
-        ):
-            self._run("-n", name, *words.split())
+        _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("link", "set", outside, "master", _BRIDGE, "up")
+        for words in (f"addr add {ip}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            _ip("-n", name, *words.split())
+        _ip("-n", name, "route", "add", "default", "via", f"{self._network}.1")
         hide = f"mount -t tmpfs none {hidden} && " if hidden else ""
         return ["ip", "netns", "exec", name, "sh", "-c", f'{hide}exec "$@"', "sh"], ip
-
-    def _run(self, *words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
 
     def _wait(self, ready: object, node: Node, what: str, seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
