@@ -212,8 +212,9 @@ def actor_pool(sizes: tuple[int, int]) -> Any:
     return ray.data.ActorPoolStrategy(min_size=fewest, max_size=most)
 
 
-# A label that every node has, with a value that none has: a selector that any node satisfies.
-ANYWHERE = {_NODE: "!none"}
+# What any node satisfies. Ray Data joins the selectors of a stage and of all stages by their labels, so each that `off_gpus` may
+# name needs another value here.
+ANYWHERE = {_NODE: "!none", _ROLE: "!none"}
 
 
 def off_gpus() -> dict[str, str]:
