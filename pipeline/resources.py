@@ -212,8 +212,8 @@ def actor_pool(sizes: tuple[int, int]) -> Any:
     return ray.data.ActorPoolStrategy(min_size=fewest, max_size=most)
 
 
-# What any node satisfies. Ray Data joins the selectors of a stage and of all stages by their labels, so each that `off_gpus` may
-# name needs another value here.
+# What any node satisfies. Ray Data joins the selectors of a stage and of all stages by their labels, so each that `off_gpus`
+# may name needs another value here.
 ANYWHERE = {_NODE: "!none", _ROLE: "!none"}
 
 
