@@ -53,8 +53,10 @@ def meet(batch: pa.Table) -> pa.Table:
 
 
 def newest(stored: pa.Table, keys: Sequence[str] = ("group", "pair")) -> pa.Table:
-    """Rows of the store with their `run`, each key once: as the newest run has it, if it was computed anew."""
-    ordered = stored.sort_by([*((key, "ascending") for key in keys), ("run", "descending")])
+    """Rows of the store with their `run`, each key once: as the newest run has it, if it was computed anew. What one run has
+    stored twice, as l(0) of an output that stands in two blocks, may differ in last digits: the choice depends on no order."""
+    ties = [("sum", "ascending")] if "sum" in stored.column_names else []
+    ordered = stored.sort_by([*((key, "ascending") for key in keys), ("run", "descending"), *ties])
     words = np.hstack([_words(ordered[key]) for key in keys])
     first = np.r_[True, (words[1:] != words[:-1]).any(axis=1)][: len(ordered)]
     return ordered.filter(pa.array(first))

@@ -48,15 +48,15 @@ def parts_of(output):
     return sorted(path for path in (output / "likelihoods").rglob("*.parquet"))
 
 
-def same(one, other, exact=True):
-    """Rows of two runs, bit by bit, or to the last digits of a float32."""
+def same(one, other, exact=True, but=()):
+    """Rows of two runs, bit by bit (`but` for some columns), or to the last digits of a float32."""
     got, expected = ({row["id"]: row for row in table(done, "scored")} for done in (one, other))
     assert got.keys() == expected.keys()
     for key, row in got.items():
         if exact:
-            assert row == expected[key]
-        else:
-            assert row["tss_pp"] == pytest.approx(expected[key]["tss_pp"], abs=1e-4)
+            assert {**row, **dict.fromkeys(but)} == {**expected[key], **dict.fromkeys(but)}
+        for name in but if exact else ["tss_pp"]:
+            assert row[name] == pytest.approx(expected[key][name], abs=1e-4)
     assert [row["id"] for row in table(one, "selected")] == [row["id"] for row in table(other, "selected")]
 
 
@@ -132,7 +132,8 @@ def test_fresh_takes_nothing_from_before(interrupted, whole, rows, model_folder)
 
 def test_a_second_run_computes_no_pair_and_loads_no_model(ray_session, whole, rows, model_folder):
     done = run(whole.parents[1], [rows], model_folder)
-    same(done, whole)
+    # l(0) of an output that stands in two blocks is stored by both, and now both take one of them.
+    same(done, whole, but=("loglik_empty_mean", "ifd", "ifd_loss"))
     assert done != whole and manifest(done)["pairs"]["computed"] == manifest(done)["scorer"]["loaded"] == 0
 
 
