@@ -29,14 +29,20 @@ SHOWN_REJECTED = 3  # rejected rows named where there are too many
 
 @lru_cache(maxsize=1)
 def cached_encoder(
-    model: str, trust_remote_code: bool, template: str, template_text: str, append_eos: bool, max_length: int
+    model: str,
+    trust_remote_code: bool,
+    template: str,
+    template_text: str,
+    append_eos: bool,
+    max_length: int,
+    vocab_size: int | None,
 ) -> Encoder:
     """The encoder of this worker process; tasks that follow each other share it."""
     from operators.models import load_tokenizer  # brings torch, which processes that encode nothing should not wait for
 
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
-    return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length)
+    return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length, vocab_size)
 
 
 def count_chunk(batch: pa.Table) -> pa.Table:
