@@ -1,33 +1,27 @@
 """Rows that end the process which reads or tokenises them, and names of columns: without Ray, a chunk at a time."""
 
 import json
-import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import byte_tokenizer, write_jsonl
+from deaths import Died
 from runs import corpus
 
 from operators.encode import Encoder
 from operators.template import load_template
-from pipeline import admit, config, selection, sources, storage
+from pipeline import admit, config, encode, selection, sources, storage
 from pipeline.attempts import GivenUp
 from pipeline.errors import BadRequest
 
 ROWS = corpus(12, seed=4)
 
 
-class Died(BaseException):
-    """The end of a process: what it has marked stays marked."""
-
-
-@pytest.fixture
-def mortal(monkeypatch):
-    delete = storage.delete
-    monkeypatch.setattr(storage, "delete", lambda path: None if isinstance(sys.exc_info()[1], Died) else delete(path))
-    monkeypatch.setattr(
-        admit, "cached_encoder", lambda: Encoder(byte_tokenizer(bos=True), load_template("plain"), True, 200)
-    )
+@pytest.fixture(autouse=True)
+def encoder(mortal, monkeypatch):
+    one = Encoder(byte_tokenizer(bos=True), load_template("plain"), True, 200)
+    monkeypatch.setattr(admit, "cached_encoder", lambda: one)
 
 
 def chunk_of(path):
@@ -60,7 +54,7 @@ def killing(function, poison):
     return deadly
 
 
-def test_rows_that_end_their_process_are_found_by_halving_and_rejected(mortal, monkeypatch, tmp_path):
+def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypatch, tmp_path):
     monkeypatch.setattr(admit, "ROWS_AT_ONCE", 5)
     monkeypatch.setattr(admit, "normalise", killing(admit.normalise, b"POISON"))
     poison = {"instruction": "Copy.", "input": "", "output": "POISON"}
@@ -74,7 +68,7 @@ def test_rows_that_end_their_process_are_found_by_halving_and_rejected(mortal, m
     assert lives <= 3 + 2 * (3 + 2) + 1  # the whole chunk, then each row's batch and its halves, then the row alone
 
 
-def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(mortal, monkeypatch, tmp_path):
+def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypatch, tmp_path):
     from pipeline import read
 
     def parse(line, data, *, then=read._parse_line):
@@ -90,7 +84,7 @@ def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(mortal, m
     assert record["read"] == 13
 
 
-def test_a_process_that_dies_once_costs_no_row(mortal, monkeypatch, tmp_path):
+def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):
     deaths = [Died, Died]
 
     def dying(*given, then=admit.normalise):
@@ -103,7 +97,7 @@ def test_a_process_that_dies_once_costs_no_row(mortal, monkeypatch, tmp_path):
     assert lives == 3 and record["read"] == 12 and not record["rejected"]
 
 
-def test_a_file_that_ends_its_reader_outside_of_any_row_is_given_up_by_name(mortal, monkeypatch, tmp_path):
+def test_a_file_that_ends_its_reader_outside_of_any_row_is_given_up_by_name(monkeypatch, tmp_path):
     lives = []
 
     def dying(chunk, *, then=admit.read_chunk):
@@ -120,7 +114,7 @@ def test_a_file_that_ends_its_reader_outside_of_any_row_is_given_up_by_name(mort
     assert len(lives) == 6
 
 
-def test_marks_are_few(mortal, monkeypatch, tmp_path):
+def test_marks_are_few(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(
         storage, "write", lambda path, data, *, then=storage.write: (written.append(path), then(path, data))[1]
@@ -129,12 +123,31 @@ def test_marks_are_few(mortal, monkeypatch, tmp_path):
     assert sum("attempts" in path for path in written) == 1
 
 
-def test_names_of_columns_are_kept_up_to_a_number_and_a_length(mortal, tmp_path):
+def test_names_of_columns_are_kept_up_to_a_number_and_a_length(tmp_path):
     rows = [{**row, f"c{i}": 1, "n" * 201: 1} for i, row in enumerate(ROWS * 100)]
     record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "work")
     columns = admit.columns_of([record, {**record, "columns": ["zzz"]}])
     assert len(record["columns"]) == len(columns) == admit.COLUMNS_KEPT
     assert max(map(len, columns)) <= admit.COLUMN_CHARS
+
+
+def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_path):
+    def dying(part, round):
+        raise Died
+
+    monkeypatch.setattr(encode, "rows_of_round", dying)
+    for end in [Died, Died, Died, GivenUp]:
+        with pytest.raises(end) as ended:
+            encode.encode_block(
+                pa.table({"item": [json.dumps({"block": 7})]}),
+                work=str(tmp_path),
+                index="",
+                encoder={},
+                pool={},
+                k=1,
+                round={"name": "pilot"},
+            )
+    assert "encoding block 7 ended its process 3 times" in str(ended.value)
 
 
 def wanting(name):
