@@ -18,6 +18,7 @@ from operators.text import content_hash
 from pipeline import store
 from pipeline.parts import read_part, record_table, write_part
 
+BYTES_ASKED = 256  # that a row of a block asks with on its way: two groups
 # Rows of both tables on their way to each other: those of blocks have no pair, those of the store no block.
 _MEETING = pa.schema([*STORED, pa.field("run", pa.string()), pa.field("block", pa.int64())])
 _FOUND = pa.schema([pa.field("pair", pa.binary(16)), pa.field("sum", pa.float64())])

@@ -16,7 +16,7 @@ from pipeline.lock import Lock, hold
 from pipeline.parts import Record
 from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing, read_template
 from pipeline.progress import Reporter
-from pipeline.resources import Pools, is_local, pools, scorer_dtype, session
+from pipeline.resources import Pools, is_local, pools, session, told
 from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
 from pipeline.workspace import Workspace, workspace
@@ -75,6 +75,22 @@ def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
     return chunks, check_models(config, template_text)
 
 
+def scorer_dtype(config: Config, sizes: Pools) -> str:
+    """The dtype that `auto` means on the machines that will score: asked of a GPU there, where scorers have one, and one that
+    is not up yet has to come up for that."""
+    if config.scorer.dtype != "auto":
+        return config.scorer.dtype
+    if not sizes.gpus_per_scorer:
+        return "float32"
+    return str(once("preflight", _dtype_of_gpu, gpus=sizes.gpus_per_scorer))
+
+
+def _dtype_of_gpu() -> str:
+    from operators.models import device_of, resolve_dtype
+
+    return str(resolve_dtype("auto", device_of(gpu=True))).removeprefix("torch.")
+
+
 @contextmanager
 def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[Request]:
     """The request of a command, with its output locked and Ray up. Raises BadRequest before anything is written.
@@ -90,7 +106,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     with hold(output, command) as lock, session(config.ray.address):
         sizes = pools(config)
         chunks, checked = looked or once("preflight", _look, config, template_text)
-        reporter.say("start        the request is in order, Ray is up")
+        reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")
         dtype = scorer_dtype(config, sizes)
         inputs, named = stages.take_snapshot(reporter, chunks), checked.scorer(dtype)
         yield Request(

@@ -12,7 +12,7 @@ from pipeline import selection_passes as passes
 from pipeline.admit import COLUMN_CHARS, COLUMNS_KEPT
 from pipeline.config import Config
 from pipeline.errors import BadRequest
-from pipeline.job import Job, execute, mapped, over_parts
+from pipeline.job import Job, by_block, execute, mapped, over_parts
 from pipeline.parts import Record
 from pipeline.selection_search import Search, find_ends, slim, sweep
 
@@ -182,7 +182,7 @@ def _write_ranked(job: Job, chosen: list[Record], rows: int) -> list[Record]:
     dataset = over_parts(paths, passes.file_of_rows, boundaries=boundaries)
     dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
     records = execute("select", mapped(dataset, passes.write_ranked, fn_kwargs={"offsets": offsets, "work": job.work}))
-    return sorted(records, key=lambda record: record["block"])
+    return by_block("select", records)
 
 
 def require_columns(config: Config, keys: list[str]) -> None:

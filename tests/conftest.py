@@ -13,6 +13,8 @@ os.environ.update(
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        # What hangs fails.
+        "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "240",
     }
 )
 

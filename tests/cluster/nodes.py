@@ -118,6 +118,7 @@ class Machines:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "HF_HUB_OFFLINE": "1",
+            "TSS_COUNTED_GPUS": "1",
             # Machines that are lost are noticed, and metrics sent, sooner than by default.
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",

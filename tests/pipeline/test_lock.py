@@ -10,7 +10,7 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run
 
-from pipeline import lock
+from pipeline import lock, storage
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.lock import hold
 
@@ -68,8 +68,7 @@ def elsewhere(output, beat=0):
         "since": "then",
         "beat": beat,
     }
-    (output / ".lock").mkdir(parents=True, exist_ok=True)
-    (output / ".lock" / "0.json").write_text(json.dumps(claim))
+    storage.write(str(output / ".lock" / "0.json"), json.dumps(claim).encode())  # whole, as a process would
 
 
 @pytest.fixture
