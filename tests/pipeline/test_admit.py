@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import byte_tokenizer, write_jsonl
 from deaths import Died
-from runs import corpus
+from runs import corpus, settings
 
 from operators.encode import Encoder
 from operators.template import load_template
-from pipeline import admit, config, encode, selection, sources, storage
+from pipeline import admit, config, encode, preflight, selection, sources, storage
 from pipeline.attempts import GivenUp
 from pipeline.errors import BadRequest
 
@@ -159,3 +159,8 @@ def test_a_column_that_may_have_been_cut_off_is_not_refused():
     selection.require_columns(wanting("n" * 201), ["stars"])
     with pytest.raises(BadRequest, match="no column 'late'"):
         selection.require_columns(wanting("late"), ["stars"])
+
+
+def test_the_reader_knows_how_many_ids_the_model_has(model_folder, tmp_path):
+    checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "")
+    assert checked.encoder["vocab_size"] == 260
