@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline import manifest, published, scoring, selection, stages, storage, store, upkeep
-from pipeline.admit import SHOWN_REJECTED
+from pipeline.admit import SHOWN_REJECTED, columns_of
 from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
@@ -74,7 +74,7 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     manifest.require_rows(counts)
     first = [text for record in read for text in record["first_rejected"]][:SHOWN_REJECTED]
     manifest.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
-    columns = sorted({key for record in read for key in record["keys"]})
+    columns = columns_of(read)
     selection.require_columns(config, columns)
 
     embeddings = store.embedder_folder(own.output, checked.embedder)

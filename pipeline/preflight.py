@@ -143,6 +143,7 @@ def check_models(config: Config, template_text: str) -> Checked:
             "template_text": template.text,
             "append_eos": wanted.append_eos,
             "max_length": wanted.max_length,
+            "vocab_size": _vocab_size(model),
         },
         identity=models.identity(
             wanted.model, model, tokenizer, template_hash=template.hash, append_eos=wanted.append_eos
@@ -150,6 +151,12 @@ def check_models(config: Config, template_text: str) -> Checked:
         template_hash=template.hash,
         embedder=embedder,
     )
+
+
+def _vocab_size(model: Any) -> int | None:
+    """How many ids a model knows, or None where its configuration does not say."""
+    size = getattr(model.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
 
 
 def check_quota(config: Config, sources: set[str]) -> None:

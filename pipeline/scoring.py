@@ -74,6 +74,7 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
         items(items_),
         encode.encode_block,
         fn_kwargs={
+            "work": job.work,
             "index": job.index,
             "encoder": scorer.encoder,
             "pool": pool_settings(job),
