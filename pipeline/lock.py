@@ -86,6 +86,11 @@ class Lock:
         self._lost, self._ended = False, threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="lock")
 
+    @property
+    def path(self) -> str:
+        """Of the claim, which every machine that works on this output must see."""
+        return self._path
+
     def held(self) -> bool:
         """Whether nobody has taken this process for dead."""
         return not self._lost and storage.exists(self._path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ def _check_store(output: str) -> str:
     if not reached:
         raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
     return output
+
+
+def check_shared(output: str, claim: str) -> None:
+    """Raise BadRequest where this worker does not see the claim that the driver has just written into the output."""
+    if not storage.exists(claim):
+        raise BadRequest(
+            f"output: {output!r} is not the same folder on {platform.node()}, where work is done, as where the command runs; "
+            "accepted: a folder on storage that all machines of the cluster see, or a URL such as s3://bucket/runs"
+        )
 
 
 def check_shadowing() -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import stages, storage, store
+from pipeline import same_code, stages, storage, store
 from pipeline.config import Config
 from pipeline.job import Job, once
 from pipeline.lock import Lock, hold
 from pipeline.parts import Record
-from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing, read_template
+from pipeline.preflight import (
+    Checked,
+    check_models,
+    check_output,
+    check_quota,
+    check_shadowing,
+    check_shared,
+    read_template,
+)
 from pipeline.progress import Reporter
 from pipeline.resources import Pools, is_local, pools, session, told
 from pipeline.retrieve import read_pool_file
@@ -45,7 +52,7 @@ class Request:
         asked = self.config.model_dump()
         bounded = asked["select"]["mode"] == "bounded"
         parts = [
-            importlib.metadata.version("task-specificity"),
+            same_code.digest(),  # another release may make other rows of the same likelihoods
             [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
             self.pool_texts,
             self.checked.embedder,
@@ -104,6 +111,8 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     looked = _look(config, template_text) if is_local(config.ray.address) else None
     with hold(output, command) as lock, session(config.ray.address):
+        if looked is None:
+            once("preflight", check_shared, output, lock.path)
         sizes = pools(config)
         chunks, checked = looked or once("preflight", _look, config, template_text)
         reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")

@@ -168,6 +168,13 @@ def test_a_job_that_fails_says_why_and_so_does_its_status(cluster, unseen, tmp_p
     assert "ended as FAILED" in text
 
 
+@pytest.mark.skipif(not namespaces(), reason="needs mount namespaces: machines here see the same folders")
+def test_an_output_that_workers_do_not_see_is_refused(cluster, unseen, tmp_path):
+    config = written(tmp_path / "config.yaml", unseen / "out", unseen)
+    status, text = Submitted(cluster, tmp_path, "run", config).end()
+    assert status == 2 and f"output: '{unseen}/out' is not the same folder on " in text, text
+
+
 def test_ctrl_c_leaves_the_job_going_and_says_how_to_stop_it(cluster, tmp_path):
     submitted = Submitted(cluster, tmp_path, "demo", "--rows", "200", "--output", tmp_path / "out")
     name = re.search(r"job (\w+) on", submitted.line("submit"))[1]
