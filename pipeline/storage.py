@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-SCHEMES = ("s3", "gs", "gcs", "abfs", "hdfs", "viewfs")
+# Of outputs: stores in which an object appears when its upload is complete. Arrow writes to Azure over what was there, and a
+# file of HDFS is seen while it is written, so neither could switch from one run to the next at once.
+SCHEMES = ("s3", "gs", "gcs")
 DIGEST_BYTES = 16
 
 
