@@ -37,10 +37,13 @@ class Workspace:
 
     @property
     def whole(self) -> bool:
-        """Whether the run was made to its end before, and only the pointer does not name it yet."""
+        """Whether the run was made to its end before, and only the pointer does not name it yet. Raises OSError where storage
+        does not say: what cannot be read just now must not be taken for unfinished and removed."""
         try:
             return bool(read_manifest(self.final))
-        except BadRequest:  # there is none, or it is cut off
+        except BadRequest as problem:  # there is none, or it is cut off
+            if isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, FileNotFoundError):
+                raise problem.__cause__ from problem
             return False
 
     @property

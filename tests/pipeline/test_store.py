@@ -13,6 +13,7 @@ from runs import run as run_with
 from operators.schema import STORED
 from pipeline import cli, place, publish, published, selection, store, upkeep
 from pipeline.errors import BadRequest, RunFailed
+from pipeline.workspace import Workspace
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
 
@@ -145,6 +146,18 @@ def test_a_run_whose_manifest_was_cut_off_is_not_pointed_to(stopped, interrupted
     shutil.copytree(stopped / ".work", interrupted / ".work")
     done = run(interrupted, [rows], model_folder)
     assert done != cut_off and manifest(done)["pairs"]["computed"] == 0
+
+
+def test_a_manifest_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, monkeypatch):
+    own = Workspace(str(tmp_path), "20260101T000000-000000", lock=None)
+    assert not own.whole
+
+    def busy(uri):
+        raise TimeoutError("the store does not answer")
+
+    monkeypatch.setattr("pipeline.storage.read", busy)
+    with pytest.raises(TimeoutError):
+        own.whole  # noqa: B018 (a property that looks)
 
 
 def test_fresh_takes_nothing_from_before(interrupted, whole, rows, model_folder):
