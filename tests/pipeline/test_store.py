@@ -11,9 +11,11 @@ from runs import corpus, reselect, table
 from runs import run as run_with
 
 from operators.schema import STORED
-from pipeline import cli, place, publish, published, selection, store, upkeep
+from pipeline import cli, place, publish, published, selection, storage, store, upkeep
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.workspace import Workspace
+from pipeline.lock import hold
+from pipeline.progress import Reporter
+from pipeline.workspace import Workspace, workspace
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
 
@@ -250,6 +252,31 @@ def test_parts_with_columns_of_another_version_are_read(tmp_path):
     schema = pa.schema([*STORED, pa.field("later", pa.string())])
     path = store.write(str(tmp_path), rows.cast(schema), schema)
     assert store.read(path).to_pylist() == [{"group": b"g" * 16, "pair": b"p" * 16, "tokens": 3, "sum": -1.5}]
+
+
+def test_a_part_that_lacks_a_column_is_left_to_its_version(ray_session, tmp_path):
+    """Of the store of an earlier version: neither used nor set aside, and no upkeep removes it."""
+    folder = store.scorer_folder(str(tmp_path), "scorer")
+    older = pa.schema([field for field in STORED if field.name != "tokens"])
+    rows = {"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}
+    paths = [store.write(f"{folder}/{run}", pa.table(rows).cast(STORED), STORED) for run in ("1", "2")]
+    other = store.write(f"{folder}/0", pa.table({**rows, "sum": [-2.5]}).select(older.names).cast(older), older)
+    assert [path for path, _ in store.sound([other, *paths], str(tmp_path / "work"))] == paths
+    assert store.damaged(str(tmp_path / "work")) == []
+    upkeep.compact(str(tmp_path), Reporter(quiet=True))
+    found = [path for path, _ in store.parts(folder)]
+    assert other in found and len(found) == 2 and not set(paths) & set(found)
+
+
+def test_what_was_found_damaged_before_an_interruption_is_named_after(tmp_path):
+    path = store.write(str(tmp_path / "likelihoods"), STORED.empty_table())
+    with hold(str(tmp_path), "test") as lock:
+        with pytest.raises(Stopped), workspace(str(tmp_path), lock, "request") as own:
+            (tmp_path / "likelihoods" / storage.name_of(path)).write_bytes(b"PAR1")
+            assert list(store.sound([path], own.folder)) == []
+            raise Stopped
+        with workspace(str(tmp_path), lock, "request") as again:
+            assert again.run_id == own.run_id and store.damaged(again.folder) == [path]
 
 
 def test_parts_of_interrupted_runs_are_left_alone_and_others_are_joined(
