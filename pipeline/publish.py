@@ -20,6 +20,7 @@ from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline import storage
 from pipeline.job import Job, execute, over_parts
 from pipeline.parts import Record, checked_bytes, record_table, write_table
+from pipeline.progress import Reporter
 from pipeline.published import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of
 from pipeline.workspace import Workspace, run_ids
 
@@ -84,6 +85,7 @@ def point(own: Workspace) -> str:
     """Make a whole run the current one; its folder."""
     pointer = json.dumps({"run": f"{RUNS}/{own.run_id}"}) + "\n"
     storage.write(storage.join(own.output, POINTER), pointer.encode())
+    Reporter.published = own.final
     return own.final
 
 

@@ -88,8 +88,7 @@ def prune(output: str, reporter: Reporter) -> Summary:
 
 
 def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) -> None:
-    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more; an
-    interrupt says so too."""
+    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
     try:
         for old in publish.remove_old_runs(output, run, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
@@ -100,10 +99,6 @@ def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) 
                     reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:
         reporter.say(f"upkeep       not done: {failure}")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"{run} was published before; the store is tidied up at the end of the next run"
-        ) from None
 
 
 def _existing(output: str) -> str:

@@ -6,14 +6,16 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_jsonl
-from runs import corpus, reselect, table
+from conftest import byte_tokenizer, write_jsonl
+from runs import corpus, reselect, settings, table
 from runs import run as run_with
+from safetensors.torch import load_file, save_file
 
 from operators.schema import STORED
 from pipeline import cli, place, publish, published, selection, storage, store, upkeep
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.lock import hold
+from pipeline.preflight import check_models, read_template
 from pipeline.progress import Reporter
 from pipeline.workspace import Workspace, workspace
 
@@ -177,10 +179,41 @@ def test_a_second_run_computes_no_pair_and_loads_no_model(ray_session, whole, ro
     assert done != whole and manifest(done)["pairs"]["computed"] == manifest(done)["scorer"]["loaded"] == 0
 
 
-@pytest.mark.parametrize("more", [{"scorer__append_eos": False}])
-def test_another_scorer_sees_nothing_of_this_one(ray_session, whole, rows, model_folder, more):
-    done = run(whole.parents[1], [rows], model_folder, **more)
+@pytest.fixture(scope="module")
+def other_weights(model_folder, tmp_path_factory):
+    """The same model with other weights: its configuration and its tokenizer are the same, and so are all token ids."""
+    folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("model") / "other")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: one * 1.01 for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_another_scorer_sees_nothing_of_this_one(ray_session, whole, rows, other_weights):
+    done = run(whole.parents[1], [rows], other_weights)
     assert manifest(done)["pairs"]["stored"] == 0 and manifest(done)["pairs"]["computed"] > 0
+
+
+def test_all_that_decides_a_likelihood_makes_another_scorer(model_folder, other_weights, tmp_path):
+    def fingerprint(model, dtype="float32", **more):
+        wanted = settings(tmp_path, ["rows.jsonl"], model, **more)
+        return check_models(wanted, read_template(wanted.scorer.template)).scorer(dtype)["fingerprint"]
+
+    other_tokens = shutil.copytree(model_folder, tmp_path / "tokens")
+    byte_tokenizer(bos=False).save_pretrained(other_tokens)
+    (tmp_path / "mine.jinja").write_text("{{ instruction }} {{ input }}\n")
+    found = [
+        fingerprint(model_folder),
+        fingerprint(other_weights),
+        fingerprint(other_tokens),
+        fingerprint(model_folder, dtype="bfloat16"),
+        fingerprint(model_folder, scorer__append_eos=False),
+        fingerprint(model_folder, scorer__template="alpaca"),
+        fingerprint(model_folder, scorer__template=str(tmp_path / "mine.jinja")),
+    ]
+    assert len(set(found)) == len(found)
+    # What decides no likelihood makes none: pairs are found again.
+    same_model = shutil.copytree(model_folder, tmp_path / "elsewhere")
+    assert fingerprint(same_model, scorer__batch_tokens=99, scorer__max_length=100) == found[0]
 
 
 def flip(path):
@@ -297,13 +330,18 @@ def test_parts_of_interrupted_runs_are_left_alone_and_others_are_joined(
     assert manifest(back)["run"] in {path.parts[-4] for path in kept} and manifest(back)["scorer"]["loaded"] == 0
 
 
-def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder, monkeypatch):
+def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder, tmp_path, capsys, monkeypatch):
+    wanted = settings(interrupted, [rows], model_folder, scorer__batch_tokens=300, store__write_every=0)
+    (tmp_path / "config.yaml").write_text(json.dumps(wanted.model_dump()))
+
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publish, "remove_old_runs", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="was published before"):
-        run(interrupted, [rows], model_folder)
+    for name, words in (("remove_old_runs", "was published before"), ("gather", "nothing was published")):
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, name, interrupt)
+            assert cli.main(["run", str(tmp_path / "config.yaml"), "--quiet"]) == 130
+        assert words in capsys.readouterr().err
     assert (interrupted / "latest.json").exists()
 
 
