@@ -87,10 +87,10 @@ def prune(output: str, reporter: Reporter) -> Summary:
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
-def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) -> None:
+def after_run(reporter: Reporter, output: str, run: str, former: str | None, keep_runs: int | None) -> None:
     """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
     try:
-        for old in publish.remove_old_runs(output, run, keep_runs):
+        for old in publish.remove_old_runs(output, run, former, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
         for kind in _KINDS:
             for folder in _folders(output, kind):

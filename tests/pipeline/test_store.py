@@ -345,6 +345,21 @@ def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder,
     assert (interrupted / "latest.json").exists()
 
 
+def test_the_run_before_stays_for_its_readers(tmp_path):
+    def published_run(name):
+        storage.write(str(tmp_path / "runs" / name / "manifest.json"), b"{}")
+        return str(tmp_path / "runs" / name)
+
+    first, resumed, _, third = (published_run(f"2026010{day}T000000-000000") for day in (1, 2, 3, 4))
+    storage.write(str(tmp_path / "latest.json"), json.dumps({"run": f"runs/{storage.name_of(resumed)}"}).encode())
+    former = publish.former_run(str(tmp_path))
+    assert former == resumed  # it was begun before the second and published after it
+    assert publish.remove_old_runs(str(tmp_path), third, former, 3) == [storage.name_of(first)]
+    for keep in (2, 1):
+        publish.remove_old_runs(str(tmp_path), third, former, keep)
+        assert {str(path) for path in (tmp_path / "runs").iterdir()} == {resumed, third}
+
+
 def test_store_commands(interrupted, whole, rows, model_folder, capsys):
     assert cli.main(["store", "compact", str(interrupted), "--quiet"]) == 0
     assert "nothing to compact" in capsys.readouterr().out  # an interrupted run looks for its parts under its own name
@@ -359,7 +374,8 @@ def test_store_commands(interrupted, whole, rows, model_folder, capsys):
     assert manifest(again)["pairs"]["computed"] == 0
     # Only rows of a smaller corpus are still published: pairs of the others go, and theirs stay.
     few = write_jsonl(rows.with_name("few.jsonl"), corpus(40)[:10])
-    last = run(interrupted, [few], model_folder, keep_runs=1)
+    last = run(interrupted, [few], model_folder)
+    reselect(last, keep_runs=1)  # the one before it stays
     assert not done.exists() and not again.exists() and last.exists()
     (parts_of(interrupted)[0].parent / ".draft.0").write_bytes(b"cut off")
     assert cli.main(["store", "prune", str(interrupted), "--quiet"]) == 0
