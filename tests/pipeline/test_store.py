@@ -1,5 +1,6 @@
 """What is computed once is not computed again, and what is damaged is found: resume, reuse, checksums, upkeep."""
 
+import errno
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from runs import run as run_with
 from safetensors.torch import load_file, save_file
 
 from operators.schema import STORED
-from pipeline import cli, place, publish, published, selection, storage, store, upkeep
+from pipeline import cli, place, publish, published, score, selection, storage, store, upkeep
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.lock import hold
 from pipeline.preflight import check_models, read_template
@@ -117,6 +118,46 @@ def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(
     done = run(interrupted, [rows], model_folder)
     assert done.name == whole.name and (done / "manifest.json").read_bytes() == made
     assert json.loads((interrupted / "latest.json").read_text()) == {"run": f"runs/{whole.name}"}
+
+
+def filling(room):
+    """Scorers on a disk with room for so many parts of the store."""
+
+    class FullDisk:
+        def __init__(self, **settings):
+            from pipeline.score import ScoreBlock  # the worker's own
+
+            self._actor, self._room = ScoreBlock(**settings), room
+
+        def __call__(self, batch):
+            write = storage.write
+
+            def full(path, data):
+                if "/likelihoods/" in path and self._room == 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                self._room -= "/likelihoods/" in path
+                write(path, data)
+
+            storage.write = full
+            try:
+                return self._actor(batch)
+            finally:
+                storage.write = write
+
+    return FullDisk
+
+
+def test_a_run_goes_on_after_the_disk_was_full(ray_session, whole, rows, model_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="No space left on device"):
+        patch.setattr(score, "ScoreBlock", filling(3))
+        run(tmp_path, [rows], model_folder)
+    before = parts_of(tmp_path)
+    assert before and not (tmp_path / "latest.json").exists()
+    done = run(tmp_path, [rows], model_folder)
+    same(done, whole)
+    pairs = manifest(done)["pairs"]
+    assert 0 < pairs["resumed"] < pairs["computed"] == manifest(whole)["pairs"]["computed"]
+    assert set(before) < set(parts_of(tmp_path)) and not list(tmp_path.rglob(".*.parquet*"))
 
 
 def test_a_request_that_differs_is_another_run_and_finds_the_pairs_all_the_same(interrupted, rows, model_folder):
