@@ -36,9 +36,21 @@ def test_files_and_folders(folder):
 
 
 def test_arrays(folder):
-    array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    storage.save_array(storage.join(folder, "a.npy"), array)
-    assert np.array_equal(storage.load_array(storage.join(folder, "a.npy")), array)
+    for array in (np.arange(12, dtype=np.float32).reshape(3, 4), np.zeros((0, 0), dtype=np.float32)):
+        storage.save_array(storage.join(folder, "a.npy"), array)
+        found = storage.load_array(storage.join(folder, "a.npy"))
+        assert np.array_equal(found, array) and found.dtype == array.dtype
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+def test_an_array_that_is_not_what_was_written_is_named(folder, harm):
+    path = storage.join(folder, "a.npy")
+    storage.save_array(path, np.arange(1000, dtype=np.float32))
+    data = bytearray(storage.read(path))
+    data[2000] ^= 1
+    storage.write(path, {"flip": bytes(data), "cut": bytes(data[:-100]), "empty": b""}[harm])
+    with pytest.raises(OSError, match=rf"{path}: is damaged"):
+        storage.load_array(path)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
