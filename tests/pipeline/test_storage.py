@@ -82,6 +82,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("how", ["write", "move"])
+def test_folders_that_are_new_outlive_a_power_cut(tmp_path, monkeypatch, how):
+    synced = []
+    monkeypatch.setattr(storage, "_sync_folder", synced.append)
+    storage.write(str(tmp_path / "a"), b"1")
+    synced.clear()
+    target = tmp_path / "b" / "c" / "d"
+    storage.write(str(target), b"1") if how == "write" else storage.move(str(tmp_path / "a"), str(target))
+    assert synced == [tmp_path, tmp_path / "b", tmp_path / "b" / "c"]
+
+
 @pytest.mark.parametrize(("uri", "named"), [("s3://k:s@b/x", True), ("s3://b/x@y", False), ("/a@b/c", False)])
 def test_credentials_in_a_url(uri, named):
     assert storage.has_credentials(uri) == named

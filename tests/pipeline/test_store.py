@@ -1,8 +1,10 @@
 """What is computed once is not computed again, and what is damaged is found: resume, reuse, checksums, upkeep."""
 
+import datetime
 import errno
 import json
 import shutil
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +15,8 @@ from runs import run as run_with
 from safetensors.torch import load_file, save_file
 
 from operators.schema import STORED
-from pipeline import cli, place, publish, published, score, selection, storage, store, upkeep
+from pipeline import cli, place, publish, published, score, selection, stages, storage, store, upkeep
+from pipeline import workspace as workspaces
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.lock import hold
 from pipeline.preflight import check_models, read_template
@@ -340,6 +343,35 @@ def test_a_part_that_lacks_a_column_is_left_to_its_version(ray_session, tmp_path
     upkeep.compact(str(tmp_path), Reporter(quiet=True))
     found = [path for path, _ in store.parts(folder)]
     assert other in found and len(found) == 2 and not set(paths) & set(found)
+
+
+def test_parts_written_anew_in_the_same_second_are_not_those_that_go(ray_session, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=lambda zone: datetime.datetime(2026, 1, 1, tzinfo=zone))
+    monkeypatch.setattr(workspaces, "datetime", SimpleNamespace(datetime=clock, UTC=datetime.UTC))
+    folder = store.scorer_folder(str(tmp_path), "scorer")
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
+    store.write(f"{folder}/run", rows)
+    names = []
+    for _ in range(2):
+        upkeep._rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
+        ((_, path),) = store.by_run(folder)
+        assert store.read(path).equals(rows)
+        names.append(storage.name_of(path))
+    assert names[0] == names[1]  # the same content, in another folder
+
+
+def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_folder, monkeypatch):
+    digest = stages.digest_scores
+
+    def lose(job, parts):
+        for claim in (interrupted / ".lock").iterdir():
+            claim.unlink()
+        return digest(job, parts)
+
+    monkeypatch.setattr(stages, "digest_scores", lose)
+    monkeypatch.setattr(publish, "gather", stop)
+    with pytest.raises(RunFailed, match="another run has taken over"):
+        run(interrupted, [rows], model_folder)
 
 
 def test_what_was_found_damaged_before_an_interruption_is_named_after(tmp_path):
