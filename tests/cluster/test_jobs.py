@@ -159,6 +159,10 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
     assert end["ray_tss_rows_total[scored]"] == counts["counts"]["scored"]
     assert end["ray_tss_pairs_total[computed]"] == counts["pairs"]["computed"]
     assert end["ray_tss_tokens_total[useful]"] == counts["tokens"]["in_pairs"]
+    told_of = {
+        re.search(r'run="([^"]*)"', line)[1] for line in exposed(cluster) if line.startswith("ray_tss_pairs_total{")
+    }
+    assert told_of == {done.name}
 
 
 def test_a_job_that_fails_says_why_and_so_does_its_status(cluster, unseen, tmp_path):
