@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from operators.likelihoods import Work
     from operators.logprob import TargetScorer
 
-# Names of counters with their tags, of which all have RUN besides, and what they count. Prometheus sees a counter as ray_<name>_total.
+# Names of counters with their tags, besides RUN that all have, and what they count. Prometheus sees ray_<name>_total.
 COUNTERS = {
     "tss_rows": (("outcome",), "rows: read, rejected, duplicate, scored, selected"),
     "tss_rejected_rows": (("reason",), "rows that were rejected"),
