@@ -37,7 +37,11 @@ def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summa
             reporter.say("refresh      there is no earlier run to compare with")
             return _make(request, own)
         known = published.read_manifest(latest)
-        if known.get("content") == request.content and not fresh and not manifest.worth_another_try(known["counts"]):
+        if (
+            known.get("content") == request.content
+            and not own.fresh
+            and not manifest.worth_another_try(known["counts"])
+        ):
             reporter.say(f"refresh      nothing that scores follow from has changed since {known['run']}")
             selection.require_columns(config, known["columns"])
             manifest.require_few_rejected(known["counts"]["sources"], config.max_rejected_fraction, "refresh")

@@ -44,7 +44,7 @@ class Request:
     dtype: str
     scorer: dict[str, Any]  # as the manifest names it
     inputs: list[Record]
-    fresh: bool
+    fresh: bool  # as it was asked for; a run that goes on is what it was begun as
 
     @property
     def content(self) -> str:
@@ -71,7 +71,7 @@ class Request:
 
     def job(self, own: Workspace) -> Job:
         """The run of this request in a workspace."""
-        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, self.fresh)
+        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, own.fresh)
 
 
 def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
