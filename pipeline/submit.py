@@ -190,13 +190,14 @@ _NO_JOBS = "tss submit needs Ray's job API; install it: pip install 'task-specif
 
 
 def _refused(what: str, error: Exception, accepted: str = "") -> BadRequest:
-    """What a dashboard's refusal is for people: Ray answers with a traceback, of which the last line says why."""
+    """What a dashboard's refusal is for people: Ray answers with a traceback, of which the last line says why, and a full stop
+    on a line of its own."""
     if isinstance(error, AuthenticationError):
         return BadRequest(
             f"{what}: it wants a token, and there is none here or another one; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to the cluster's"
         )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
     return BadRequest("; ".join(filter(None, [f"{what}: {lines[-1][:300]}", accepted])))
 
 
@@ -210,10 +211,10 @@ def submit(parsed: argparse.Namespace, config: Config | None, address: str | Non
         name = jobs.submit(folder, command, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"submit       job {name} on {jobs.address}. {jobs.how_to_follow(name)}", file=sys.stderr)
-    if not wait:
-        return 0
     try:
+        print(f"submit       job {name} on {jobs.address}. {jobs.how_to_follow(name)}", file=sys.stderr)
+        if not wait:
+            return 0
         ended = jobs.follow(name)
     except KeyboardInterrupt:
         print(f"\ntss: job {name} goes on. {jobs.how_to_follow(name)}", file=sys.stderr)

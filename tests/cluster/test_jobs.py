@@ -59,9 +59,9 @@ def written(path: Path, output: Path, folder: Path, rows: str = "rows", **more) 
 class Submitted:
     """`tss submit` in a process of its own."""
 
-    def __init__(self, cluster: Machines, cwd: Path, *words: str):
+    def __init__(self, cluster: Machines, cwd: Path, *words: str, **environment: str):
         command = [sys.executable, "-m", "pipeline", "submit", "--address", cluster.dashboard, *map(str, words)]
-        environment = {**cluster.environment, "PYTHONPATH": str(ROOT)}
+        environment = {**cluster.environment, "PYTHONPATH": str(ROOT), **environment}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, env=environment, cwd=cwd, **pipes)
 
@@ -189,6 +189,15 @@ def test_ctrl_c_leaves_the_job_going_and_says_how_to_stop_it(cluster, tmp_path):
     stop = [Path(sys.executable).parent / "ray", "job", "stop", "--address", cluster.dashboard, name]
     stopped = subprocess.run(stop, env=cluster.environment, capture_output=True, text=True, timeout=60, check=True)
     assert "stopped" in stopped.stdout + stopped.stderr
+    again = Submitted(cluster, tmp_path, "--id", name, "demo", "--output", tmp_path / "out")
+    status, text = again.end()
+    assert status == 2 and "does not take the job: " in text and f"{name} already exists" in text, text
+    assert "Traceback" not in text
+
+
+def test_another_token_is_refused_in_words(cluster, tmp_path):
+    status, text = Submitted(cluster, tmp_path, "demo", "--output", tmp_path / "out", RAY_AUTH_TOKEN="of another").end()
+    assert status == 2 and "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in text and "Traceback" not in text, text
 
 
 @pytest.mark.parametrize(

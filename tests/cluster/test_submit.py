@@ -69,7 +69,7 @@ def test_a_dashboard_that_stays_away_is_given_up_with_how_to_follow(follow):
 
 
 def test_refusals_say_why_and_what_to_do():
-    refused = submit._refused("no", RuntimeError("Traceback:\n  File\nValueError: job mine exists already\n"))
+    refused = submit._refused("no", RuntimeError("500: Traceback:\n  File\nValueError: job mine exists already\n."))
     assert str(refused) == "no: ValueError: job mine exists already"
     assert "RAY_AUTH_TOKEN" in str(submit._refused("no", AuthenticationError("Unauthenticated")))
 
