@@ -151,8 +151,11 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
     assert wanted - told <= {"ray_tss_rejected_rows_total", "ray_tss_scorer_device_memory_bytes"}
     # GPUs are counted here and not there, and nothing was spilled: but for these, the dashboard finds all that it asks of Ray.
     rays = {name for name in dashboard.metrics() if not name.startswith("ray_tss_")}
-    names = {re.match(r"\w*", line)[0] for line in exposed(cluster)}
-    assert rays - names <= {"ray_node_gpus_utilization"}
+
+    def missing() -> set[str]:
+        return rays - {re.match(r"\w*", line)[0] for line in exposed(cluster)}
+
+    wait_for(lambda: missing() <= {"ray_node_gpus_utilization"}, "Ray does not tell all that the dashboard asks of it")
     counts = json.loads((done / "manifest.json").read_text())
     end = scraped(cluster)
     assert end["ray_tss_rows_total[read]"] == 250
