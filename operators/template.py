@@ -1,7 +1,8 @@
 """Templates: how an instruction and an input become prompt text (SPEC 1 and 7).
 
 `alpaca` and `plain` are Jinja sources kept here, a path names a Jinja file of the user, and `chat` is the tokenizer's own
-chat template. All run in Jinja's immutable sandbox with default white-space settings and the trailing newline kept.
+chat template. All run in Jinja's immutable sandbox under an account; those over instruction and input with default white-space
+settings and the trailing newline kept, the tokenizer's own with what transformers gives it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from operators.sandbox import FILTERS, MAX_SOURCE, MAX_TEXT, compile_bounded
+from operators.chat_template import compile_chat
+from operators.sandbox import FILTERS, MAX_SOURCE, compile_bounded
 
 ALPACA = (
     "Below is an instruction that describes a task"
@@ -85,8 +87,7 @@ def from_text(name: str, text: str) -> Template:
     try:
         compiled = compile_bounded(text)
     except Exception as error:
-        accepted = f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
-        raise TemplateProblem(f"template {name!r} is not valid Jinja: {_words(error)}{accepted}") from error
+        raise TemplateProblem(f"template {name!r} is not valid Jinja: {_words(error)}{_accepted(error)}") from error
 
     def render(instruction: str, input: str) -> str:
         try:
@@ -97,6 +98,10 @@ def from_text(name: str, text: str) -> Template:
             ) from error
 
     return Template(name, text, render)
+
+
+def _accepted(error: Exception) -> str:
+    return f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
 
 
 def _words(error: Exception) -> str:
@@ -113,16 +118,15 @@ def _chat(tokenizer: Any) -> Template:
             "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
         )
 
+    try:
+        compiled = compile_chat(source, tokenizer.special_tokens_map)
+    except Exception as error:
+        raise TemplateProblem(f"template 'chat' is not valid Jinja: {_words(error)}{_accepted(error)}") from error
+
     def render(instruction: str, input: str) -> str:
-        content = f"{instruction}\n\n{input}" if input else instruction
         try:
-            text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
+            return compiled(f"{instruction}\n\n{input}" if input else instruction)
         except Exception as error:
             raise TemplateProblem(f"template 'chat' failed: {_words(error)}") from error
-        if len(text) > MAX_TEXT:
-            raise TemplateProblem(f"template 'chat' failed: {len(text)} characters of text, at most {MAX_TEXT}")
-        return text
 
     return Template("chat", source, render)
