@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from operators.encode import Encoder
+from operators.encode import Encoder, Ids, TooLong, slices
 from operators.normalise import Example, Rejection
 from operators.template import TemplateProblem
 
@@ -19,11 +19,19 @@ class Measured:
 
 
 def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list[Measured | Rejection]:
-    """Count tokens of each example; reject with `too_long`, `template_failed`, `empty_output` (no target ids) or, where the
-    tokenizer itself fails, `encode_failed`.
+    """Count tokens of each example; reject with `too_long`, `template_failed`, `empty_output` (no target ids),
+    `outside_vocabulary` (an id that the model does not know) or, where the tokenizer itself fails, `encode_failed`.
 
     `too_long`: "reject", or "truncate_input", which cuts the input from its end until the sequence fits.
     """
+    return [one for some in slices(examples, _chars) for one in _in_halves(some, encoder, too_long)]
+
+
+def _chars(example: Example) -> int:
+    return len(example.instruction) + len(example.input) + len(example.output)
+
+
+def _in_halves(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
     try:
         return _measure(examples, encoder, too_long)
     except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises on a text; halves lead to the row that it fails on
@@ -33,30 +41,45 @@ def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list
             ]
         middle = len(examples) // 2
         halves = (examples[:middle], examples[middle:])
-        return [one for half in halves for one in measure(half, encoder, too_long=too_long)]
+        return [one for half in halves for one in _in_halves(half, encoder, too_long)]
 
 
 def _measure(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
-    prompts = encoder.prompts([(example.instruction, example.input) for example in examples])
-    targets = encoder.targets([example.output for example in examples])
-    results: list[Measured | Rejection] = []
-    for example, prompt, target in zip(examples, prompts, targets, strict=True):
-        if isinstance(prompt, TemplateProblem):
-            results.append(Rejection("template_failed", str(prompt)))
-        elif len(target) == int(encoder.append_eos):
-            results.append(Rejection("empty_output", "the tokenizer gives no token for this output"))
-        elif len(prompt) + len(target) <= encoder.max_length:
-            results.append(Measured(len(prompt), len(target), len(example.input)))
-        else:
-            results.append(_too_long(example, len(prompt), len(target), encoder, too_long))
-    return results
+    over = [encoder.certainly_over(example.output) for example in examples]
+    open_ = [example for example, certain in zip(examples, over, strict=True) if not certain]
+    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in open_]))
+    targets = iter(encoder.targets([example.output for example in open_]))
+    return [
+        _rejected(f"{len(example.output):,} characters of output", encoder)
+        if certain
+        else _measure_one(example, next(prompts), next(targets), encoder, too_long)
+        for example, certain in zip(examples, over, strict=True)
+    ]
 
 
-def _too_long(example: Example, n_prompt: int, n_target: int, encoder: Encoder, policy: str) -> Measured | Rejection:
-    if policy == "truncate_input" and example.input:
-        kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - n_target)
+def _measure_one(
+    example: Example, prompt: Ids | TemplateProblem | TooLong, target: Ids, encoder: Encoder, too_long: str
+) -> Measured | Rejection:
+    if isinstance(prompt, TemplateProblem):
+        return Rejection("template_failed", str(prompt))
+    if len(target) == int(encoder.append_eos):
+        return Rejection("empty_output", "the tokenizer gives no token for this output")
+    if isinstance(prompt, list) and len(prompt) + len(target) <= encoder.max_length:
+        return _counted(prompt, target, len(example.input), encoder)
+    if too_long == "truncate_input" and example.input:
+        kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - len(target))
         if kept is not None:
-            return Measured(len(encoder.prompt(example.instruction, example.input[:kept])), n_target, kept)
-    return Rejection(
-        "too_long", f"{n_prompt} prompt tokens and {n_target} target tokens, at most {encoder.max_length} together"
-    )
+            return _counted(encoder.prompt(example.instruction, example.input[:kept]), target, kept, encoder)
+    found = f"{len(prompt)} prompt tokens" if isinstance(prompt, list) else str(prompt)
+    return _rejected(f"{found} and {len(target)} target tokens", encoder)
+
+
+def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Measured | Rejection:
+    problem = encoder.outside(prompt) or encoder.outside(target)
+    if problem is not None:
+        return Rejection("outside_vocabulary", problem)
+    return Measured(len(prompt), len(target), input_chars)
+
+
+def _rejected(found: str, encoder: Encoder) -> Rejection:
+    return Rejection("too_long", f"{found}, at most {encoder.max_length} tokens together")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +93,29 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
 
 
+class NoGpu(RuntimeError):
+    """A process that holds a GPU which torch cannot use."""
+
+
+def device_of(*, gpu: bool) -> str:
+    """`cuda` where torch can use a GPU, else `cpu`. A process that was given a `gpu` must not compute on the CPU unnoticed:
+    raises NoGpu, unless TSS_COUNTED_GPUS says that GPUs here are numbers, as in a simulated cluster."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if gpu and not os.environ.get("TSS_COUNTED_GPUS"):
+        raise NoGpu(
+            f"this process on {platform.node()} holds a GPU that torch {torch.__version__} cannot use; install a build of "
+            "torch with CUDA and a driver that is new enough for it there, or set ray.gpus_per_scorer: 0 to score on CPUs"
+        )
+    return "cpu"
+
+
 def load_model(
     name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
 ) -> torch.nn.Module:
     """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem."""
     check_model_name(name, "scorer.model")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or device_of(gpu=False)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=resolve_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from operators.alternatives import Pool, Query
-from operators.encode import Encoder, Ids
+from operators.encode import Encoder, Ids, TooLong
 from operators.schema import ENCODED, from_rows
 from operators.template import TemplateProblem
 
@@ -29,20 +29,20 @@ class _Prompts:
 
     def __init__(self, encoder: Encoder):
         self._encoder = encoder
-        self._known: dict[tuple[str, str], Ids | TemplateProblem] = {}
+        self._known: dict[tuple[str, str], Ids | TemplateProblem | TooLong] = {}
 
     def learn(self, keys: list[tuple[str, str]]) -> None:
         new = [key for key in dict.fromkeys(keys) if key not in self._known]
         self._known.update(zip(new, self._encoder.prompts(new), strict=True))
 
     def fits(self, key: tuple[str, str], room: int) -> bool:
-        """Whether the template works on it and its ids are at most `room`."""
+        """Whether the template works on it and its ids are at most `room`, all of which the model knows."""
         ids = self._known[key]
-        return not isinstance(ids, TemplateProblem) and len(ids) <= room
+        return isinstance(ids, list) and len(ids) <= room and self._encoder.outside(ids) is None
 
     def __getitem__(self, key: tuple[str, str]) -> Ids:
         ids = self._known[key]
-        if isinstance(ids, TemplateProblem):
+        if not isinstance(ids, list):
             raise ids
         return ids
 
@@ -93,7 +93,8 @@ _KEPT = ("id", "source", "instruction", "input", "output", "extra", "file", "lin
 def _choose_alternatives(
     inputs: list[str], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts, k: int
 ) -> list[_Choice]:
-    """The first `k` candidates of each row whose prompt has at most `room` ids; one that is too long is replaced by the next.
+    """The first `k` candidates of each row whose prompt has at most `room` ids, all known to the model; any other is replaced
+    by the next.
 
     Where a stored candidate list ends too early, the row's whole ranking is computed.
     """

@@ -17,26 +17,37 @@ from operators.normalise import Example, Rejection, normalise
 from operators.schema import ADMITTED, REJECTED, from_rows
 from operators.template import load_template
 from operators.text import content_hash, first_line
+from pipeline.attempts import Attempts, GivenUp, pieces
 from pipeline.parts import Record, record_table, write_part
-from pipeline.read import RawRow, count_lines, read_chunk
+from pipeline.read import count_lines, read_chunk
+from pipeline.rows import NOTHING, RawRow, Unread
 from pipeline.sources import Chunk
 
 ROWS_AT_ONCE = 2000
 PART_CHARS = 32_000_000  # a part is written when its text is this long, so memory does not grow with a file
-KNOWN_KEYS_KEPT = 1000
+# A chunk whose process died is tried again as a whole: machines fail. Then its rows are marked before they are tried, halved at
+# each death, down to one row. What dies outside of any row is a fault of the file or the machine.
+WHOLE_TRIES, ROW_TRIES, OUTSIDE_TRIES = 3, 2, 6
+COLUMNS_KEPT, COLUMN_CHARS = 1000, 200  # names of the rows' own columns that a run remembers, and how long one may be
 SHOWN_REJECTED = 3  # rejected rows named where there are too many
 
 
 @lru_cache(maxsize=1)
 def cached_encoder(
-    model: str, trust_remote_code: bool, template: str, template_text: str, append_eos: bool, max_length: int
+    model: str,
+    trust_remote_code: bool,
+    template: str,
+    template_text: str,
+    append_eos: bool,
+    max_length: int,
+    vocab_size: int | None,
 ) -> Encoder:
     """The encoder of this worker process; tasks that follow each other share it."""
     from operators.models import load_tokenizer  # brings torch, which processes that encode nothing should not wait for
 
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
-    return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length)
+    return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length, vocab_size)
 
 
 def count_chunk(batch: pa.Table) -> pa.Table:
@@ -50,26 +61,63 @@ def count_chunk(batch: pa.Table) -> pa.Table:
 def admit_chunk(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str) -> pa.Table:
     """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk."""
     return record_table(
-        _admit(Chunk(**json.loads(text)), work, cached_encoder(**encoder), too_long)
-        for text in batch["item"].to_pylist()
+        _admit(Chunk(**json.loads(text)), work, encoder, too_long) for text in batch["item"].to_pylist()
     )
 
 
-def _admit(chunk: Chunk, work: str, encoder: Encoder, too_long: str) -> Record:
-    output = _Output(work, chunk)
-    waiting: list[RawRow] = []
-    chars = 0
-    for row in _rows(chunk):
-        waiting.append(row)
-        chars += len(row.raw)
-        if len(waiting) == ROWS_AT_ONCE or chars > PART_CHARS:
-            output.take(waiting, encoder, too_long)
-            waiting, chars = [], 0
-    output.take(waiting, encoder, too_long)
-    return output.finish()
+def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> Record:
+    attempts = Attempts(work, f"read-{chunk.input_index}-{chunk.file_index}-{chunk.start}")
+    deaths = attempts.counts()
+    outside = 2 * deaths["chunk"] - deaths.total()  # each death has left a mark of the chunk
+    if outside >= OUTSIDE_TRIES:
+        raise GivenUp(
+            f"{chunk.uri}: reading it ended its process {outside} times, and no row of it is to blame; is the file damaged, or "
+            "is there too little memory? Accepted: more memory, or the same rows as JSON lines (one object a line)"
+        )
+    with attempts.trying("chunk"):
+        output, start = _Output(work, chunk, cached_encoder(**encoder), too_long), 0
+        for rows in _batches(_rows(chunk)):
+            if deaths["chunk"] < WHOLE_TRIES:
+                output.take(rows)
+            else:
+                _take_carefully(rows, start, output, attempts, deaths)
+            start += len(rows)
+        return output.finish()
 
 
-def _rows(chunk: Chunk) -> Iterator[RawRow]:
+def _take_carefully(rows: list[Unread], start: int, output: _Output, attempts: Attempts, deaths: Counter[str]) -> None:
+    """Take rows of which some may end the process; `start` is the place of the first in its chunk."""
+    for first, stop, hope in pieces(start, start + len(rows), deaths, 1, ROW_TRIES):
+        name, some = f"{first}-{stop}", rows[first - start : stop - start]
+        if not hope:
+            readable = not attempts.deaths(f"{name}.read")
+            raw = some[0].read().raw if readable else NOTHING
+            detail = f"the process ended {deaths[name]} times while it read or tokenised this row alone"
+            output.reject(RawRow(some[0].line, None, raw), Rejection("reader_died", detail))
+        elif len(some) == 1:
+            with attempts.trying(f"{name}.read"):
+                row = some[0].read()
+            with attempts.trying(f"{name}.take"):
+                output.take_read([row])
+        else:
+            with attempts.trying(name):
+                output.take(some)
+
+
+def _batches(rows: Iterator[Unread]) -> Iterator[list[Unread]]:
+    batch: list[Unread] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row.size
+        if len(batch) == ROWS_AT_ONCE or size > PART_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _rows(chunk: Chunk) -> Iterator[Unread]:
     try:
         yield from read_chunk(chunk)
     except (OSError, EOFError, pa.ArrowException) as error:
@@ -84,17 +132,29 @@ class UnreadableFile(RuntimeError):
 class _Output:
     """The growing parts of one chunk and its counts."""
 
-    def __init__(self, work: str, chunk: Chunk):
-        self._work, self._chunk = work, chunk
+    def __init__(self, work: str, chunk: Chunk, encoder: Encoder, too_long: str):
+        self._work, self._chunk, self._encoder, self._too_long = work, chunk, encoder, too_long
         self._admitted: list[dict] = []
         self._rejected: list[dict] = []
         self._chars = 0
         self._record: Record = {"source": chunk.source, "read": 0, "admitted": [], "rejected": [], "first_rejected": []}
         self._reasons: Counter[str] = Counter()
-        self._keys: set[str] = set()
+        self._columns: set[str] = set()
 
-    def take(self, rows: list[RawRow], encoder: Encoder, too_long: str) -> None:
-        self._record["read"] += len(rows)
+    def take(self, rows: list[Unread]) -> None:
+        """Look into rows, and admit or reject each."""
+        read: list[RawRow] = []
+        chars = 0
+        for one in rows:
+            read.append(row := one.read())
+            chars += len(row.raw)
+            if chars > PART_CHARS:
+                self.take_read(read)
+                read, chars = [], 0
+        self.take_read(read)
+
+    def take_read(self, rows: list[RawRow]) -> None:
+        """Admit or reject each row."""
         examples: list[tuple[RawRow, Example]] = []
         for row in rows:
             try:
@@ -102,19 +162,20 @@ class _Output:
                     raise row.problem
                 examples.append((row, normalise(row.record, self._chunk.columns)))
             except Rejection as rejection:
-                self._reject(row, rejection)
-        for (row, example), measured in zip(
-            examples, measure([e for _, e in examples], encoder, too_long=too_long), strict=True
-        ):
+                self.reject(row, rejection)
+        found = measure([example for _, example in examples], self._encoder, too_long=self._too_long)
+        for (row, example), measured in zip(examples, found, strict=True):
             if isinstance(measured, Rejection):
-                self._reject(row, measured)
+                self.reject(row, measured)
             else:
                 self._admit(row, example, vars(measured))
         if self._chars > PART_CHARS:
             self._flush()
 
     def _admit(self, row: RawRow, example: Example, measured: dict[str, int]) -> None:
-        self._keys.update(json.loads(example.extra))
+        self._record["read"] += 1
+        if len(self._columns) < COLUMNS_KEPT:
+            self._columns.update(name for name in json.loads(example.extra) if len(name) <= COLUMN_CHARS)
         self._chars += len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
         self._admitted.append(
             {
@@ -131,7 +192,9 @@ class _Output:
             }
         )
 
-    def _reject(self, row: RawRow, rejection: Rejection) -> None:
+    def reject(self, row: RawRow, rejection: Rejection) -> None:
+        """Keep a row with the reason why it cannot be used."""
+        self._record["read"] += 1
         self._reasons[rejection.reason] += 1
         if len(self._record["first_rejected"]) < SHOWN_REJECTED:
             self._record["first_rejected"].append(
@@ -166,4 +229,13 @@ class _Output:
 
     def finish(self) -> Record:
         self._flush()
-        return {**self._record, "reasons": dict(self._reasons), "keys": sorted(self._keys)[:KNOWN_KEYS_KEPT]}
+        return {**self._record, "reasons": dict(self._reasons), "columns": sorted(self._columns)[:COLUMNS_KEPT]}
+
+
+def columns_of(records: list[Record]) -> list[str]:
+    """Names of the rows' own columns, from the records of all chunks; at COLUMNS_KEPT of them there may be others."""
+    columns: set[str] = set()
+    for record in records:
+        if len(columns) < COLUMNS_KEPT:
+            columns.update(record["columns"])
+    return sorted(columns)[:COLUMNS_KEPT]

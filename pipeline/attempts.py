@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,10 @@ class Attempts:
         names = (storage.name_of(path) for path, _ in storage.list_files(self._folder))
         return sum(name.startswith(f"{part}.") for name in names)
 
+    def counts(self) -> Counter[str]:
+        """The deaths of each part; those of `part.step` count for `part`."""
+        return Counter(storage.name_of(path).partition(".")[0] for path, _ in storage.list_files(self._folder))
+
     @contextmanager
     def trying(self, part: str = "all") -> Iterator[None]:
         """Mark a part while the context lasts; an exception is no death."""
@@ -39,6 +44,21 @@ class Attempts:
             yield
         finally:
             storage.delete(mark)
+
+
+def pieces(start: int, stop: int, deaths: Counter[str], whole: int, alone: int) -> Iterator[tuple[int, int, bool]]:
+    """The stretches in which to try what stands from `start` to `stop`, by the deaths of parts that are named
+    `<start>-<stop>`: all of it until it has ended `whole` processes, then halves, and halves of these, down to one, which is
+    not to be tried again (False) when it has ended `alone` processes by itself."""
+    died = deaths[f"{start}-{stop}"]
+    if stop - start == 1:
+        yield start, stop, died < max(whole, alone)
+    elif died < whole:
+        yield start, stop, True
+    else:
+        middle = (start + stop) // 2
+        yield from pieces(start, middle, deaths, 1, alone)
+        yield from pieces(middle, stop, deaths, 1, alone)
 
 
 def this_actor() -> str:

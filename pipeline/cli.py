@@ -37,11 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        print(
-            f"tss: interrupted; nothing was published. The same command{_plainly(arguments)} goes on from here.",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interrupt:
+        unpublished = f"nothing was published. The same command{_plainly(arguments)} goes on from here."
+        print(_shown(f"tss: interrupted; {str(interrupt) or unpublished}"), file=sys.stderr)
         return 130
     if isinstance(summary, int):
         return summary

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from operators.alternatives import Query
 from operators.pairs import Candidates, encode_rows
 from pipeline.admit import cached_encoder
+from pipeline.attempts import at_most
 from pipeline.parts import Record, read_part
 from pipeline.retrieve import cached_neighbours, cached_pool
 
@@ -41,15 +42,25 @@ class Round:
 
 
 def encode_block(
-    batch: pa.Table, *, index: str, encoder: dict[str, Any], pool: dict[str, Any], k: int, round: dict[str, Any]
+    batch: pa.Table,
+    *,
+    work: str,
+    index: str,
+    encoder: dict[str, Any],
+    pool: dict[str, Any],
+    k: int,
+    round: dict[str, Any],
 ) -> pa.Table:
     """For each block record: the record, and beside it the rows that this round takes, ENCODED."""
-    neighbours = cached_neighbours(index)
     blocks = []
     for part in map(json.loads, batch["item"].to_pylist()):
-        rows = rows_of_round(part, Round(**round))
-        encoded = encode_rows(rows, candidates_of(rows, neighbours), cached_pool(**pool), cached_encoder(**encoder), k)
-        blocks.append(to_bytes(encoded))
+        this = Round(**round)
+        # Every row was tokenised before, when it was admitted: if a process ends here, it is no row's fault.
+        with at_most(work, f"encode-{part['block']:06d}-{this.label}", f"encoding block {part['block']}"):
+            rows = rows_of_round(part, this)
+            candidates = candidates_of(rows, cached_neighbours(index))
+            encoded = encode_rows(rows, candidates, cached_pool(**pool), cached_encoder(**encoder), k)
+            blocks.append(to_bytes(encoded))
     return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
 
 

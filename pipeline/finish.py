@@ -67,6 +67,7 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
     overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
     digest = stages.digest_scores(job, outcome.scored)
     changes = _changes(job, outcome, chosen)
+    own.lock.require()  # parts are moved to a place that another attempt at this run would share
     files = publish.gather(job, own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
     content = {
         "run": own.run_id,

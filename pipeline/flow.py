@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 
 from pipeline import manifest, published, scoring, selection, stages, storage, store, upkeep
-from pipeline.admit import SHOWN_REJECTED
+from pipeline.admit import SHOWN_REJECTED, columns_of
 from pipeline.bounded import score_bounded
 from pipeline.config import Config
 from pipeline.encode import Round
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.job import Job
+from pipeline.job import Job, once
 from pipeline.lock import hold
-from pipeline.preflight import check_output, check_quota, check_shadowing
+from pipeline.preflight import check_output, check_quota, check_shadowing, check_shared
 from pipeline.progress import Reporter
 from pipeline.request import Request, requested, workspace_of
-from pipeline.resources import pools, session
+from pipeline.resources import is_local, pools, session
 from pipeline.summary import Summary
 from pipeline.workspace import Workspace, workspace
 
@@ -37,7 +37,11 @@ def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summa
             reporter.say("refresh      there is no earlier run to compare with")
             return _make(request, own)
         known = published.read_manifest(latest)
-        if known.get("content") == request.content and not fresh and not manifest.worth_another_try(known["counts"]):
+        if (
+            known.get("content") == request.content
+            and not own.fresh
+            and not manifest.worth_another_try(known["counts"])
+        ):
             reporter.say(f"refresh      nothing that scores follow from has changed since {known['run']}")
             selection.require_columns(config, known["columns"])
             manifest.require_few_rejected(known["counts"]["sources"], config.max_rejected_fraction, "refresh")
@@ -59,6 +63,8 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     with hold(output, "tss select") as lock, session(config.ray.address):
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
         identity = storage.digest_of(json.dumps([parent, asked]).encode())
+        if not is_local(config.ray.address):
+            once("preflight", check_shared, output, lock.path)
         with workspace(output, lock, identity) as own:
             job = Job(config, own.folder, own.run_id, pools(config), reporter)
             return finish_rescored(job, own, parent, known)
@@ -74,7 +80,7 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     manifest.require_rows(counts)
     first = [text for record in read for text in record["first_rejected"]][:SHOWN_REJECTED]
     manifest.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
-    columns = sorted({key for record in read for key in record["keys"]})
+    columns = columns_of(read)
     selection.require_columns(config, columns)
 
     embeddings = store.embedder_folder(own.output, checked.embedder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from pipeline import storage
@@ -73,7 +74,7 @@ def stream(stage: str, dataset: Any) -> Iterator[Record]:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for text in batch["record"].to_pylist():
                 yield json.loads(text)
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise _failed(stage, error) from error
 
 
@@ -84,6 +85,14 @@ def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda re
         tick(record)
         records.append(record)
     return records
+
+
+def by_block(stage: str, records: list[Record]) -> list[Record]:
+    """Records in the order of their blocks. Raises RunFailed where one came in pieces: its rows would be taken for all."""
+    numbers = [record["block"] for record in records]
+    if len(set(numbers)) < len(numbers):
+        raise RunFailed(stage, "a block came in pieces, though Ray was told not to cut any")
+    return sorted(records, key=lambda record: record["block"])
 
 
 def _failed(stage: str, error: BaseException) -> RunFailed:
@@ -110,11 +119,12 @@ def _cause(error: BaseException) -> str:
     return cause[:1000]
 
 
-def once(stage: str, function: Callable, *args: Any) -> Any:
-    """Run a plain function in one task of the cluster: its memory and what it can reach are not the driver's. Raises BadRequest
-    where the function does."""
+def once(stage: str, function: Callable, *args: Any, gpus: float = 0.0) -> Any:
+    """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
+    the driver's. Raises BadRequest where the function does."""
+    placed = {"num_gpus": gpus} if gpus else {"label_selector": off_gpus()}
     try:
-        return ray.get(ray.remote(num_cpus=1, label_selector=off_gpus())(guarded(function)).remote(*args))
+        return ray.get(ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args))
     except RayError as error:
         for one in _chain(error):
             if isinstance(one, BadRequest) and not isinstance(one, RayError):

@@ -86,6 +86,11 @@ class Lock:
         self._lost, self._ended = False, threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="lock")
 
+    @property
+    def path(self) -> str:
+        """Of the claim, which every machine that works on this output must see."""
+        return self._path
+
     def held(self) -> bool:
         """Whether nobody has taken this process for dead."""
         return not self._lost and storage.exists(self._path)
@@ -123,7 +128,6 @@ def hold(output: str, command: str) -> Iterator[Lock]:
     folder = storage.join(output, FOLDER)
     try:
         lock = _acquire(output, folder, command)
-        lock._start()
         try:
             yield lock
         finally:
@@ -147,14 +151,18 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
         except OSError as error:
             reason = error.strerror or str(error).strip().splitlines()[0]
             raise BadRequest(f"output: {output!r} cannot be written: {reason}") from error
+        # It beats while others are looked at, which takes half a minute for each dead one: a third process must not take this
+        # one for dead meanwhile, and where one has all the same, this one gives way.
+        lock = Lock(output, claim, path)
+        lock._start()
         try:
             other = _living(folder, path)
+            if other is None and lock.held():
+                return lock
         except BaseException:
-            storage.delete(path)
+            lock._end()
             raise
-        if other is None:
-            return Lock(output, claim, path)
-        storage.delete(path)
+        lock._end()
         if left:
             time.sleep(random.uniform(0.1, 0.5))
     if other is None:

@@ -131,7 +131,7 @@ def require_few_rejected(
 
 def worth_another_try(counts: dict[str, Any]) -> bool:
     """Whether rows were rejected for what may have been a fault of a machine: a run from scratch would try them again."""
-    return bool({"scorer_died", "scorer_failed", "not_finite"} & counts["rejected"].keys())
+    return bool({"reader_died", "scorer_died", "scorer_failed", "not_finite"} & counts["rejected"].keys())
 
 
 def base_of(config: Config) -> dict[str, Any]:

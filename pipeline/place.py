@@ -25,6 +25,9 @@ from pipeline.storage import load_array
 # About so many tokens, over all sequences of its rows, make a block: prefixes are shared within it, so it is large; it is also
 # what a failed actor loses, and no more actors than blocks can work.
 BLOCK_TOKENS = 1 << 20
+# Rows with one input and one output, from which on they are no longer kept together: labels of a classification would else
+# make one block of millions of rows. About as many make a block by themselves.
+GROUP_ROWS = 1000
 _TEXTS = ("instruction", "input", "output", "extra")
 
 
@@ -91,11 +94,13 @@ def conform_placed(table: pa.Table, block: list[int]) -> pa.Table:
 
 
 def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray, stretches: np.ndarray) -> np.ndarray:
-    """Int64 [N]: each group of equal (input, output) stands in its first row's instruction's stretch of the cost axis."""
+    """Int64 [N]: each group of equal (input, output) stands in its first row's instruction's stretch of the cost axis, and
+    where it is large each row of it in its own instruction's."""
     order = np.lexsort((ids, pair_keys))
     heads = np.flatnonzero(np.r_[True, pair_keys[order][1:] != pair_keys[order][:-1]])
+    sizes = np.diff(np.r_[heads, len(order)])
     head_of = np.empty(len(order), dtype=np.int64)
-    head_of[order] = order[np.repeat(heads, np.diff(np.r_[heads, len(order)]))]
+    head_of[order] = np.where(np.repeat(sizes > GROUP_ROWS, sizes), order, order[np.repeat(heads, sizes)])
     first, last = stretches[instruction_rows[head_of]].T
     return (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
 

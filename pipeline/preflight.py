@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ def _check_store(output: str) -> str:
     return output
 
 
+def check_shared(output: str, claim: str) -> None:
+    """Raise BadRequest where this worker does not see the claim that the driver has just written into the output."""
+    if not storage.exists(claim):
+        raise BadRequest(
+            f"output: {output!r} is not the same folder on {platform.node()}, where work is done, as where the command runs; "
+            "accepted: a folder on storage that all machines of the cluster see, or a URL such as s3://bucket/runs"
+        )
+
+
 def check_shadowing() -> None:
     """Raise BadRequest where the working folder holds other packages of our names: Ray's workers would import those."""
     here, installed = Path.cwd(), Path(__file__).resolve().parents[1]
@@ -143,6 +153,7 @@ def check_models(config: Config, template_text: str) -> Checked:
             "template_text": template.text,
             "append_eos": wanted.append_eos,
             "max_length": wanted.max_length,
+            "vocab_size": _vocab_size(model),
         },
         identity=models.identity(
             wanted.model, model, tokenizer, template_hash=template.hash, append_eos=wanted.append_eos
@@ -150,6 +161,12 @@ def check_models(config: Config, template_text: str) -> Checked:
         template_hash=template.hash,
         embedder=embedder,
     )
+
+
+def _vocab_size(model: Any) -> int | None:
+    """How many ids a model knows, or None where its configuration does not say."""
+    size = getattr(model.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) else None
 
 
 def check_quota(config: Config, sources: set[str]) -> None:

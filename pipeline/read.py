@@ -6,31 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from operators.normalise import Rejection, strict_json
-from pipeline.sources import Chunk, open_dataset
+from operators.normalise import Rejection
+from pipeline.read_tables import dataset, parquet
+from pipeline.rows import KEPT_OF_LARGE_ROW, MAX_ROW_BYTES, NOTHING, RawRow, Unread, known, one_line, row_of, too_large
+from pipeline.sources import Chunk
 from pipeline.storage import open_filesystem
 
-MAX_ROW_BYTES = 16 << 20
-KEPT_OF_LARGE_ROW = 64 << 10  # of a row over MAX_ROW_BYTES, this much goes to rejected/, with its place in the file
+MAX_ARRAY_BYTES = 1 << 30  # of a JSON array, which is parsed as a whole
 
 
-@dataclass(frozen=True)
-class RawRow:
-    """A record at its line or row (from 1), or the reason why there is none; `raw` is what stood there, as JSON."""
-
-    line: int
-    record: Any
-    raw: str
-    problem: Rejection | None = None
-
-
-def read_chunk(chunk: Chunk) -> Iterator[RawRow]:
+def read_chunk(chunk: Chunk) -> Iterator[Unread]:
     """All rows of a chunk, in order.
 
     Raises OSError, EOFError or pa.ArrowException where a file breaks off or cannot be told into rows.
@@ -39,25 +26,11 @@ def read_chunk(chunk: Chunk) -> Iterator[RawRow]:
         "jsonl": _json_lines,
         "json": _json_file,
         "csv": _csv,
-        "parquet": _parquet,
-        "saved": _dataset,
-        "hub": _dataset,
+        "parquet": parquet,
+        "saved": dataset,
+        "hub": dataset,
     }
-    return map(_bounded, readers[chunk.kind](chunk))
-
-
-def _bounded(row: RawRow) -> RawRow:
-    """The row, or its rejection where it is too large: what is not a line of a file can be measured only once it is there."""
-    if row.problem is not None or len(row.raw) <= MAX_ROW_BYTES:
-        return row
-    return _too_large(row.line, row.raw[:KEPT_OF_LARGE_ROW].encode("utf-8", "backslashreplace"), len(row.raw))
-
-
-def _row(line: int, record: Any) -> RawRow:
-    try:
-        return RawRow(line, record, strict_json(record))
-    except Rejection as problem:
-        return RawRow(line, None, json.dumps(""), problem)
+    return readers[chunk.kind](chunk)
 
 
 def count_lines(chunk: Chunk) -> int:
@@ -80,7 +53,7 @@ def _open(chunk: Chunk) -> io.BufferedReader:
     return io.BufferedReader(filesystem.open_input_file(inner), 1 << 20)
 
 
-def _json_lines(chunk: Chunk) -> Iterator[RawRow]:
+def _json_lines(chunk: Chunk) -> Iterator[Unread]:
     with _open(chunk) as file:
         offset = 0
         if chunk.start:
@@ -95,9 +68,10 @@ def _json_lines(chunk: Chunk) -> Iterator[RawRow]:
             if len(data) > MAX_ROW_BYTES and not data.endswith(b"\n"):
                 rest = _skip_line(file)
                 offset += rest
-                yield _too_large(line, data, len(data) + rest)
+                yield known(too_large(line, data, len(data) + rest))
             elif data.strip():
-                yield _parse_line(line, data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data)
+                text = data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data
+                yield Unread(line, len(text), partial(_parse_line, line, text))
             line += 1
 
 
@@ -108,16 +82,6 @@ def _skip_line(file: io.BufferedReader) -> int:
         if data.endswith(b"\n"):
             break
     return skipped
-
-
-def _too_large(line: int, data: bytes, size: int) -> RawRow:
-    kept = data[:KEPT_OF_LARGE_ROW].decode("utf-8", "replace")
-    return RawRow(
-        line,
-        None,
-        json.dumps(kept, ensure_ascii=False),
-        Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds its beginning"),
-    )
 
 
 def _parse_line(line: int, data: bytes) -> RawRow:
@@ -135,7 +99,7 @@ def _parse_line(line: int, data: bytes) -> RawRow:
     except (ValueError, RecursionError) as error:
         # The parser counts lines within the row's text, which has but one.
         at = f"character {error.colno} of the line: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-        detail = at or _one_line(error)
+        detail = at or one_line(error)
         return RawRow(line, None, json.dumps(text, ensure_ascii=False), Rejection("malformed_json", detail))
     return RawRow(line, record, text)
 
@@ -144,35 +108,34 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _as_json_text(data: bytes) -> str:
     return json.dumps(data.decode("utf-8", "backslashreplace"), ensure_ascii=False)
 
 
-def _json_file(chunk: Chunk) -> Iterator[RawRow]:
+def _json_file(chunk: Chunk) -> Iterator[Unread]:
     with _open(chunk) as file:
         start = file.peek(1 << 16)[: 1 << 16].removeprefix(b"\xef\xbb\xbf").lstrip()
         if start[:1] != b"[":
             yield from _json_lines(chunk)
             return
-        data = file.read()
-    parsed = _parse_line(1, data.removeprefix(b"\xef\xbb\xbf"))
-    if parsed.problem is not None:
-        detail = f"the whole file is one JSON array, and it cannot be read: {parsed.problem.detail}"
-        yield RawRow(
-            1,
-            None,
-            parsed.raw[:KEPT_OF_LARGE_ROW]
-            if len(parsed.raw) <= KEPT_OF_LARGE_ROW
-            else json.dumps(parsed.raw[:KEPT_OF_LARGE_ROW]),
-            Rejection(parsed.problem.reason, detail),
+        data = file.read(MAX_ARRAY_BYTES + 1)
+    if len(data) > MAX_ARRAY_BYTES:
+        raise OSError(
+            f"found a JSON array of more than {MAX_ARRAY_BYTES >> 20} MiB, which is read as a whole; accepted: smaller arrays, "
+            "and JSON lines (one object a line) of any size"
         )
+    parsed = _parse_line(1, data.removeprefix(b"\xef\xbb\xbf"))
+    del data
+    if parsed.problem is None:
+        records = parsed.record
+        del parsed  # the text of the file
+        for row, record in enumerate(records, 1):
+            yield Unread(row, 0, partial(row_of, row, record))
         return
-    for row, record in enumerate(parsed.record, 1):
-        yield _row(row, record)
+    detail = f"the whole file is one JSON array, and it cannot be read: {parsed.problem.detail}"
+    shown = parsed.raw[:KEPT_OF_LARGE_ROW]
+    raw = shown if len(parsed.raw) <= KEPT_OF_LARGE_ROW else json.dumps(shown)
+    yield known(RawRow(1, None, raw, Rejection(parsed.problem.reason, detail)))
 
 
 class _Lines:
@@ -211,7 +174,7 @@ class _RowTooLarge(Exception):
     """A row of CSV that is over MAX_ROW_BYTES; the parser drops what it has of it and goes on with the next line."""
 
 
-def _csv(chunk: Chunk) -> Iterator[RawRow]:
+def _csv(chunk: Chunk) -> Iterator[Unread]:
     csv.field_size_limit(MAX_ROW_BYTES)
     with io.TextIOWrapper(_open(chunk), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)
@@ -228,15 +191,15 @@ def _csv(chunk: Chunk) -> Iterator[RawRow]:
             try:
                 values = next(reader, None)
             except _RowTooLarge as error:
-                yield _too_large(line, lines.start.encode("utf-8", "surrogateescape"), *error.args)
+                yield known(too_large(line, lines.start.encode("utf-8", "surrogateescape"), *error.args))
                 continue
             except csv.Error as error:
-                yield RawRow(line, None, json.dumps(""), Rejection("malformed_csv", _one_line(error)))
+                yield known(RawRow(line, None, NOTHING, Rejection("malformed_csv", one_line(error))))
                 continue
             if values is None:
                 return
             if values:
-                yield _csv_row(line, header, values)
+                yield Unread(line, sum(map(len, values)), partial(_csv_row, line, header, values))
 
 
 def _csv_row(line: int, header: list[str], values: list[str]) -> RawRow:
@@ -260,31 +223,4 @@ def _csv_row(line: int, header: list[str], values: list[str]) -> RawRow:
             json.dumps(values, ensure_ascii=False),
             Rejection("malformed_csv", f"{len(values)} fields, and the header has {len(header)}"),
         )
-    return _row(line, dict(zip(header, values, strict=True)))
-
-
-def _parquet(chunk: Chunk) -> Iterator[RawRow]:
-    filesystem, inner = open_filesystem(chunk.uri)
-    with filesystem.open_input_file(inner) as opened:
-        file = pq.ParquetFile(opened)
-        row = 1 + sum(file.metadata.row_group(group).num_rows for group in range(chunk.start))
-        for batch in file.iter_batches(batch_size=1000, row_groups=range(chunk.start, chunk.stop)):
-            for place in range(len(batch)):
-                yield _arrow_row(row + place, batch, place)
-            row += len(batch)
-
-
-def _arrow_row(line: int, batch: pa.RecordBatch, place: int) -> RawRow:
-    try:
-        record = {name: batch.column(i)[place].as_py() for i, name in enumerate(batch.schema.names)}
-    except UnicodeDecodeError as error:
-        return RawRow(line, None, json.dumps(""), Rejection("invalid_utf8", _one_line(error)))
-    except (ValueError, ArithmeticError, RecursionError) as error:  # a date after the year 9999, for one
-        return RawRow(line, None, json.dumps(""), Rejection("wrong_type", f"a column has no value: {_one_line(error)}"))
-    return _row(line, record)
-
-
-def _dataset(chunk: Chunk) -> Iterator[RawRow]:
-    rows = open_dataset(chunk).select(range(chunk.start, chunk.stop))
-    for line, record in enumerate(rows, chunk.start + 1):
-        yield _row(line, dict(record))
+    return row_of(line, dict(zip(header, values, strict=True)))

@@ -18,6 +18,7 @@ from operators.text import content_hash
 from pipeline import store
 from pipeline.parts import read_part, record_table, write_part
 
+BYTES_ASKED = 256  # that a row of a block asks with on its way: two groups
 # Rows of both tables on their way to each other: those of blocks have no pair, those of the store no block.
 _MEETING = pa.schema([*STORED, pa.field("run", pa.string()), pa.field("block", pa.int64())])
 _FOUND = pa.schema([pa.field("pair", pa.binary(16)), pa.field("sum", pa.float64())])
@@ -52,8 +53,10 @@ def meet(batch: pa.Table) -> pa.Table:
 
 
 def newest(stored: pa.Table, keys: Sequence[str] = ("group", "pair")) -> pa.Table:
-    """Rows of the store with their `run`, each key once: as the newest run has it, if it was computed anew."""
-    ordered = stored.sort_by([*((key, "ascending") for key in keys), ("run", "descending")])
+    """Rows of the store with their `run`, each key once: as the newest run has it, if it was computed anew. What one run has
+    stored twice, as l(0) of an output that stands in two blocks, may differ in last digits: the choice depends on no order."""
+    ties = [("sum", "ascending")] if "sum" in stored.column_names else []
+    ordered = stored.sort_by([*((key, "ascending") for key in keys), ("run", "descending"), *ties])
     words = np.hstack([_words(ordered[key]) for key in keys])
     first = np.r_[True, (words[1:] != words[:-1]).any(axis=1)][: len(ordered)]
     return ordered.filter(pa.array(first))

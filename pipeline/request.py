@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import stages, storage, store
+from pipeline import same_code, stages, storage, store
 from pipeline.config import Config
 from pipeline.job import Job, once
 from pipeline.lock import Lock, hold
 from pipeline.parts import Record
-from pipeline.preflight import Checked, check_models, check_output, check_quota, check_shadowing, read_template
+from pipeline.preflight import (
+    Checked,
+    check_models,
+    check_output,
+    check_quota,
+    check_shadowing,
+    check_shared,
+    read_template,
+)
 from pipeline.progress import Reporter
-from pipeline.resources import Pools, is_local, pools, scorer_dtype, session
+from pipeline.resources import Pools, is_local, pools, session, told
 from pipeline.retrieve import read_pool_file
 from pipeline.sources import Chunk, plan
 from pipeline.workspace import Workspace, workspace
@@ -37,7 +44,7 @@ class Request:
     dtype: str
     scorer: dict[str, Any]  # as the manifest names it
     inputs: list[Record]
-    fresh: bool
+    fresh: bool  # as it was asked for; a run that goes on is what it was begun as
 
     @property
     def content(self) -> str:
@@ -45,7 +52,7 @@ class Request:
         asked = self.config.model_dump()
         bounded = asked["select"]["mode"] == "bounded"
         parts = [
-            importlib.metadata.version("task-specificity"),
+            same_code.digest(),  # another release may make other rows of the same likelihoods
             [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
             self.pool_texts,
             self.checked.embedder,
@@ -64,7 +71,7 @@ class Request:
 
     def job(self, own: Workspace) -> Job:
         """The run of this request in a workspace."""
-        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, self.fresh)
+        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, own.fresh)
 
 
 def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
@@ -73,6 +80,22 @@ def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
     return chunks, check_models(config, template_text)
+
+
+def scorer_dtype(config: Config, sizes: Pools) -> str:
+    """The dtype that `auto` means on the machines that will score: asked of a GPU there, where scorers have one, and one that
+    is not up yet has to come up for that."""
+    if config.scorer.dtype != "auto":
+        return config.scorer.dtype
+    if not sizes.gpus_per_scorer:
+        return "float32"
+    return str(once("preflight", _dtype_of_gpu, gpus=sizes.gpus_per_scorer))
+
+
+def _dtype_of_gpu() -> str:
+    from operators.models import device_of, resolve_dtype
+
+    return str(resolve_dtype("auto", device_of(gpu=True))).removeprefix("torch.")
 
 
 @contextmanager
@@ -88,9 +111,11 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     looked = _look(config, template_text) if is_local(config.ray.address) else None
     with hold(output, command) as lock, session(config.ray.address):
+        if looked is None:
+            once("preflight", check_shared, output, lock.path)
         sizes = pools(config)
         chunks, checked = looked or once("preflight", _look, config, template_text)
-        reporter.say("start        the request is in order, Ray is up")
+        reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")
         dtype = scorer_dtype(config, sizes)
         inputs, named = stages.take_snapshot(reporter, chunks), checked.scorer(dtype)
         yield Request(

@@ -20,6 +20,8 @@ from pipeline.errors import BadRequest
 # seconds for workers that come and go.
 _LOCAL_SLOTS_AT_LEAST = 4
 _NODE = "ray.io/node-id"  # a label that Ray gives to every node
+_NO_PROGRESS, _NO_PROGRESS_SECONDS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 24 * 3600
+_ROLE = "task-specificity/role"  # one that whoever makes a node may give it; `gpu` keeps work without GPUs away
 
 
 @dataclass(frozen=True)
@@ -100,22 +102,27 @@ def _configure() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # else the cause of a failure is only in the text of a traceback
+    # A block that a shuffle brings together is one file and has one number: never cut it by size.
+    context.target_max_block_size = None
+    # Ray gives up on a stage after half an hour without a finished block: on a CPU a scorer may take longer for one, and so may
+    # machines that have to join first.
+    if _NO_PROGRESS not in os.environ:
+        context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
 
 
 @dataclass(frozen=True)
 class _Cluster:
-    """Machines that may take work: nodes with CPUs, now, and GPUs, with those that an autoscaler may add."""
+    """Machines that take work now: those for work without GPUs, and GPUs of all."""
 
     nodes: int
+    plain_nodes: int
     gpus: int
 
     @classmethod
     def now(cls) -> _Cluster:
-        import ray
-
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        nodes = sum(node["Resources"].get("CPU", 0) > 0 for node in _alive())
-        return cls(max(1, nodes), max(gpus, _most_gpus()))
+        taking = _taking_work()
+        plain = [node for node in taking if not _gpus_of(node)]
+        return cls(max(1, len(taking)), max(1, len(plain or taking)), int(sum(map(_gpus_of, _alive()))))
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -124,46 +131,49 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _most_gpus() -> int:
-    """How many GPUs the cluster's autoscaler may bring it to; 0 without one."""
-    # What Ray's own libraries ask, for want of a public way: autoscalers publish their groups of nodes there.
-    from ray._private.state import state
-
-    return int((state.get_max_resources_from_cluster_config() or {}).get("GPU", 0))
+def _taking_work() -> list[dict[str, Any]]:
+    return [node for node in _alive() if node["Resources"].get("CPU", 0) > 0]
 
 
-def _may_add_nodes_without_gpus() -> bool:
-    from ray._private.state import state
-
-    groups = getattr(state.get_cluster_config(), "node_group_configs", ())
-    found = [(dict(group.resources), group.max_count) for group in groups]
-    return any(most and resources.get("CPU") and not resources.get("GPU") for resources, most in found)
+def _gpus_of(node: dict[str, Any]) -> float:
+    return float(node["Resources"].get("GPU", 0))
 
 
 def pools(config: Config) -> Pools:
     """Pool sizes: on GPUs one scorer each, else one scorer a machine with all its cores, unless the configuration says more.
 
-    GPUs that an autoscaler may add count: actors that wait for one are what makes it add them.
+    What is asked for in numbers may be more than a cluster has now: scorers that wait for a GPU are what makes an autoscaler
+    add it, and no cluster says what its autoscaler may add. On this machine alone nothing will come: raises BadRequest.
     """
     cluster, settings = _Cluster.now(), config.ray
     per_scorer = (1.0 if cluster.gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
-    if per_scorer > cluster.gpus:
+    here = is_local(settings.address)
+    if per_scorer > cluster.gpus and here:
         raise BadRequest(
-            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and the cluster has {cluster.gpus} GPUs; set it to auto or 0"
+            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and this machine has {cluster.gpus} GPUs; set it to auto or 0"
         )
     scorers = _range(settings.scorers, max(1, int(cluster.gpus / per_scorer)) if per_scorer else cluster.nodes)
-    if per_scorer and scorers[0] * per_scorer > cluster.gpus:
+    if per_scorer and scorers[0] * per_scorer > cluster.gpus and here:
         raise BadRequest(
             f"ray.scorers: {scorers[0]} scorers of {per_scorer:g} GPUs each do not fit on {cluster.gpus} GPUs"
         )
-    embedders = _range(settings.embedders, cluster.nodes)
+    embedders = _range(settings.embedders, cluster.plain_nodes)
     return Pools(
         scorers=scorers,
         embedders=embedders,
         gpus_per_scorer=float(per_scorer),
         scorers_a_node=-(-scorers[1] // cluster.nodes),
-        embedders_a_node=-(-embedders[1] // cluster.nodes),
+        embedders_a_node=-(-embedders[1] // cluster.plain_nodes),
     )
+
+
+def told(sizes: Pools) -> str:
+    """What scoring will run on, in words, where the cluster as it is now leaves a question."""
+    gpus = _Cluster.now().gpus
+    asked = sizes.scorers[0] * sizes.gpus_per_scorer
+    if asked > gpus:
+        return f"; scorers ask for {asked:g} GPUs, {gpus} are up: the others have to join, as an autoscaler makes them"
+    return ""
 
 
 def _range(asked: int | list[int] | str, otherwise: int) -> tuple[int, int]:
@@ -178,14 +188,18 @@ def no_more_than(sizes: tuple[int, int], work: int) -> tuple[int, int]:
     return max(1, min(sizes[0], work)), max(1, min(sizes[1], work))
 
 
-def threads_here(actors: int) -> int:
-    """Threads for one of `actors` that share this worker's machine: by its cores, or fewer where Ray was given fewer."""
+def threads_here(actors: int, gpus: float = 0.0) -> int:
+    """Threads for one of `actors` that share this worker's machine: by its cores, or fewer where Ray was given fewer. Actors
+    that hold `gpus` each are as many as this machine's GPUs are enough for."""
     import ray
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = ray.get_runtime_context().get_node_id()
-    given = next((node["Resources"].get("CPU", 0) for node in _alive() if node["NodeID"] == here), 0)
-    return max(1, min(cores, int(given) or cores) // actors)
+    node_id = ray.get_runtime_context().get_node_id()
+    here: dict[str, Any] = next((node for node in _alive() if node["NodeID"] == node_id), {"Resources": {}})
+    given = here["Resources"].get("CPU", 0)
+    if gpus:
+        actors = int(_gpus_of(here) / gpus)
+    return max(1, min(cores, int(given) or cores) // max(1, actors))
 
 
 def actor_pool(sizes: tuple[int, int]) -> Any:
@@ -198,35 +212,19 @@ def actor_pool(sizes: tuple[int, int]) -> Any:
     return ray.data.ActorPoolStrategy(min_size=fewest, max_size=most)
 
 
-# A label that every node has, with a value that none has: a selector that any node satisfies.
-ANYWHERE = {_NODE: "!none"}
+# What any node satisfies. Ray Data joins the selectors of a stage and of all stages by their labels, so each that `off_gpus`
+# may name needs another value here.
+ANYWHERE = {_NODE: "!none", _ROLE: "!none"}
 
 
 def off_gpus() -> dict[str, str]:
-    """A label selector for work that needs no GPU: nodes without any, as long as the cluster has (or may add) some.
+    """A label selector for work that needs no GPU: other nodes than those with GPUs, unless all that take work have some.
 
-    By what nodes are, not by a label that somebody has to set. Nodes are named that it must not use, so those that join later
-    may take work.
+    Nodes that are up are named; those that join later, which this selector does not know yet, are told by a label of theirs
+    (`cluster/` gives it to them).
     """
-    nodes = [node for node in _alive() if node["Resources"].get("CPU", 0) > 0]
-    with_gpus = [node["NodeID"] for node in nodes if node["Resources"].get("GPU", 0) > 0]
-    if not with_gpus or (len(with_gpus) == len(nodes) and not _may_add_nodes_without_gpus()):
+    taking = _taking_work()
+    with_gpus = sorted(node["NodeID"] for node in taking if _gpus_of(node))
+    if taking and len(with_gpus) == len(taking):
         return {}
-    return {_NODE: f"!in({','.join(sorted(with_gpus))})"}
-
-
-def scorer_dtype(config: Config, sizes: Pools) -> str:
-    """The dtype that `auto` means on the machines that will score: asked of a GPU there, where scorers have one, and one that
-    is not up yet has to come up for that."""
-    import ray
-
-    def resolve() -> str:
-        from operators.models import resolve_dtype
-
-        return str(resolve_dtype("auto", "cuda")).removeprefix("torch.")
-
-    if config.scorer.dtype != "auto":
-        return config.scorer.dtype
-    if not sizes.gpus_per_scorer:
-        return "float32"
-    return ray.get(ray.remote(num_gpus=sizes.gpus_per_scorer)(resolve).remote())
+    return {_ROLE: "!gpu", **({_NODE: f"!in({','.join(with_gpus)})"} if with_gpus else {})}

@@ -16,14 +16,16 @@ from operators.alternatives import Pool, distinct_instructions, instruction_key,
 from operators.embedder import Embedder, embed_folded, load_embedder
 from operators.order import neighbourhood_order, shared_order
 from operators.schema import EMBEDDINGS, INSTRUCTIONS, NEIGHBOURS, from_rows
+from operators.text import first_line
 from pipeline import storage, store
-from pipeline.attempts import at_most, this_actor
+from pipeline.attempts import Attempts, GivenUp, at_most, pieces, this_actor
 from pipeline.errors import BadRequest
 from pipeline.parts import Record, read_part, read_table, record_table, write_part, write_table
 from pipeline.resources import threads_here
 from pipeline.storage import load_array, save_array
 
 _COLUMNS = ["instruction_key", "instruction", "input", "task", "n_prompt_tokens", "n_target_tokens"]
+SHOWN_CHARS = 200  # of an instruction that cannot be embedded
 SPARE = 2  # candidates kept per query, as a multiple of k: an alternative may prove too long for a row
 
 
@@ -82,6 +84,9 @@ class EmbedRange:
     range that this run has stored before it was interrupted is taken as it is.
     """
 
+    # A range whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one text.
+    whole_tries, alone_tries = 3, 2
+
     def __init__(self, *, work: str, index: str, folder: str, model: str, batch_size: int, a_node: int):
         self._work, self._folder = work, folder
         self._model, self._batch_size, self._a_node = model, batch_size, a_node
@@ -105,10 +110,45 @@ class EmbedRange:
         for path, table in store.sound((path for path, _ in store.parts(folder)), self._work, EMBEDDINGS):
             if table["key"].equals(self._table["key"][start:stop]):
                 return {"path": path, "start": start}
-        with at_most(self._work, f"embed-{start}", f"embedding instructions {start} to {stop}"):
-            vectors = embed_folded(self._embedder, self._table["text"][start:stop].to_pylist())
-        rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(vectors)})
+        rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(self._embed(start, stop))})
         return {"path": store.write(folder, rows, EMBEDDINGS), "start": start}
+
+    def _embed(self, start: int, stop: int) -> np.ndarray:
+        """Float32 [stop - start, D]. Instructions that have ended a process together are embedded in halves; raises GivenUp for
+        one that does so alone."""
+        attempts, embedder, found = Attempts(self._work, f"embed-{start}"), self._embedder, []
+        for first, last, hope in pieces(start, stop, attempts.counts(), self.whole_tries, self.alone_tries):
+            texts = self._table["text"][first:last].to_pylist()
+            if not hope:
+                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {_shown(texts[0])}")
+            with attempts.trying(f"{first}-{last}"):
+                found.append(_embed_in_halves(embedder, texts))
+        return np.concatenate(found)
+
+
+def _embed_in_halves(embedder: Embedder, texts: list[str]) -> np.ndarray:
+    """Float32 [N, D]; raises BrokenEmbedder, which names the instruction that the embedder fails on, if it is only one."""
+    try:
+        return embed_folded(embedder, texts)
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        if len(texts) == 1:
+            raise BrokenEmbedder(f"the embedder fails on this instruction: {_shown(texts[0])} ({said})") from error
+        try:
+            embed_folded(embedder, ["Sort the words."])
+        except Exception as problem:
+            raise BrokenEmbedder(f"the embedder fails on everything since {said}") from problem
+    middle = len(texts) // 2
+    return np.concatenate([_embed_in_halves(embedder, half) for half in (texts[:middle], texts[middle:])])
+
+
+def _shown(text: str) -> str:
+    """An instruction and what to do about it, for a message."""
+    return f"{text[:SHOWN_CHARS]!r}, of {len(text):,} characters; take its rows out of the input, or set another embedder.model"
+
+
+class BrokenEmbedder(RuntimeError):
+    """An embedder that fails on an instruction, or on everything."""
 
 
 def build_matrix(parts: list[Record], index: str) -> None:

@@ -86,7 +86,7 @@ class ScoreBlock:
     Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too. A row that
     raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store, the
     run's name in it and that of the round. `share` is what the actor has of its machine: with how many others it shares the
-    cores, and its part of a GPU.
+    cores, and its GPUs.
     """
 
     # A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
@@ -131,13 +131,14 @@ class ScoreBlock:
 
         from operators.logprob import TargetScorer
         from operators.memory import batch_tokens
-        from operators.models import load_model
+        from operators.models import device_of, load_model
 
-        torch.set_num_threads(threads_here(int(self._share["a_node"])))
-        model = load_model(**self._model)
+        gpus = self._share["gpus"]
+        torch.set_num_threads(threads_here(int(self._share["a_node"]), gpus))
+        model = load_model(**self._model, device=device_of(gpu=gpus > 0))
         if self._batch_tokens != "auto":
             return TargetScorer(model, int(self._batch_tokens))
-        return TargetScorer(model, batch_tokens(model, self._share["of_gpu"] or 1.0))
+        return TargetScorer(model, batch_tokens(model, min(1.0, gpus) or 1.0))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import encode, metrics, recall, score, store
 from pipeline.encode import Round
-from pipeline.job import Job, execute, in_actors, items, mapped, over_parts, stream
+from pipeline.job import Job, by_block, execute, in_actors, items, mapped, over_parts, stream
 from pipeline.parts import Record
 from pipeline.resources import no_more_than
 from pipeline.stages import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, pool_settings
@@ -29,18 +29,25 @@ def recall_pairs(job: Job, placed: list[Record], scorer: str) -> list[Record]:
     if not stored:
         return placed
     sizes = dict(store.parts(scorer))
-    shuffles = max(1, -(-sum(sizes.get(path, 0) for _, path in stored) * TEXT_PER_PARQUET_BYTE // SHUFFLE_BYTES))
+    meeting_bytes = sum(sizes.get(path, 0) for _, path in stored) * TEXT_PER_PARQUET_BYTE
+    meeting_bytes += sum(part["rows"] for part in placed) * recall.BYTES_ASKED
+    shuffles = max(1, -(-meeting_bytes // SHUFFLE_BYTES))
     meeting = [{"path": part["path"], "block": part["block"]} for part in placed]
     meeting += [{"path": path, "run": run} for run, path in stored]
     dataset = over_parts(meeting, recall.asked_and_stored, work=job.work).repartition(shuffles, keys=["group"])
     dataset = mapped(dataset, recall.meet)
-    blocks = len(placed)
+    blocks = 1 + max(part["block"] for part in placed)  # some may have no rows
     dataset = dataset.sort("block", boundaries=list(range(1, blocks))) if blocks > 1 else dataset.repartition(1)
-    known: dict[int, Record] = {}
-    with job.reporter.stage("recall", blocks, "blocks") as stage:
-        for record in stream("recall", mapped(dataset, recall.write_found, fn_kwargs={"work": job.work})):
-            known[record["block"]] = record
-            stage.advance(note=f"{sum(one['rows'] for one in known.values()):,} stored pairs")
+    with job.reporter.stage("recall", len(placed), "blocks") as stage:
+        pairs = 0
+
+        def tick(record: Record) -> None:
+            nonlocal pairs
+            pairs += record["rows"]
+            stage.advance(note=f"{pairs:,} stored pairs")
+
+        found = execute("recall", mapped(dataset, recall.write_found, fn_kwargs={"work": job.work}), tick)
+    known = {record["block"]: record for record in by_block("recall", found)}
     return [{**part, "known": known.get(part["block"])} for part in placed]
 
 
@@ -60,13 +67,14 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
         "score": config.score.model_dump(),
         "seed": config.seed,
         "threshold": round.threshold,
-        "share": {"a_node": job.pools.scorers_a_node, "of_gpu": min(1.0, job.pools.gpus_per_scorer)},
+        "share": {"a_node": job.pools.scorers_a_node, "gpus": job.pools.gpus_per_scorer},
     }
     items_ = [{name: block[name] for name in ("block", "placed", "scored", "known")} for block in blocks]
     encoded = mapped(
         items(items_),
         encode.encode_block,
         fn_kwargs={
+            "work": job.work,
             "index": job.index,
             "encoder": scorer.encoder,
             "pool": pool_settings(job),
@@ -137,7 +145,7 @@ def rescore(job: Job, parts: list[Record]) -> list[Record]:
     with job.reporter.stage("rescore", len(parts)) as stage:
         kwargs = {"work": job.work, "score": job.config.score.model_dump(), "seed": job.config.seed}
         dataset = mapped(items(parts), score.rescore_part, fn_kwargs=kwargs)
-        return sorted(execute("rescore", dataset, lambda record: stage.advance()), key=lambda record: record["block"])
+        return by_block("rescore", execute("rescore", dataset, lambda record: stage.advance()))
 
 
 def scored_of(blocks: list[Record]) -> list[Record]:

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 
 from operators import budget, where
 from pipeline import selection_passes as passes
+from pipeline.admit import COLUMN_CHARS, COLUMNS_KEPT
 from pipeline.config import Config
 from pipeline.errors import BadRequest
-from pipeline.job import Job, execute, mapped, over_parts
+from pipeline.job import Job, by_block, execute, mapped, over_parts
 from pipeline.parts import Record
 from pipeline.selection_search import Search, find_ends, slim, sweep
 
@@ -181,15 +182,18 @@ def _write_ranked(job: Job, chosen: list[Record], rows: int) -> list[Record]:
     dataset = over_parts(paths, passes.file_of_rows, boundaries=boundaries)
     dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
     records = execute("select", mapped(dataset, passes.write_ranked, fn_kwargs={"offsets": offsets, "work": job.work}))
-    return sorted(records, key=lambda record: record["block"])
+    return by_block("select", records)
 
 
 def require_columns(config: Config, keys: list[str]) -> None:
-    """Raise BadRequest where a filter or a cap names a column that neither the scored table nor any row has."""
+    """Raise BadRequest where a filter or a cap names a column that neither the scored table nor any row has. Of names that may
+    have been left out of `keys` nothing is known: of longer ones, and of any where there are COLUMNS_KEPT."""
+    if len(keys) >= COLUMNS_KEPT:
+        return
     named = {f"select.max_per.{name}": name for name in config.select.max_per}
     if config.select.where:
         named |= {f"select.where ({name})": name for name in where.column_names(where.parse(config.select.where))}
     known = {*where.SCORED.names, *keys}
     for key, name in named.items():
-        if name not in known:
+        if name not in known and len(name) <= COLUMN_CHARS:
             raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*where.SCORED.names, *keys])}")

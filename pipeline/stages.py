@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import admit, changes, digest, metrics, place, retrieve, snapshot, storage, store
-from pipeline.job import Job, execute, in_actors, items, mapped, once, over_parts, stream
+from pipeline.job import Job, by_block, execute, in_actors, items, mapped, once, over_parts, stream
 from pipeline.parts import Record
 from pipeline.preflight import Checked
 from pipeline.progress import Reporter
@@ -131,7 +131,7 @@ def place_rows(job: Job, admitted: list[Record], tokens: int) -> list[Record]:
             "place", mapped(dataset, place.write_block, fn_kwargs={"work": job.work}), lambda record: stage.advance()
         )
         metrics.count("tss_rows", sum(sum(one["duplicates"].values()) for one in records), outcome="duplicate")
-        return sorted(records, key=lambda record: record["block"])
+        return by_block("place", records)
 
 
 def compare(job: Job, before: dict[str, list[Record]], after: dict[str, list[Record]]) -> dict[str, dict[str, int]]:

@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-SCHEMES = ("s3", "gs", "gcs", "abfs", "hdfs", "viewfs")
+# Of outputs: stores in which an object appears when its upload is complete. Arrow writes to Azure over what was there, and a
+# file of HDFS is seen while it is written, so neither could switch from one run to the next at once.
+SCHEMES = ("s3", "gs", "gcs")
 DIGEST_BYTES = 16
 
 
@@ -78,7 +80,7 @@ def write(uri: str, data: bytes | pa.Buffer) -> None:
             stream.write(data)
         return
     target = Path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     draft = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}")
     try:
         with draft.open("wb") as file:
@@ -90,6 +92,14 @@ def write(uri: str, data: bytes | pa.Buffer) -> None:
         draft.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder with all above it, in a way that outlives this machine being switched off."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        _sync_folder(one.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -174,7 +184,7 @@ def delete_empty(folder: str) -> None:
 def move(source: str, target: str) -> None:
     """Give a file another name: a rename on a disk; a copy, then a removal in an object store."""
     if not is_url(source):
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(target).parent)
         Path(source).replace(target)
         _sync_folder(Path(target).parent)
         return

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ray.exceptions import AuthenticationError, RayError
 
 from operators.hub import looks_local
 from operators.template import BUILT_IN
 from operators.text import first_line
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.errors import BadRequest, RunFailed
+from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.retrieve import read_pool_file
 
@@ -38,26 +39,30 @@ _SECONDS_LOST = 60.0  # for which a dashboard may be out of reach while a job is
 
 def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> list[str]:
     """Fill a job's folder for a parsed command, whose configuration may be given, and return the command to run there; raises
-    BadRequest for what a cluster cannot see."""
+    BadRequest for what a cluster cannot see, and for what must not leave this machine."""
     flags = [f"--{name}" for name in ("fresh", "quiet") if getattr(parsed, name, False)]
     overrides = [word for text in parsed.overrides for word in ("--set", text)]
-    _stage_code(folder, with_demo=parsed.name == "demo")
     if config is not None:
+        _stage_code(folder, with_demo=False)
         _stage_config(folder, config)
         return [parsed.name, _CONFIG, *flags]  # overrides are in it
+    for text in parsed.overrides:
+        key, _, value = text.partition("=")
+        if key.strip() == "output":
+            _require_shared("--set output", str(yaml.safe_load(value)))
+    where = str(parsed.output) if parsed.name == "demo" else parsed.run
+    _require_shared("--output" if parsed.name == "demo" else parsed.name, where)
+    _stage_code(folder, with_demo=parsed.name == "demo")
     if parsed.name == "demo":
-        _require_shared("--output", str(parsed.output))
-        return ["demo", "--rows", str(parsed.rows), "--output", str(parsed.output), *flags, *overrides]
-    _require_shared("run", parsed.run)
-    return [parsed.name, parsed.run, *flags, *overrides]
+        return ["demo", "--rows", str(parsed.rows), "--output", where, *flags, *overrides]
+    return [parsed.name, where, *flags, *overrides]
 
 
 def _stage_config(folder: Path, config: Config) -> None:
     """The configuration as it is in the job's folder, and beside it the small files that it names."""
     settings = config.model_dump()
     for index, one in enumerate(config.input):
-        if not one.path.startswith("hf://"):
-            _require_shared(f"input.{index}.path", one.path)
+        _require_shared(f"input.{index}.path", one.path)
     _require_shared("output", config.output)
     for key, name in (("scorer.model", config.scorer.model), ("embedder.model", config.embedder.model)):
         if looks_local(name):
@@ -75,6 +80,11 @@ def _stage_config(folder: Path, config: Config) -> None:
 
 
 def _require_shared(key: str, path: str) -> None:
+    if storage.has_credentials(path):
+        raise BadRequest(
+            f"{key}: a URL with credentials in it, which would be sent and shown with the job; accepted: a URL without, and "
+            "credentials in the environment of the cluster's machines"
+        )
     if not storage.is_url(path) and not Path(path).is_absolute():
         raise BadRequest(
             f"{key}: {path!r} is relative to this folder, which the cluster does not see; accepted: an absolute path on "
@@ -89,6 +99,10 @@ def _stage_code(folder: Path, *, with_demo: bool) -> None:
         shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns(*left_out))
 
 
+class OutOfReach(RuntimeError):
+    """A dashboard that no longer answers, while a job may go on."""
+
+
 class Jobs:
     """The job API of one cluster."""
 
@@ -97,19 +111,18 @@ class Jobs:
         machine. Raises BadRequest where there is none."""
         try:
             from ray.job_submission import JobSubmissionClient
-
-            # How Ray packs and uploads is not what anybody waits for; its modules set levels of their own.
-            for one in [name for name in logging.root.manager.loggerDict if name.startswith("ray.dashboard")]:
-                logging.getLogger(one).setLevel(logging.ERROR)
+        except ImportError as error:
+            raise BadRequest(_NO_JOBS) from error
+        # How Ray packs and uploads is not what anybody waits for; its modules set levels of their own.
+        for one in [name for name in logging.root.manager.loggerDict if name.startswith("ray.dashboard")]:
+            logging.getLogger(one).setLevel(logging.ERROR)
+        try:
             self._client = JobSubmissionClient(address)
-        except (ImportError, RuntimeError, ConnectionError, ValueError) as error:
-            if "ray[default]" in str(error) or isinstance(error, ImportError):
-                raise BadRequest(
-                    "tss submit needs Ray's job API; install it: pip install 'task-specificity[cluster]'"
-                ) from error
-            raise BadRequest(
-                f"--address: {address!r}: no Ray dashboard answers: {first_line(error)[:300]}; accepted: a URL such as "
-                "http://head:8265"
+        except (RuntimeError, OSError, ValueError, RayError) as error:
+            if "ray[default]" in str(error):
+                raise BadRequest(_NO_JOBS) from error
+            raise _refused(
+                f"--address: {address!r}: no Ray dashboard answers", error, "accepted: a URL such as http://head:8265"
             ) from error
         self.address = str(self._client.get_address())
 
@@ -120,13 +133,14 @@ class Jobs:
         runtime = {"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}}
         try:
             return str(self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime))
-        except (RuntimeError, ValueError, ConnectionError) as error:
-            raise BadRequest(f"{self.address} does not take the job: {first_line(error)[:300]}") from error
+        except (RuntimeError, OSError, ValueError, RayError) as error:
+            raise _refused(f"{self.address} does not take the job", error) from error
 
     def follow(self, name: str) -> Any:
         """Print the job's log as it grows until the job has ended; what is known of it then. A dashboard that is gone for a
-        moment is looked for again; raises RunFailed where it does not come back."""
-        printed, lost = 0, time.monotonic()
+        moment is looked for again; raises OutOfReach where it does not come back."""
+        printed = 0
+        lost: float | None = None  # since when nothing answers
 
         async def tail() -> None:
             nonlocal printed, lost
@@ -135,7 +149,7 @@ class Jobs:
                 new = text[max(0, printed - passed) :]  # a new connection begins with what was printed before
                 passed += len(text)
                 printed = max(printed, passed)
-                lost = time.monotonic()
+                lost = None
                 sys.stdout.write(new)
                 sys.stdout.flush()
 
@@ -143,15 +157,15 @@ class Jobs:
             try:
                 asyncio.run(tail())
                 known = self._client.get_job_info(name)
-                lost = time.monotonic()
+                lost = None
                 if known.status.is_terminal():
                     return known
             except Exception as error:  # whatever an HTTP library raises on a connection that is lost
+                lost = time.monotonic() if lost is None else lost
                 if time.monotonic() - lost > _SECONDS_LOST:
-                    raise RunFailed(
-                        f"job {name}",
-                        f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({first_line(error)[:300]}); "
-                        f"the job may go on. {self.how_to_follow(name)}",
+                    raise OutOfReach(
+                        f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({first_line(error)[:300]}); job {name} "
+                        f"may go on. {self.how_to_follow(name)}"
                     ) from error
             time.sleep(1.0)
 
@@ -159,6 +173,20 @@ class Jobs:
         """In words, what one can do about a job that goes on."""
         at = f"--address {self.address}"
         return f"Follow it: ray job logs {at} --follow {name}. Stop it: ray job stop {at} {name}"
+
+
+_NO_JOBS = "tss submit needs Ray's job API; install it: pip install 'task-specificity[cluster]'"
+
+
+def _refused(what: str, error: Exception, accepted: str = "") -> BadRequest:
+    """What a dashboard's refusal is for people: Ray answers with a traceback, of which the last line says why."""
+    if isinstance(error, AuthenticationError):
+        return BadRequest(
+            f"{what}: it wants a token, and there is none here or another one; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN to the cluster's"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return BadRequest("; ".join(filter(None, [f"{what}: {lines[-1][:300]}", accepted])))
 
 
 def submit(parsed: argparse.Namespace, config: Config | None, address: str | None, name: str | None, wait: bool) -> int:
@@ -179,6 +207,9 @@ def submit(parsed: argparse.Namespace, config: Config | None, address: str | Non
     except KeyboardInterrupt:
         print(f"\ntss: job {name} goes on. {jobs.how_to_follow(name)}", file=sys.stderr)
         return 130
+    except OutOfReach as gone:
+        print(f"tss: {gone}", file=sys.stderr)
+        return 1
     if ended.status == "SUCCEEDED":
         return 0
     reason = _last_words(ended.message or "")

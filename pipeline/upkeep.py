@@ -6,7 +6,6 @@ do the old ones go. A pass that dies leaves pairs twice, never none.
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -61,12 +60,14 @@ def compact(output: str, reporter: Reporter) -> Summary:
     """Join the parts of each scorer and embedder into large ones; raises BadRequest, RunFailed."""
     output = _existing(output)
     with hold(output, "tss store compact"), session(None):
-        lines = [
-            _joined(reporter, kind, folder)
-            for kind in _KINDS
-            for folder in _folders(output, kind)
-            if len(_small(folder)) > 1 and not _unfinished(output, folder)
-        ]
+        lines = []
+        for kind in _KINDS:
+            for folder in _folders(output, kind):
+                kept = _unfinished(output, folder)
+                if len(_small(folder, kept)) > 1:
+                    lines.append(_joined(reporter, kind, folder, kept))
+                elif kept:
+                    lines.append(f"{kind:<12} {storage.name_of(folder)}  nothing to compact{_of_unfinished(kept)}")
     return Summary(output, "\n".join(lines or ["nothing to compact"]))
 
 
@@ -81,29 +82,28 @@ def prune(output: str, reporter: Reporter) -> Summary:
         lines = []
         for kind, name in ((store.LIKELIHOODS, "scorer"), (store.EMBEDDINGS, "embedder")):
             for folder in _folders(output, kind):
-                if left := _unfinished(output, folder):
-                    lines.append(
-                        f"{kind:<12} {storage.name_of(folder)}  kept: an interrupted run has parts in it. Run it to its end, "
-                        f"or remove {', '.join(f'{workspace.WORK}/{run}' for run in left)}"
-                    )
-                    continue
-                lines.append(
-                    _pruned(reporter, kind, folder, [run for run in runs if run[name] == storage.name_of(folder)])
-                )
+                using = [run for run in runs if run[name] == storage.name_of(folder)]
+                lines.append(_pruned(reporter, kind, folder, using, _unfinished(output, folder)))
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
 def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) -> None:
-    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
+    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more; an
+    interrupt says so too."""
     try:
         for old in publish.remove_old_runs(output, run, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
         for kind in _KINDS:
             for folder in _folders(output, kind):
-                if len(_small(folder)) > PARTS_AT_MOST and not _unfinished(output, folder, storage.name_of(run)):
-                    reporter.say(_joined(reporter, kind, folder))
+                kept = _unfinished(output, folder, storage.name_of(run))
+                if len(_small(folder, kept)) > PARTS_AT_MOST:
+                    reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:
         reporter.say(f"upkeep       not done: {failure}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{run} was published before; the store is tidied up at the end of the next run"
+        ) from None
 
 
 def _existing(output: str) -> str:
@@ -143,9 +143,14 @@ def _told(folder: str) -> str:
         return ""  # a note for people, and it has none or no whole one
 
 
-def _small(folder: str) -> list[tuple[str, int]]:
-    """The parts that are worth joining."""
-    return [(path, size) for path, size in store.parts(folder) if size < BYTES_PER_PART // 2]
+def _small(folder: str, kept: list[str]) -> list[tuple[str, str]]:
+    """(run, path) of the parts that are worth joining: not those of the runs in `kept`, which will look for them."""
+    sizes = dict(store.parts(folder))
+    return [
+        (run, path)
+        for run, path in store.by_run(folder)
+        if run not in kept and sizes.get(path, BYTES_PER_PART) < BYTES_PER_PART // 2
+    ]
 
 
 def _unfinished(output: str, folder: str, but: str = "") -> list[str]:
@@ -169,46 +174,60 @@ def _published(output: str) -> list[dict[str, Any]]:
     return found
 
 
-def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any]]) -> str:
+def _of_unfinished(kept: list[str]) -> str:
+    """Why some parts were left alone, and what to do about it."""
+    if not kept:
+        return ""
+    folders = ", ".join(f"{workspace.WORK}/{run}" for run in kept)
+    return f"; parts of interrupted runs are left alone: run them to their end, or remove {folders}"
+
+
+def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any]], kept: list[str]) -> str:
     before = store.pairs_of(path for path, _ in store.parts(folder))
-    if not runs:
+    name = f"{kind:<12} {storage.name_of(folder)}"
+    if not runs and not kept:
         storage.delete_folder(folder)
-        return f"{kind:<12} {storage.name_of(folder)}  removed: no published run uses it ({before:,} rows)"
+        return f"{name}  removed: no published run uses it ({before:,} rows)"
     storage.delete_drafts(folder)
     wanted = [{"path": part["path"]} for run in runs for part in run["scored"]]
-    _rewrite(reporter, kind, folder, wanted if kind == store.LIKELIHOODS else [])
+    old = [(run, path) for run, path in store.by_run(folder) if run not in kept]
+    _rewrite(reporter, kind, folder, old, wanted if kind == store.LIKELIHOODS or not runs else None)
     after = store.pairs_of(path for path, _ in store.parts(folder))
     damaged = _damaged(folder)
     for path in damaged:
         storage.delete(path)
     found = f", {len(damaged):,} damaged parts with them" if damaged else ""
-    return f"{kind:<12} {storage.name_of(folder)}  {before - after:,} of {before:,} rows removed{found}"
+    return f"{name}  {before - after:,} of {before:,} rows removed{found}{_of_unfinished(kept)}"
 
 
-def _joined(reporter: Reporter, kind: str, folder: str) -> str:
+def _joined(reporter: Reporter, kind: str, folder: str, kept: list[str]) -> str:
     before, known = len(store.parts(folder)), len(_damaged(folder))
-    _rewrite(reporter, kind, folder)
+    _rewrite(reporter, kind, folder, _small(folder, kept))
     found = len(_damaged(folder)) - known
     left_out = f"; {found:,} were damaged and are left out" if found else ""
-    return f"{kind:<12} {storage.name_of(folder)}  {before:,} parts became {len(store.parts(folder)):,}{left_out}"
+    became = f"{before:,} parts became {len(store.parts(folder)):,}"
+    return f"{kind:<12} {storage.name_of(folder)}  {became}{left_out}{_of_unfinished(kept)}"
 
 
-def _rewrite(reporter: Reporter, kind: str, folder: str, wanted: list[Record] | None = None) -> None:
-    """Write the small parts of a folder anew, each row once; with `wanted` all of them, and where these are PLACED or SCORED
-    parts, pairs of the groups of their rows alone."""
+def _rewrite(
+    reporter: Reporter, kind: str, folder: str, old: list[tuple[str, str]], wanted: list[Record] | None = None
+) -> None:
+    """Write parts, (run, path), anew, each of their rows once; with `wanted`, SCORED parts, pairs of the groups of their rows
+    alone."""
     _, key = _KINDS[kind]
-    chosen = dict(_small(folder) if wanted is None else store.parts(folder))
-    old = [(run, path) for run, path in store.by_run(folder) if path in chosen]
-    size = sum(chosen.values())
-    target = storage.join(folder, f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-compacted")
+    sizes = dict(store.parts(folder))
+    size = sum(sizes.get(path, 0) for _, path in old)
+    # A name of its own: what is written must never bear that of a part that goes.
+    target = storage.join(folder, f"{workspace.new_run_id()}-compacted")
     sources = [{"path": path, "run": run, "kind": kind} for run, path in old] + [
         {**part, "kind": kind} for part in wanted or []
     ]
     shuffles = max(1, -(-size // BYTES_PER_PART))
-    with reporter.stage("compact", shuffles) as stage:
-        dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
-        options = {"folder": target, "kind": kind, "all_wanted": not wanted}
-        execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
+    if old:
+        with reporter.stage("compact", shuffles) as stage:
+            dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
+            options = {"folder": target, "kind": kind, "all_wanted": wanted is None}
+            execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
     for _, path in old:
         storage.delete(path)
     storage.delete_empty_below(folder)

@@ -12,11 +12,13 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline import storage
+from pipeline.errors import BadRequest
 from pipeline.lock import Lock
-from pipeline.published import MANIFEST, RUNS
+from pipeline.published import MANIFEST, RUNS, read_manifest
 from pipeline.store import count_run
 
 WORK, _REQUEST = ".work", "request.json"
@@ -31,11 +33,15 @@ class Workspace:
     run_id: str
     lock: Lock
     resumed: bool = False
+    fresh: bool = False  # leave what earlier runs have stored aside, also when it goes on
 
     @property
     def whole(self) -> bool:
         """Whether the run was made to its end before, and only the pointer does not name it yet."""
-        return storage.exists(storage.join(self.final, MANIFEST))
+        try:
+            return bool(read_manifest(self.final))
+        except BadRequest:  # there is none, or it is cut off
+            return False
 
     @property
     def folder(self) -> str:
@@ -62,7 +68,7 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
     """
     own = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    said = json.dumps({"request": request, "run": own.run_id, "began": began})
+    said = json.dumps({"request": request, "run": own.run_id, "began": began, "fresh": own.fresh})
     try:
         storage.write(storage.join(own.folder, _REQUEST), said.encode())
         yield own
@@ -77,15 +83,19 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
     found = None
     for name in storage.list_folders(storage.join(output, WORK)):
         left = Workspace(output, name, lock, resumed=True)
-        same = _request_of(left) == request
-        if same and not fresh and found is None:
+        known = _request_of(left)
+        left = replace(left, fresh=bool(known.get("fresh")))
+        same = known.get("request") == request
+        # What stands on a disk under its final name without a sound manifest is in the way of a run of that name.
+        free = storage.is_url(output) or left.whole or not storage.exists(left.final)
+        if same and free and not fresh and found is None:
             found = left
             _clear(left, keep_request=True)
         else:
             # An interrupted run of another request keeps its name as long as it has pairs in the store.
             _clear(left, keep_request=not same and not left.whole and count_run(output, name)[0] > 0)
     _remove_unpublished(output)
-    return found or Workspace(output, _new_run_id(), lock)
+    return found or Workspace(output, new_run_id(), lock, fresh=fresh)
 
 
 def _remove_unpublished(output: str) -> None:
@@ -97,11 +107,12 @@ def _remove_unpublished(output: str) -> None:
                 storage.delete_folder(storage.join(folder, name))
 
 
-def _request_of(left: Workspace) -> str | None:
+def _request_of(left: Workspace) -> dict[str, Any]:
     try:
-        return json.loads(storage.read(storage.join(left.folder, _REQUEST)))["request"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not even the request was written whole: there is nothing to go on with
+        known = json.loads(storage.read(storage.join(left.folder, _REQUEST)))
+    except (OSError, ValueError):
+        return {}  # not even the request was written whole: there is nothing to go on with
+    return known if isinstance(known, dict) else {}
 
 
 def _clear(own: Workspace, *, keep_request: bool = False) -> None:
@@ -122,6 +133,6 @@ def run_ids(folder: str) -> list[str]:
     return [name for name in storage.list_folders(folder) if _RUN_ID.fullmatch(name)]
 
 
-def _new_run_id() -> str:
+def new_run_id() -> str:
     """A name that sorts by time and that two runs of one second do not share."""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"

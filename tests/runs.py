@@ -67,3 +67,7 @@ def reselect(done, **more):
         known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
     )
     return Path(flow.select(config.validate(chosen, "test"), str(done), Reporter(quiet=True)).run)
+
+
+def manifest_of(folder: Path) -> dict:
+    return published.read_manifest(str(folder))

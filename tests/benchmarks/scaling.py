@@ -191,6 +191,7 @@ def encoding(job: Job, blocks: list[dict], checked: object) -> None:
     import pyarrow as pa
 
     settings = {
+        "work": job.work,
         "index": job.index,
         "encoder": checked.encoder,  # type: ignore[attr-defined]
         "pool": stages.pool_settings(job),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import secrets
@@ -24,7 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
+_PROVIDER = f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"
 # Names hold this process's number: suites may run side by side, and what a killed one has left is known as its own.
 _NAMESPACE, _BRIDGE = f"tssn{os.getpid()}", f"tssb{os.getpid()}"
 
@@ -118,6 +121,7 @@ class Machines:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "HF_HUB_OFFLINE": "1",
+            "TSS_COUNTED_GPUS": "1",
             # Machines that are lost are noticed, and metrics sent, sooner than by default.
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
@@ -139,12 +143,24 @@ class Machines:
         assert self.head
         return f"{self.head.ip}:{self.head.ports['gcs']}"
 
-    def start_head(self) -> Node:
-        """A head that takes no work, as `cluster/raycluster.yaml` has it."""
+    def start_head(self, groups: dict[str, dict] | None = None) -> Node:
+        """A head that takes no work, as `cluster/raycluster.yaml` has it; with `groups`, node types by name, Ray's own
+        autoscaler runs on it and adds and removes nodes of these, as further processes of the head's machine."""
         ports = {"gcs": 6379, "dashboard": 8265} if namespaces() else {"gcs": _free_port(), "dashboard": _free_port()}
         arguments = ["--head", f"--port={ports['gcs']}", "--num-cpus=0", f"--dashboard-port={ports['dashboard']}"]
         arguments += ["--dashboard-host=0.0.0.0", "--include-dashboard=true"]
-        self.head = self._start(arguments, hidden=self._hidden)
+        more = {}
+        if groups:
+            arguments.append(f"--autoscaling-config={_autoscaling(groups, ports['gcs'])}")
+            more = {
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_enable_autoscaler_v2": "1",
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+            }
+        # Nodes that the autoscaler makes see what the head sees.
+        self.head = self._start(arguments, hidden=None if groups else self._hidden, more=more)
         self.head.ports = ports
         self._wait(lambda: _answers(f"{self.dashboard}/api/gcs_healthz"), self.head, "its dashboard")
         return self.head
@@ -170,7 +186,7 @@ class Machines:
         if namespaces():
             _ip("link", "del", _BRIDGE)
 
-    def _start(self, arguments: list[str], hidden: Path | None = None) -> Node:
+    def _start(self, arguments: list[str], hidden: Path | None = None, more: dict[str, str] | None = None) -> Node:
         number = len(self._names) + 2
         folder = Path(tempfile.mkdtemp(prefix="tss", dir="/tmp"))  # sockets have short paths
         prefix, ip = self._namespace(number, hidden) if namespaces() else ([], "127.0.0.1")
@@ -188,7 +204,9 @@ class Machines:
             *arguments,
         ]
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, cwd=folder)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**self.environment, **(more or {})}, cwd=folder
+            )
         return Node(ip, process, metrics, folder, agent)
 
     def _namespace(self, number: int, hidden: Path | None) -> tuple[list[str], str]:
@@ -209,6 +227,35 @@ class Machines:
         while not ready():  # type: ignore[operator]
             assert node.process.poll() is None and time.monotonic() < deadline, f"{what} never came up: {node.log()}"
             time.sleep(0.2)
+
+
+def _autoscaling(groups: dict[str, dict], gcs_port: int) -> Path:
+    """A file that tells Ray's autoscaler of node types whose nodes its provider for tests starts on the same machine."""
+    head = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
+    settings = {
+        "cluster_name": "tests",
+        "provider": {
+            "type": "external",
+            "module": _PROVIDER,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+        },
+        "max_workers": sum(group["max_workers"] for group in groups.values()),
+        "available_node_types": {**head, **{name: {"node_config": {}, **group} for name, group in groups.items()}},
+        "head_node_type": "ray.head.default",
+        "idle_timeout_minutes": 1,
+        "upscaling_speed": 100,
+        **{key: {} for key in ("auth", "file_mounts")},
+        **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+        **{key: [] for key in ("initialization_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
+    }
+    if gcs_port != 6379:
+        settings["provider"]["gcs_address"] = f"127.0.0.1:{gcs_port}"
+    path = Path(tempfile.mkdtemp(prefix="tss", dir="/tmp")) / "autoscaling.yaml"
+    path.write_text(json.dumps(settings))
+    return path
 
 
 @contextlib.contextmanager

@@ -168,6 +168,13 @@ def test_a_job_that_fails_says_why_and_so_does_its_status(cluster, unseen, tmp_p
     assert "ended as FAILED" in text
 
 
+@pytest.mark.skipif(not namespaces(), reason="needs mount namespaces: machines here see the same folders")
+def test_an_output_that_workers_do_not_see_is_refused(cluster, unseen, tmp_path):
+    config = written(tmp_path / "config.yaml", unseen / "out", unseen)
+    status, text = Submitted(cluster, tmp_path, "run", config).end()
+    assert status == 2 and f"output: '{unseen}/out' is not the same folder on " in text, text
+
+
 def test_ctrl_c_leaves_the_job_going_and_says_how_to_stop_it(cluster, tmp_path):
     submitted = Submitted(cluster, tmp_path, "demo", "--rows", "200", "--output", tmp_path / "out")
     name = re.search(r"job (\w+) on", submitted.line("submit"))[1]
@@ -283,18 +290,36 @@ def test_nodes_come_and_go_while_they_score(cluster, ray_session, unseen, tmp_pa
     check(output, alone(unseen, "many"))
 
 
-def test_a_run_goes_on_after_its_cluster_was_lost(cluster, ray_session, unseen, tmp_path):
+def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_for(
+    cluster, ray_session, unseen, tmp_path
+):
     output = tmp_path / "out"
-    config = written(tmp_path / "config.yaml", output, unseen, **SLOW)
+    gpus = {"ray__gpus_per_scorer": 1, "ray__scorers": 2}
+    config = written(tmp_path / "config.yaml", output, unseen, **gpus, **SLOW)
     submit_slow(cluster, config)
     wait_for(lambda: len(parts_of(output)) >= 5, "nothing was scored")
     cluster.stop()
     assert not (output / "latest.json").exists()
     before = len(parts_of(output))
-    cluster.start_head()
-    cluster.add(cpus=3, gpus=1)  # now one machine does everything
+    groups = {
+        "cpu": {"resources": {"CPU": 3}, "min_workers": 0, "max_workers": 2},
+        "gpu": {
+            "resources": {"CPU": 1, "GPU": 1},
+            "labels": {"task-specificity/role": "gpu"},
+            "min_workers": 0,
+            "max_workers": 2,
+        },
+    }
+    cluster.start_head(groups)
     name = submit_slow(cluster, config)
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log
+    assert "scorers ask for 2 GPUs, 0 are up" in log
     check(output, alone(unseen, "rows"))
+    nodes = through_api(cluster, "nodes?detail=1")
+    with_gpus = {node["node_id"] for node in nodes if node["resources_total"].get("GPU")}
+    assert len(with_gpus) == 2
+    tasks = through_api(cluster, "tasks?detail=1&limit=5000")
+    there = {task["name"] for task in tasks if task["type"] == "NORMAL_TASK" and task["node_id"] in with_gpus}
+    assert {name for name in there if not name.startswith(("HashShuffle", "SortShuffle"))} == set()

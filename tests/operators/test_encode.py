@@ -2,11 +2,15 @@
 
 import pytest
 from conftest import byte_tokenizer
+from tokenizers import Regex, models, normalizers, pre_tokenizers
 
+from operators import encode
 from operators.encode import Encoder, empty_context, encode_prompts, encode_targets
 from operators.lengths import Measured, measure
 from operators.normalise import Example, Rejection
+from operators.pairs import _Prompts
 from operators.template import TemplateProblem, from_text, load_template
+from operators.token_text import longest_text
 
 BOS, EOS = 1, 0
 
@@ -91,3 +95,100 @@ def test_an_output_without_tokens_is_empty():
     one = Encoder(tokenizer, load_template("plain"), True, 64)
     (rejection,) = measure([example(output="  ")], one, too_long="reject")
     assert rejection.reason == "empty_output"
+
+
+class Watched:
+    """A tokenizer that remembers how many characters it was given at a time."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.calls = tokenizer, []
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, texts, **options):
+        self.calls.append(sum(map(len, texts)))
+        return self._tokenizer(texts, **options)
+
+
+@pytest.mark.parametrize(("input", "output"), [("x" * 10_000, "yes"), ("", "x" * 10_000)])
+def test_what_is_certainly_too_long_is_rejected_before_it_is_tokenised(input, output):
+    tokenizer = Watched(byte_tokenizer(bos=True))
+    one = Encoder(tokenizer, load_template("plain"), True, 100)
+    kept, rejection = measure([example("abc"), example(input, output)], one, too_long="reject")
+    assert isinstance(kept, Measured) and max(tokenizer.calls) < 100
+    assert rejection.reason == "too_long" and "10,0" in rejection.detail and "at most 100 tokens" in rejection.detail
+
+
+def test_an_input_that_is_certainly_too_long_is_still_cut():
+    one = encoder(max_length=60)
+    long, short = (measure([example("abc" * n)], one, too_long="truncate_input")[0] for n in (50_000, 50))
+    assert long == short and long.n_prompt_tokens + long.n_target_tokens == 60
+
+
+def test_white_space_is_never_certainly_too_long():
+    assert not encoder(max_length=8).certainly_over(" \n" * 10_000)
+    assert encoder(max_length=8).certainly_over(" x" * 10_000)
+
+
+def test_a_tokenizer_gets_so_much_text_at_a_time(monkeypatch):
+    monkeypatch.setattr(encode, "CHARS_AT_ONCE", 50)
+    tokenizer = Watched(byte_tokenizer(bos=True))
+    examples = [example("abc" * (i % 9)) for i in range(40)]
+    few = measure(examples, Encoder(tokenizer, load_template("plain"), True, 512), too_long="reject")
+    assert max(tokenizer.calls) <= 50
+    monkeypatch.undo()
+    assert few == measure(examples, encoder(), too_long="reject")
+
+
+def changed(change):
+    tokenizer = byte_tokenizer(bos=True)
+    change(tokenizer.backend_tokenizer)
+    return tokenizer
+
+
+def test_how_much_text_a_token_stands_for_where_it_is_certain():
+    assert longest_text(byte_tokenizer(bos=True)) == len("<bos>")
+    composing = changed(lambda backend: setattr(backend, "normalizer", normalizers.NFC()))
+    assert longest_text(composing) == 4 * len("<bos>")
+
+
+def pre(*steps):
+    return lambda backend: setattr(backend, "pre_tokenizer", pre_tokenizers.Sequence([*steps, backend.pre_tokenizer]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda backend: setattr(backend, "normalizer", normalizers.Strip()),
+        lambda backend: setattr(backend, "normalizer", normalizers.Replace(Regex("x+"), "x")),
+        lambda backend: setattr(backend, "normalizer", normalizers.Replace("xx", "x")),
+        lambda backend: setattr(backend, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        pre(pre_tokenizers.Split("x", "removed")),
+        pre(pre_tokenizers.Punctuation("removed")),
+        lambda backend: setattr(backend, "model", models.BPE(vocab={"<eos>": 0, "<bos>": 1, "a": 2}, merges=[])),
+        lambda backend: setattr(backend.model, "continuing_subword_prefix", "##"),
+        lambda backend: setattr(backend.model, "end_of_word_suffix", "</w>"),
+    ],
+)
+def test_where_characters_may_disappear_nothing_is_certain(change):
+    assert longest_text(changed(change)) is None
+
+
+def test_a_token_that_the_model_does_not_know_rejects_the_row():
+    tokenizer = byte_tokenizer(bos=True)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    one = Encoder(tokenizer, load_template("plain"), True, 512, size)
+    found = measure([example("a"), example("<new>"), example(output="<new>")], one, too_long="reject")
+    assert isinstance(found[0], Measured) and {rejection.reason for rejection in found[1:]} == {"outside_vocabulary"}
+    assert f"'<new>' has the id {size}" in found[1].detail and f"has {size} ids" in found[1].detail
+
+
+def test_an_alternative_with_a_token_that_the_model_does_not_know_is_passed_over():
+    tokenizer = byte_tokenizer(bos=True)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    prompts = _Prompts(Encoder(tokenizer, load_template("plain"), True, 512, size))
+    prompts.learn([("Do it", ""), ("Do <new>", "")])
+    assert prompts.fits(("Do it", ""), 512) and not prompts.fits(("Do <new>", ""), 512)

@@ -1,4 +1,4 @@
-"""Faults while rows are scored: a row that cannot be is found and rejected, and what is no row's fault ends the run."""
+"""Faults while rows are read and scored: a row that cannot be is found and rejected; what is no row's fault ends the run."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run, table
 
-from pipeline import score
+from pipeline import score, stages
 from pipeline.errors import RunFailed
 
 ROWS = corpus(12, seed=4)
@@ -86,6 +86,39 @@ def test_a_row_that_ends_its_process_every_time_is_rejected_alone(actors, clean,
     rest_equals(done, clean)
     (rejected,) = table(done, "rejected")
     assert rejected["reason"] == "scorer_died" and rejected["line"] == 4 and "ended 1 times" in rejected["detail"]
+
+
+def deadly_reader():
+    """`admit_chunk` in which the poison ends the process."""
+
+    def admit_chunk(batch, **settings):
+        from pipeline import admit  # the worker's own
+
+        def deadly(record, columns):
+            if record["output"] == "POISON":
+                os._exit(1)
+            return normalise(record, columns)
+
+        normalise = admit.normalise
+        # Marked from the start and row by row: the end of one process shows it.
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"normalise": deadly, "WHOLE_TRIES": 0, "ROW_TRIES": 1, "ROWS_AT_ONCE": 1}.items():
+                patch.setattr(admit, name, value)
+            return admit.admit_chunk(batch, **settings)
+
+    return admit_chunk
+
+
+def test_a_row_that_ends_its_reader_every_time_is_rejected_alone(
+    ray_session, clean, model_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stages.admit, "admit_chunk", deadly_reader())
+    path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], POISON])
+    done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
+    rest_equals(done, clean)
+    (rejected,) = table(done, "rejected")
+    assert rejected["reason"] == "reader_died" and rejected["line"] == 2
+    assert json.loads(rejected["raw"]) == POISON
 
 
 def test_a_fault_that_passes_costs_nothing(ray_session, clean, model_folder, tmp_path, monkeypatch):

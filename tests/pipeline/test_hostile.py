@@ -41,7 +41,8 @@ def admitted(path, **more):
     wanted = config.validate({"input": {"path": str(path), **more}, "output": "o", "ray": {"read_blocks": 1}}, "test")
     found = []
     for chunk in sources.plan(wanted):
-        for row in _rows(chunk):
+        for unread in _rows(chunk):
+            row = unread.read()
             try:
                 if row.problem is not None:
                     raise row.problem

@@ -10,7 +10,7 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run
 
-from pipeline import lock
+from pipeline import lock, storage
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.lock import hold
 
@@ -68,8 +68,7 @@ def elsewhere(output, beat=0):
         "since": "then",
         "beat": beat,
     }
-    (output / ".lock").mkdir(parents=True, exist_ok=True)
-    (output / ".lock" / "0.json").write_text(json.dumps(claim))
+    storage.write(str(output / ".lock" / "0.json"), json.dumps(claim).encode())  # whole, as a process would
 
 
 @pytest.fixture
@@ -98,6 +97,35 @@ def test_a_process_of_another_machine_is_told_by_its_beat(tmp_path, quick):
         beating.join()
     with hold(str(tmp_path), "tss run"):
         assert [path.name for path in claims(tmp_path)] != ["0.json"]
+
+
+def test_a_claim_beats_while_dead_ones_are_waited_for(tmp_path, quick, monkeypatch):
+    here = threading.local()
+    monkeypatch.setattr(lock, "_machine", lambda: getattr(here, "name", "other"))
+    for name in ("x", "y"):  # after any claim of ours
+        elsewhere(tmp_path)
+        (tmp_path / ".lock" / "0.json").rename(tmp_path / ".lock" / f"{name}.json")
+    inside, both = [], []
+
+    def acquire(name, after):
+        here.name = name
+        time.sleep(after)
+        try:
+            with hold(str(tmp_path), name):
+                inside.append(name)
+                time.sleep(1.5)
+                both.append(list(inside))
+                inside.remove(name)
+        except BadRequest as problem:
+            both.append([str(problem)])
+
+    threads = [threading.Thread(target=acquire, args=one) for one in (("first", 0.0), ("second", 0.2))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(both) == 2 and all(len(found) == 1 for found in both)
+    assert ["first"] in both or ["second"] in both
 
 
 def test_who_was_held_up_and_taken_for_dead_does_not_publish(tmp_path, quick):

@@ -112,6 +112,7 @@ def test_one_run_at_a_time(object_store, outcome):
         ("s3://key:secret@bucket/x", "credentials"),
         ("s3://bucket/x?endpoint_override=http://a", "options"),
         ("ftp://host/x", "accepted: a folder, or a URL of s3"),
+        ("abfs://container/x", "accepted: a folder, or a URL of s3"),
     ],
 )
 def test_outputs_that_are_refused(object_store, model_folder, tmp_path, output, words):

@@ -13,7 +13,7 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config, read, sources
+from pipeline import admit, config, read, sources
 from pipeline.errors import BadRequest
 
 ROWS = [{"instruction": f"I {i}", "input": None if i < 3 else "x", "output": f"Y\n{i}"} for i in range(10)]
@@ -24,7 +24,7 @@ def plan(*inputs, blocks="auto"):
 
 
 def rows_of(*inputs, blocks="auto"):
-    return [row for chunk in plan(*inputs, blocks=blocks) for row in read.read_chunk(chunk)]
+    return [row.read() for chunk in plan(*inputs, blocks=blocks) for row in read.read_chunk(chunk)]
 
 
 def write_all_kinds(folder):
@@ -86,9 +86,9 @@ def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_new
                     str(path), "jsonl", None, "s", None, 0, 0, len(data), start=start, stop=stop, first_line=line
                 )
                 line += read.count_lines(chunk)
-                got += [(row.line, row.raw) for row in read.read_chunk(chunk)]
+                got += [(row.line, row.read().raw) for row in read.read_chunk(chunk)]
         whole = sources.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data))
-        assert got == [(row.line, row.raw) for row in read.read_chunk(whole)]
+        assert got == [(row.line, row.read().raw) for row in read.read_chunk(whole)]
 
 
 def test_bad_lines_have_reason_and_line(tmp_path, monkeypatch):
@@ -206,3 +206,28 @@ def test_credentials_do_not_belong_into_a_path(object_store):
     with pytest.raises(BadRequest, match="credentials") as problem:
         plan({"path": "s3://key:secret@bucket/deep"})
     assert "secret" not in str(problem.value)
+
+
+def test_parquet_that_is_small_on_disk_is_decoded_a_few_rows_at_a_time(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"instruction": ["I"] * 40, "output": ["Y" * 5_000_000] * 40}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    before = most = pa.total_allocated_bytes()
+    rows = 0
+    for chunk in plan({"path": str(path)}, blocks=1):
+        for batch in admit._batches(read.read_chunk(chunk)):
+            rows += len(batch)
+            most = max(most, pa.total_allocated_bytes())
+            del batch
+    assert rows == 40 and most - before < 120_000_000  # a batch, and what is decoded for the next; all rows are 200 MB
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_a_json_array_has_a_size_from_which_it_is_refused(tmp_path, monkeypatch, name):
+    data = json.dumps([ROWS[0]] * 100).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    monkeypatch.setattr(read, "MAX_ARRAY_BYTES", len(data))
+    assert len(rows_of({"path": str(tmp_path / name)})) == 100
+    monkeypatch.setattr(read, "MAX_ARRAY_BYTES", len(data) - 1)
+    with pytest.raises(OSError, match=r"found a JSON array of more than .* accepted: smaller arrays, and JSON lines"):
+        rows_of({"path": str(tmp_path / name)})

@@ -1,11 +1,10 @@
-"""How many actors a cluster gets, and where work may go: by what its nodes are, and what its autoscaler may add."""
+"""How many actors a cluster gets, and where work may go."""
 
 import pytest
 import ray
-from ray._private.state import state
-from ray.core.generated import autoscaler_pb2
 from runs import settings
 
+from pipeline import resources
 from pipeline.errors import BadRequest
 from pipeline.resources import no_more_than, off_gpus, pools
 
@@ -22,19 +21,11 @@ GPUS = [node("gpu2", 4, 2), node("gpu1", 4, 2)]
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A cluster of some nodes, and groups (CPUs, GPUs, most nodes) of an autoscaler."""
+    """A cluster of some nodes that is joined, or Ray on this machine alone."""
 
-    def of(nodes, groups=()):
-        config = autoscaler_pb2.ClusterConfig()
-        for cpus, gpus, most in groups:
-            group = config.node_group_configs.add(max_count=most)
-            group.resources.update({"CPU": cpus, "GPU": gpus})
-        alive = [one for one in nodes if one["Alive"]]
+    def of(nodes, *, joined=True):
         monkeypatch.setattr(ray, "nodes", lambda: nodes)
-        monkeypatch.setattr(
-            ray, "cluster_resources", lambda: {"GPU": sum(one["Resources"].get("GPU", 0) for one in alive)}
-        )
-        monkeypatch.setattr(state, "get_cluster_config", lambda: config if groups else None)
+        monkeypatch.setattr(resources, "is_local", lambda address: not joined)
 
     return of
 
@@ -65,34 +56,43 @@ def test_each_gpu_has_one_scorer_or_as_many_as_fit(cluster, tmp_path):
     [
         ({"ray__scorers": 5}, "ray.scorers: 5 scorers of 1 GPUs each do not fit on 4 GPUs"),
         ({"ray__scorers": [5, 6]}, "ray.scorers: 5 scorers of 1 GPUs each do not fit on 4 GPUs"),
-        ({"ray__gpus_per_scorer": 8}, "ray.gpus_per_scorer: 8 wanted, and the cluster has 4 GPUs"),
+        ({"ray__gpus_per_scorer": 8}, "ray.gpus_per_scorer: 8 wanted, and this machine has 4 GPUs"),
     ],
 )
-def test_what_can_never_start_is_refused(cluster, tmp_path, more, told):
-    cluster([HEAD, *CPUS, *GPUS])
+def test_what_can_never_start_on_one_machine_is_refused(cluster, tmp_path, more, told):
+    cluster([node("here", 16, 4)], joined=False)
     with pytest.raises(BadRequest, match=told):
         sizes(tmp_path, **more)
 
 
-def test_gpus_that_an_autoscaler_may_add_count(cluster, tmp_path):
-    cluster([HEAD, CPUS[0]], groups=[(0, 0, 1), (8, 0, 4), (8, 1, 6)])
-    found = sizes(tmp_path)
-    assert found.scorers == (6, 6) and found.gpus_per_scorer == 1
-    with pytest.raises(BadRequest, match="7 scorers of 1 GPUs each do not fit on 6 GPUs"):
-        sizes(tmp_path, ray__scorers=7)
+def test_on_a_cluster_scorers_may_wait_for_gpus_that_join(cluster, tmp_path):
+    cluster([HEAD, CPUS[0]])
+    found = sizes(tmp_path, ray__gpus_per_scorer=0.5, ray__scorers=6)
+    assert found.scorers == (6, 6) and found.gpus_per_scorer == 0.5
+    assert "scorers ask for 3 GPUs, 0 are up" in resources.told(found)
+    cluster([HEAD, *CPUS, *GPUS])
+    assert resources.told(found) == ""
+
+
+def test_embedders_share_the_machines_that_they_may_use(cluster, tmp_path):
+    cluster([HEAD, CPUS[0], *GPUS])
+    assert sizes(tmp_path).embedders == (1, 1)
+    found = sizes(tmp_path, ray__embedders=3)
+    assert found.embedders_a_node == 3
+    cluster([HEAD, *GPUS])
+    assert sizes(tmp_path).embedders == (2, 2)
 
 
 def test_work_without_gpus_goes_where_none_are(cluster):
+    later = {"task-specificity/role": "!gpu"}  # nodes that join
     cluster([HEAD, *CPUS])
-    assert off_gpus() == {}
+    assert off_gpus() == later
     cluster([HEAD, *CPUS, *GPUS, node("gone", 8, 1, alive=False)])
-    assert off_gpus() == {"ray.io/node-id": "!in(gpu1,gpu2)"}
+    assert off_gpus() == {"ray.io/node-id": "!in(gpu1,gpu2)", **later}
     cluster([HEAD, *GPUS])  # there is nowhere else
     assert off_gpus() == {}
-    cluster([HEAD, *GPUS], groups=[(4, 2, 2)])
-    assert off_gpus() == {}
-    cluster([HEAD, *GPUS], groups=[(4, 2, 2), (8, 0, 4)])  # there may be
-    assert off_gpus() == {"ray.io/node-id": "!in(gpu1,gpu2)"}
+    cluster([HEAD])  # nothing is up: whatever joins for this work is to have none
+    assert off_gpus() == later
 
 
 def test_a_pool_is_no_larger_than_its_work():

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from conftest import byte_tokenizer, random_model, write_jsonl
 from reference import alternatives as slow_alternatives
@@ -24,7 +25,7 @@ from operators.encode import Encoder
 from operators.schema import REJECTED, SCORED, SELECTED
 from operators.template import from_text
 from operators.text import content_hash
-from pipeline import cli, config, flow, place, published
+from pipeline import cli, config, flow, job, place, published
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.progress import Reporter
 
@@ -301,6 +302,19 @@ def test_many_output_files_keep_one_ranking(done, monkeypatch):
     assert [row["selection_rank"] for row in table(other, "selected")] == list(range(len(table(other, "selected"))))
     asked = json.loads((other / "manifest.json").read_text())["budget"]["asked"]
     assert [row["id"] for row in table(other, "selected")] == slow_select(selectable(done), asked)
+
+
+def test_no_block_of_a_shuffle_is_cut_by_size(done, monkeypatch):
+    # Smaller than any file of the selection; a session sets its own.
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", 1 << 10)
+    monkeypatch.setattr("pipeline.selection_passes.ROWS_PER_FILE", 5)
+    other = reselect(done, select__budget__token_fraction=0.6)
+    assert [row["selection_rank"] for row in table(other, "selected")] == list(range(len(table(other, "selected"))))
+
+
+def test_a_block_in_pieces_ends_the_run():
+    with pytest.raises(RunFailed, match="came in pieces"):
+        job.by_block("place", [{"block": 1}, {"block": 0}, {"block": 1}])
 
 
 def test_all_rows_rejected_publishes_nothing(ray_session, model_folder, tmp_path):

@@ -1,0 +1,102 @@
+"""`tss submit` without a cluster: connections that break, refusals, and what must not leave this machine."""
+
+import types
+
+import pytest
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus
+
+from pipeline import cli, submit
+from pipeline.errors import BadRequest
+
+
+class Clock:
+    """A clock that only moves when somebody waits."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Dashboard:
+    """A job's log in the pieces that each connection gives: text, seconds of silence, or an exception."""
+
+    def __init__(self, clock, *connections):
+        self.clock, self.connections = clock, list(connections)
+
+    async def tail_job_logs(self, name):
+        for piece in self.connections.pop(0) if len(self.connections) > 1 else self.connections[0]:
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, str):
+                yield piece
+            else:
+                self.clock.sleep(piece)
+
+    def get_job_info(self, name):
+        return types.SimpleNamespace(status=JobStatus.SUCCEEDED)
+
+
+@pytest.fixture
+def follow(monkeypatch):
+    def with_(*connections):
+        clock = Clock()
+        monkeypatch.setattr(submit, "time", clock)
+        jobs = submit.Jobs.__new__(submit.Jobs)
+        jobs._client, jobs.address = Dashboard(clock, *connections), "http://head:8265"
+        return jobs.follow("mine")
+
+    return with_
+
+
+def test_a_connection_that_breaks_after_a_long_silence_is_made_again(follow, capsys):
+    assert follow(["one\n", 600, ConnectionError("gone")], ["one\ntwo\n"]).status == "SUCCEEDED"
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_a_dashboard_that_stays_away_is_given_up_with_how_to_follow(follow):
+    with pytest.raises(submit.OutOfReach, match=r"not answered for 60 s \(gone\); job mine may go on.*ray job logs"):
+        follow([ConnectionError("gone")])
+
+
+def test_refusals_say_why_and_what_to_do():
+    refused = submit._refused("no", RuntimeError("Traceback:\n  File\nValueError: job mine exists already\n"))
+    assert str(refused) == "no: ValueError: job mine exists already"
+    assert "RAY_AUTH_TOKEN" in str(submit._refused("no", AuthenticationError("Unauthenticated")))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(AuthenticationError("Unauthenticated"), "RAY_AUTH_TOKEN"), (OSError("502 Bad Gateway"), "502 Bad Gateway")],
+)
+def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error, told):
+    def client(address):
+        raise error
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", client)
+    with pytest.raises(BadRequest, match=told):
+        submit.Jobs("http://head:8265")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["select", "s3://key:secret@bucket/run"],
+        ["select", "/shared/run", "--set", "output=s3://key:secret@bucket/out"],
+        ["select", "/shared/run", "--set", "output=out"],
+        ["demo", "--output", "/shared/demo", "--set", "output=demo"],
+        ["run", "config.yaml", "--set", "output=s3://key:secret@bucket/out"],
+        ["run", "config.yaml", "--set", "input.0.path=s3://key:secret@bucket/rows.jsonl"],
+    ],
+)
+def test_credentials_and_relative_outputs_go_nowhere(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("input: [{path: /shared/rows.jsonl}]\noutput: /shared/out\n")
+    monkeypatch.setattr(submit, "Jobs", None)  # whoever got so far would fail
+    assert cli.main(["submit", *words]) == 2
+    told = capsys.readouterr().err
+    assert "secret" not in told and "accepted:" in told

@@ -1,0 +1,166 @@
+"""Rows that end the process which reads or tokenises them, and names of columns: without Ray, a chunk at a time."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import byte_tokenizer, write_jsonl
+from deaths import Died
+from runs import corpus, settings
+
+from operators.encode import Encoder
+from operators.template import load_template
+from pipeline import admit, config, encode, preflight, selection, sources, storage
+from pipeline.attempts import GivenUp
+from pipeline.errors import BadRequest
+
+ROWS = corpus(12, seed=4)
+
+
+@pytest.fixture(autouse=True)
+def encoder(mortal, monkeypatch):
+    one = Encoder(byte_tokenizer(bos=True), load_template("plain"), True, 200)
+    monkeypatch.setattr(admit, "cached_encoder", lambda: one)
+
+
+def chunk_of(path):
+    (chunk,) = sources.plan(config.validate({"input": str(path), "output": "o", "ray": {"read_blocks": 1}}, "test"))
+    return chunk
+
+
+def admitted(path, work, lives=40):
+    """The record of a file's one chunk, and how many processes it took."""
+    for life in range(1, lives + 1):
+        try:
+            return admit._admit(chunk_of(path), str(work), {}, "reject"), life
+        except Died:
+            continue
+    raise AssertionError("it never ends")
+
+
+def rows_in(parts):
+    return [row for part in parts for row in pq.read_table(part["path"]).to_pylist()]
+
+
+def killing(function, poison):
+    """`function`, but the process ends where its first argument holds the poison."""
+
+    def deadly(first, *rest):
+        if poison in (first if isinstance(first, bytes | str) else json.dumps(first).encode()):
+            raise Died
+        return function(first, *rest)
+
+    return deadly
+
+
+def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypatch, tmp_path):
+    monkeypatch.setattr(admit, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(admit, "normalise", killing(admit.normalise, b"POISON"))
+    poison = {"instruction": "Copy.", "input": "", "output": "POISON"}
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], poison, *ROWS[3:], poison])
+    record, lives = admitted(path, tmp_path / "work")
+    rejected = rows_in(record["rejected"])
+    assert [(row["line"], row["reason"]) for row in rejected] == [(4, "reader_died"), (14, "reader_died")]
+    assert json.loads(rejected[0]["raw"]) == poison and "ended 2 times" in rejected[0]["detail"]
+    assert record["read"] == 14 and record["reasons"] == {"reader_died": 2}
+    assert [row["line"] for row in rows_in(record["admitted"])] == [1, 2, 3, *range(5, 14)]
+    assert lives <= 3 + 2 * (3 + 2) + 1  # the whole chunk, then each row's batch and its halves, then the row alone
+
+
+def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypatch, tmp_path):
+    from pipeline import read
+
+    def parse(line, data, *, then=read._parse_line):
+        if b"POISON" in data:
+            raise Died
+        return then(line, data)
+
+    monkeypatch.setattr(read, "_parse_line", parse)
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], "POISON", *ROWS[3:]])
+    record, _ = admitted(path, tmp_path / "work")
+    (rejected,) = rows_in(record["rejected"])
+    assert (rejected["line"], rejected["reason"], rejected["raw"]) == (4, "reader_died", '""')
+    assert record["read"] == 13
+
+
+def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):
+    deaths = [Died, Died]
+
+    def dying(*given, then=admit.normalise):
+        if deaths:
+            raise deaths.pop()
+        return then(*given)
+
+    monkeypatch.setattr(admit, "normalise", dying)
+    record, lives = admitted(write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "work")
+    assert lives == 3 and record["read"] == 12 and not record["rejected"]
+
+
+def test_a_file_that_ends_its_reader_outside_of_any_row_is_given_up_by_name(monkeypatch, tmp_path):
+    lives = []
+
+    def dying(chunk, *, then=admit.read_chunk):
+        lives.append(chunk)
+        yield next(then(chunk))
+        raise Died
+
+    monkeypatch.setattr(admit, "read_chunk", dying)
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(
+        GivenUp, match=r"rows.jsonl: reading it ended its process 6 times, and no row of it is to blame"
+    ):
+        admitted(path, tmp_path / "work")
+    assert len(lives) == 6
+
+
+def test_marks_are_few(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(
+        storage, "write", lambda path, data, *, then=storage.write: (written.append(path), then(path, data))[1]
+    )
+    admitted(write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "work")
+    assert sum("attempts" in path for path in written) == 1
+
+
+def test_names_of_columns_are_kept_up_to_a_number_and_a_length(tmp_path):
+    rows = [{**row, f"c{i}": 1, "n" * 201: 1} for i, row in enumerate(ROWS * 100)]
+    record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "work")
+    columns = admit.columns_of([record, {**record, "columns": ["zzz"]}])
+    assert len(record["columns"]) == len(columns) == admit.COLUMNS_KEPT
+    assert max(map(len, columns)) <= admit.COLUMN_CHARS
+
+
+def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_path):
+    def dying(part, round):
+        raise Died
+
+    monkeypatch.setattr(encode, "rows_of_round", dying)
+    for end in [Died, Died, Died, GivenUp]:
+        with pytest.raises(end) as ended:
+            encode.encode_block(
+                pa.table({"item": [json.dumps({"block": 7})]}),
+                work=str(tmp_path),
+                index="",
+                encoder={},
+                pool={},
+                k=1,
+                round={"name": "pilot"},
+            )
+    assert "encoding block 7 ended its process 3 times" in str(ended.value)
+
+
+def wanting(name):
+    return config.validate({"input": "a.jsonl", "output": "o", "select": {"max_per": {name: 1}}}, "test")
+
+
+def test_a_column_that_may_have_been_cut_off_is_not_refused():
+    selection.require_columns(wanting("late"), [f"c{i}" for i in range(admit.COLUMNS_KEPT)])
+    selection.require_columns(wanting("n" * 201), ["stars"])
+    with pytest.raises(BadRequest, match="no column 'late'"):
+        selection.require_columns(wanting("late"), ["stars"])
+
+
+def test_the_reader_knows_how_many_ids_the_model_has(model_folder, tmp_path):
+    checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "")
+    assert checked.encoder["vocab_size"] == 260
