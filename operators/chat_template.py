@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Undefined, nodes
 from jinja2.exceptions import SecurityError, TemplateError
@@ -46,7 +46,7 @@ def compile_chat(text: str, tokens: Mapping[str, str]) -> Callable[[str], str]:
 class _Generation(Extension):
     """`{% generation %}`, which marks what a model has said: here its content."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
         """See `Extension.parse`."""
