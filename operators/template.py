@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,38 @@ def source_of(name: str) -> str:
     return BUILT_IN[name] if name in BUILT_IN else _read(name)
 
 
-def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
-    """The template `name`: `alpaca`, `plain`, `chat` (needs `tokenizer`) or the path of a Jinja file, whose `text` somebody may
-    have read before.
+@dataclass(frozen=True)
+class Source:
+    """All that a template is made from: its name, its Jinja source, and for `chat` the tokenizer's special tokens by name."""
 
-    Raises `TemplateProblem` for a file that cannot be read or parsed, an unknown variable, or a tokenizer that
-    has no chat template.
-    """
-    if name == "chat":
-        return _chat(tokenizer)
-    return from_text(name, source_of(name) if text is None else text)
+    name: str
+    text: str
+    tokens: dict[str, str] = field(default_factory=dict)
+
+
+def find_template(name: str, tokenizer: Any = None, text: str | None = None) -> Source:
+    """The source of `alpaca`, `plain`, `chat` (needs `tokenizer`) or the path of a Jinja file, whose `text` somebody may have
+    read before. Raises `TemplateProblem` for a file that cannot be read, or a tokenizer that has no chat template."""
+    if name != "chat":
+        return Source(name, source_of(name) if text is None else text)
+    own = getattr(tokenizer, "chat_template", None)
+    if isinstance(own, dict):
+        own = own.get("default")
+    if not own:
+        raise TemplateProblem(
+            "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
+        )
+    return Source(name, own, dict(tokenizer.special_tokens_map))
+
+
+def make_template(source: Source) -> Template:
+    """The template of a source; raises `TemplateProblem` where that cannot be parsed."""
+    return _chat(source) if source.name == "chat" else from_text(source.name, source.text)
+
+
+def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
+    """`find_template` and `make_template`; raises what they do."""
+    return make_template(find_template(name, tokenizer, text))
 
 
 def _read(name: str) -> str:
@@ -109,17 +131,9 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _chat(tokenizer: Any) -> Template:
-    source = getattr(tokenizer, "chat_template", None)
-    if isinstance(source, dict):
-        source = source.get("default")
-    if not source:
-        raise TemplateProblem(
-            "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
-        )
-
+def _chat(source: Source) -> Template:
     try:
-        compiled = compile_chat(source, tokenizer.special_tokens_map)
+        compiled = compile_chat(source.text, source.tokens)
     except Exception as error:
         raise TemplateProblem(f"template 'chat' is not valid Jinja: {_words(error)}{_accepted(error)}") from error
 
@@ -129,4 +143,4 @@ def _chat(tokenizer: Any) -> Template:
         except Exception as error:
             raise TemplateProblem(f"template 'chat' failed: {_words(error)}") from error
 
-    return Template("chat", source, render)
+    return Template(source.name, source.text, render)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.template import TemplateProblem, load_template, source_of
+from operators.template import TemplateProblem, find_template, make_template, source_of
 from operators.text import first_line
 from pipeline import storage
 from pipeline.config import Config
@@ -134,8 +134,9 @@ def check_models(config: Config, template_text: str) -> Checked:
         tokenizer = models.load_tokenizer(wanted.model, **loaded)
         model = models.load_config(wanted.model, **loaded)
         models.check_weights(wanted.model, version, model)
-        prompt, *_ = try_template(lambda: load_template(wanted.template, tokenizer, template_text))
-        template = load_template(wanted.template, tokenizer, template_text)
+        source = find_template(wanted.template, tokenizer, template_text)
+        prompt, *_ = try_template(source)
+        template = make_template(source)
         if not encode_prompts(tokenizer, [prompt])[0]:
             raise TemplateProblem("the template renders an empty prompt")
         empty_context(tokenizer)

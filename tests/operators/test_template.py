@@ -1,6 +1,8 @@
 """Templates render what they say, keep white space, run in a sandbox, and fail in words."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from chats import CHATS
@@ -8,8 +10,8 @@ from conftest import byte_tokenizer
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from operators import chat_template, sandbox
-from operators.template import ALPACA, PLAIN, Template, TemplateProblem, from_text, load_template
+from operators import chat_template, sandbox, template_trial
+from operators.template import ALPACA, PLAIN, Source, TemplateProblem, find_template, from_text, load_template
 from operators.template_trial import try_template
 
 
@@ -242,36 +244,49 @@ def test_whatever_a_chat_template_raises_is_a_problem_of_the_row(source):
 
 
 def test_a_trial_gives_the_texts():
-    assert try_template(lambda: load_template("plain"), (("Add.", "1 2"), ("\ud800", ""))) == [
-        "Add.\n\n1 2\n\n",
-        "\ud800\n\n",
-    ]
-
-
-def endless(instruction, input):
-    while "\n" in instruction or "\n" not in input:
-        pass
+    rows = (("Add.", "1 2"), ("\ud800", ""))
+    assert try_template(find_template("plain"), rows) == ["Add.\n\n1 2\n\n", "\ud800\n\n"]
+    (text,) = try_template(find_template("chat", byte_tokenizer(bos=True)), rows[:1])
+    assert text == "<bos>[user]Add.\n\n1 2[assistant]"
 
 
 @pytest.mark.parametrize(
-    ("render", "words"),
+    ("text", "words"),
     [
-        (lambda instruction, input: endless("", ""), r"did not finish within 1 s on a row of 16 characters"),
-        (lambda instruction, input: endless(instruction, "\n"), r"within 1 s on a row of 8\d{3} characters"),
-        (lambda instruction, input: "x" * 10**11, r"needs too much memory"),
-        (from_text("t", "{{ nothing.at.all }}").render, r"'nothing' is undefined"),
+        ("{% if %}", "not valid Jinja"),
+        ("{{ nothing.at.all }}", "'nothing' is undefined"),
+        ("{{ ('x' * 9000000)|length }}", "MemoryError|needs too much memory"),
     ],
 )
-def test_a_template_that_does_not_end_is_stopped_in_its_trial(monkeypatch, render, words):
-    children, fork = [], os.fork
-    monkeypatch.setattr(os, "fork", lambda: children.append(fork()) or children[-1])
+def test_what_fails_in_its_trial_is_a_problem(text, words):
     with pytest.raises(TemplateProblem, match=words):
-        try_template(lambda: Template("t", "", render), seconds=1)
-    (child,) = children
-    with pytest.raises(ChildProcessError):  # it has ended and was waited for
-        os.waitpid(child, os.WNOHANG)
+        try_template(Source("t", text), memory=1 << 20)
 
 
-def test_a_trial_that_dies_is_a_problem():
-    with pytest.raises(TemplateProblem, match="process died on a row of 16 characters"):
-        try_template(lambda: os.kill(os.getpid(), 9))
+@pytest.mark.parametrize(
+    ("child", "words"),
+    [
+        ("print('{}'); answer()", "the template did not finish within 0.1 s on a row of 16 characters"),
+        (
+            "print('{}\\n{\"text\": 1}\\n{', end=''); answer()",
+            r"did not finish within 0.1 s on a row of 8\d{3} characters",
+        ),
+        ("print('{}', flush=True); os.kill(os.getpid(), 9)", "ended its process: .* on a row of 16 characters"),
+        ("import no_such_module", "could not start: ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+def test_a_trial_that_does_not_end_well_is_a_problem(monkeypatch, child, words):
+    # What the process runs instead: no template is known that gets around the account.
+    endless = "def answer():\n sys.stdout.flush()\n template_trial._limit(0.1, 1 << 30)\n while True: pass\n"
+    known = (
+        f"import json, os, sys; sys.path[:0] = json.loads(sys.argv[1]); from operators import template_trial\n{endless}"
+    )
+    monkeypatch.setattr(template_trial, "_CHILD", known + child)
+    with pytest.raises(TemplateProblem, match=words):
+        try_template(Source("t", ""), seconds=0.1)
+
+
+def test_a_trial_imports_no_model_code():
+    code = "import sys, operators.template_trial; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
