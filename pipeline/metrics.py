@@ -2,7 +2,8 @@
 
 The driver counts rows and stages, from records: a task that is tried twice counts once. Scorers count pairs, tokens and the
 time in their model where that happens, also within a block, so what a crash lost is counted too. Rates and shares are left to
-whoever reads: useful tokens a second, padding, stored pairs, how busy scorers are (`cluster/grafana.json`).
+whoever reads: useful tokens a second, padding, stored pairs, how busy scorers are (`cluster/grafana.json`). The tag `run` tells
+runs of one cluster apart, whose counters would add up; it is empty until a run has its id.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from operators.likelihoods import Work
     from operators.logprob import TargetScorer
 
-# Names of counters with their tags and what they count. Prometheus sees a counter as ray_<name>_total.
+# Names of counters with their tags, besides RUN that all have, and what they count. Prometheus sees ray_<name>_total.
 COUNTERS = {
     "tss_rows": (("outcome",), "rows: read, rejected, duplicate, scored, selected"),
     "tss_rejected_rows": (("reason",), "rows that were rejected"),
@@ -40,6 +41,13 @@ GAUGES = {
     "tss_scorer_batch_tokens": ((), "tokens that a scorer puts through its model at once"),
     "tss_scorer_device_memory_bytes": (("kind",), "of a scorer's GPU: used, total"),
 }
+RUN = "run"
+_of_process = {RUN: ""}
+
+
+def of_run(run: str) -> None:
+    """Name the run that this process works for from now on; empty: none."""
+    _of_process[RUN] = run
 
 
 @lru_cache(maxsize=len(COUNTERS) + len(GAUGES))
@@ -48,7 +56,7 @@ def _metric(name: str) -> Any:
 
     kind, specs = (of_ray.Counter, COUNTERS) if name in COUNTERS else (of_ray.Gauge, GAUGES)
     tags, description = specs[name]
-    return kind(name, description=description, tag_keys=tags)
+    return kind(name, description=description, tag_keys=(*tags, RUN))
 
 
 def _heard() -> bool:
@@ -60,13 +68,13 @@ def _heard() -> bool:
 def count(name: str, number: float, **tags: str) -> None:
     """Add to a counter of COUNTERS."""
     if number > 0 and _heard():
-        _metric(name).inc(number, tags=tags)
+        _metric(name).inc(number, tags={**tags, **_of_process})
 
 
 def show(name: str, value: float, **tags: str) -> None:
     """Set a gauge of GAUGES."""
     if _heard():
-        _metric(name).set(value, tags=tags)
+        _metric(name).set(value, tags={**tags, **_of_process})
 
 
 def rejected(reasons: Mapping[str, int]) -> None:
@@ -77,7 +85,7 @@ def rejected(reasons: Mapping[str, int]) -> None:
 
 
 def scorer(loaded: TargetScorer) -> None:
-    """Show what a scorer has of its device."""
+    """Show what a scorer has of its device by now."""
     show("tss_scorer_batch_tokens", loaded.batch_tokens)
     if loaded.device.type == "cuda":
         import torch

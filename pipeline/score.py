@@ -110,6 +110,7 @@ class ScoreBlock:
         self._kept, self._every, self._seed = kept, every, seed
         self._encoder, self._model, self._batch_tokens, self._share = encoder, model, batch_tokens, share
         self._loaded = 0
+        metrics.of_run(kept["run"])
 
     @cached_property
     def _context(self) -> list[int]:
@@ -215,6 +216,7 @@ class ScoreBlock:
         def keep(finished: pa.Table) -> None:
             keeper.take(finished)
             meter.read()
+            metrics.scorer(self._scorer)  # batches have become smaller where memory ran out
 
         memory = Memory(block.stored, self._finished(folder), keep, self._every / 2)
         scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory, work)

@@ -48,6 +48,7 @@ def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> li
         return [parsed.name, _CONFIG, *flags]  # overrides are in it
     for text in parsed.overrides:
         key, _, value = text.partition("=")
+        _require_no_credentials(f"--set {key.strip()}", value)
         if key.strip() == "output":
             _require_shared("--set output", str(yaml.safe_load(value)))
     where = str(parsed.output) if parsed.name == "demo" else parsed.run
@@ -65,12 +66,14 @@ def _stage_config(folder: Path, config: Config) -> None:
         _require_shared(f"input.{index}.path", one.path)
     _require_shared("output", config.output)
     for key, name in (("scorer.model", config.scorer.model), ("embedder.model", config.embedder.model)):
+        _require_no_credentials(key, name)
         if looks_local(name):
             _require_shared(key, name)
     if config.scorer.template not in {*BUILT_IN, "chat"}:
         (folder / "template.jinja").write_text(read_template(config.scorer.template), encoding="utf-8")
         settings["scorer"]["template"] = "template.jinja"
     if config.alternatives.pool:
+        _require_no_credentials("alternatives.pool", config.alternatives.pool)
         read_pool_file(config.alternatives.pool)
         pool = Path(config.alternatives.pool)
         settings["alternatives"]["pool"] = f"pool{pool.suffix}"
@@ -79,12 +82,17 @@ def _stage_config(folder: Path, config: Config) -> None:
     (folder / _CONFIG).write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
-def _require_shared(key: str, path: str) -> None:
-    if storage.has_credentials(path):
+def _require_no_credentials(key: str, path: str, *, options: bool = True) -> None:
+    """`options`: whether the URL may have some, after a question mark; an output's are kept with what it publishes."""
+    if storage.has_credentials(path) or (storage.is_url(path) and "?" in path and not options):
         raise BadRequest(
-            f"{key}: a URL with credentials in it, which would be sent and shown with the job; accepted: a URL without, and "
-            "credentials in the environment of the cluster's machines"
+            f"{key}: a URL with credentials or options in it, which would be sent and shown with the job; accepted: a URL "
+            "without, and both in the environment of the cluster's machines"
         )
+
+
+def _require_shared(key: str, path: str) -> None:
+    _require_no_credentials(key, path, options=key.startswith("input"))
     if not storage.is_url(path) and not Path(path).is_absolute():
         raise BadRequest(
             f"{key}: {path!r} is relative to this folder, which the cluster does not see; accepted: an absolute path on "
@@ -154,6 +162,7 @@ class Jobs:
                 sys.stdout.flush()
 
         while True:
+            began = time.monotonic()
             try:
                 asyncio.run(tail())
                 known = self._client.get_job_info(name)
@@ -161,8 +170,10 @@ class Jobs:
                 if known.status.is_terminal():
                     return known
             except Exception as error:  # whatever an HTTP library raises on a connection that is lost
-                lost = time.monotonic() if lost is None else lost
-                if time.monotonic() - lost > _SECONDS_LOST:
+                now = time.monotonic()
+                if lost is None or now - began > _SECONDS_LOST:  # what stood so long had connected, if to a silent log
+                    lost = now
+                if now - lost > _SECONDS_LOST:
                     raise OutOfReach(
                         f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({first_line(error)[:300]}); job {name} "
                         f"may go on. {self.how_to_follow(name)}"
@@ -179,13 +190,14 @@ _NO_JOBS = "tss submit needs Ray's job API; install it: pip install 'task-specif
 
 
 def _refused(what: str, error: Exception, accepted: str = "") -> BadRequest:
-    """What a dashboard's refusal is for people: Ray answers with a traceback, of which the last line says why."""
+    """What a dashboard's refusal is for people: Ray answers with a traceback, of which the last line says why, and a full stop
+    on a line of its own."""
     if isinstance(error, AuthenticationError):
         return BadRequest(
             f"{what}: it wants a token, and there is none here or another one; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to the cluster's"
         )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")] or [type(error).__name__]
     return BadRequest("; ".join(filter(None, [f"{what}: {lines[-1][:300]}", accepted])))
 
 
@@ -199,10 +211,10 @@ def submit(parsed: argparse.Namespace, config: Config | None, address: str | Non
         name = jobs.submit(folder, command, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"submit       job {name} on {jobs.address}. {jobs.how_to_follow(name)}", file=sys.stderr)
-    if not wait:
-        return 0
     try:
+        print(f"submit       job {name} on {jobs.address}. {jobs.how_to_follow(name)}", file=sys.stderr)
+        if not wait:
+            return 0
         ended = jobs.follow(name)
     except KeyboardInterrupt:
         print(f"\ntss: job {name} goes on. {jobs.how_to_follow(name)}", file=sys.stderr)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import storage
+from pipeline import metrics, storage
 from pipeline.errors import BadRequest
 from pipeline.lock import Lock
 from pipeline.published import MANIFEST, RUNS, read_manifest
@@ -69,10 +69,12 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
     own = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     said = json.dumps({"request": request, "run": own.run_id, "began": began, "fresh": own.fresh})
+    metrics.of_run(own.run_id)
     try:
         storage.write(storage.join(own.folder, _REQUEST), said.encode())
         yield own
     finally:
+        metrics.of_run("")
         # Whoever has taken over meanwhile may work in the same folder.
         if lock.held():
             _clear(own, keep_request=not own.whole and count_run(output, own.run_id)[0] > 0)

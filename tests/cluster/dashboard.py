@@ -11,6 +11,10 @@ def panels() -> list[dict]:
     return json.loads(FILE.read_text())["panels"]
 
 
+def variables() -> list[dict]:
+    return json.loads(FILE.read_text())["templating"]["list"]
+
+
 def metrics_of(expression: str) -> set[str]:
     """Names of the metrics of a PromQL expression of ours: all of them are Ray's or come through it."""
     return set(re.findall(r"\bray_\w+", expression))

@@ -367,6 +367,9 @@ def _of_container(at: str, container: dict[str, Any], volumes: dict[str, dict[st
         found.append(f"{at}: has capabilities")
     if not re.search(r":[\w][\w.-]*$|@sha256:", container.get("image", "")) or container["image"].endswith(":latest"):
         found.append(f"{at}: image {container.get('image')!r}: name a version")
+    # A tag such as `cpu` is pushed again with each release, and a node keeps the image that it has.
+    if "@sha256:" not in container.get("image", "") and container.get("imagePullPolicy") != "Always":
+        found.append(f"{at}: image {container.get('image')!r}: imagePullPolicy is Always, or a digest is named")
     for one in container.get("env") or []:
         if ("value" in one) == ("valueFrom" in one):
             found.append(f"{at}: env {one['name']}: one of value and valueFrom")

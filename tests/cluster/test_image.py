@@ -55,6 +55,8 @@ def test_installs_are_pinned(build_and_final):
     installs = [part for text in runs for part in re.split(r"&&|;", text) if re.search(r"pip3? install", part)]
     assert len(installs) == 4
     assert all("--constraint constraints.txt" in part for part in installs)
+    # Constraints do not reach into the environment in which pip builds a folder, so there is none.
+    assert all("--no-build-isolation" in part for part in installs if shlex.split(part)[-1] == ".")
     assert all("rm -rf /var/lib/apt/lists/*" in text for text in runs if "apt-get" in text)
     assert not re.search(r"\b(curl|wget|git clone)\b", "\n".join(runs))
     assert not re.search(r"^\s*ADD\b", TEXT, re.MULTILINE | re.IGNORECASE)
@@ -116,13 +118,17 @@ def test_where_torch_comes_from(build_and_final, tmp_path, variant, index, expec
 
 
 def test_requirements_are_those_of_the_project(build_and_final, tmp_path):
-    """The step that writes them writes all dependencies and the extra of the cluster."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    """The step that writes them writes what builds the package, all dependencies and the extra of the cluster; what builds it
+    is pinned."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, build = found["project"], found["build-system"]["requires"]
     (step,) = [one.text for one in build_and_final[0].only("RUN") if "tomllib" in one.text]
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     subprocess.run(["/bin/sh", "-c", step.partition("&&")[0]], cwd=tmp_path, check=True)
     written = (tmp_path / "requirements.txt").read_text().splitlines()
-    assert written == [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    assert written == [*build, *project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    pinned = set(re.findall(r"^(\S+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert {re.match(r"[\w-]+", one)[0] for one in build} <= pinned
 
 
 # The parser

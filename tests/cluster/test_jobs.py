@@ -59,9 +59,9 @@ def written(path: Path, output: Path, folder: Path, rows: str = "rows", **more) 
 class Submitted:
     """`tss submit` in a process of its own."""
 
-    def __init__(self, cluster: Machines, cwd: Path, *words: str):
+    def __init__(self, cluster: Machines, cwd: Path, *words: str, **environment: str):
         command = [sys.executable, "-m", "pipeline", "submit", "--address", cluster.dashboard, *map(str, words)]
-        environment = {**cluster.environment, "PYTHONPATH": str(ROOT)}
+        environment = {**cluster.environment, "PYTHONPATH": str(ROOT), **environment}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, env=environment, cwd=cwd, **pipes)
 
@@ -151,14 +151,21 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
     assert wanted - told <= {"ray_tss_rejected_rows_total", "ray_tss_scorer_device_memory_bytes"}
     # GPUs are counted here and not there, and nothing was spilled: but for these, the dashboard finds all that it asks of Ray.
     rays = {name for name in dashboard.metrics() if not name.startswith("ray_tss_")}
-    names = {re.match(r"\w*", line)[0] for line in exposed(cluster)}
-    assert rays - names <= {"ray_node_gpus_utilization"}
+
+    def missing() -> set[str]:
+        return rays - {re.match(r"\w*", line)[0] for line in exposed(cluster)}
+
+    wait_for(lambda: missing() <= {"ray_node_gpus_utilization"}, "Ray does not tell all that the dashboard asks of it")
     counts = json.loads((done / "manifest.json").read_text())
     end = scraped(cluster)
     assert end["ray_tss_rows_total[read]"] == 250
     assert end["ray_tss_rows_total[scored]"] == counts["counts"]["scored"]
     assert end["ray_tss_pairs_total[computed]"] == counts["pairs"]["computed"]
     assert end["ray_tss_tokens_total[useful]"] == counts["tokens"]["in_pairs"]
+    told_of = {
+        re.search(r'run="([^"]*)"', line)[1] for line in exposed(cluster) if line.startswith("ray_tss_pairs_total{")
+    }
+    assert told_of == {done.name}
 
 
 def test_a_job_that_fails_says_why_and_so_does_its_status(cluster, unseen, tmp_path):
@@ -185,6 +192,15 @@ def test_ctrl_c_leaves_the_job_going_and_says_how_to_stop_it(cluster, tmp_path):
     stop = [Path(sys.executable).parent / "ray", "job", "stop", "--address", cluster.dashboard, name]
     stopped = subprocess.run(stop, env=cluster.environment, capture_output=True, text=True, timeout=60, check=True)
     assert "stopped" in stopped.stdout + stopped.stderr
+    again = Submitted(cluster, tmp_path, "--id", name, "demo", "--output", tmp_path / "out")
+    status, text = again.end()
+    assert status == 2 and "does not take the job: " in text and f"{name} already exists" in text, text
+    assert "Traceback" not in text
+
+
+def test_another_token_is_refused_in_words(cluster, tmp_path):
+    status, text = Submitted(cluster, tmp_path, "demo", "--output", tmp_path / "out", RAY_AUTH_TOKEN="of another").end()
+    assert status == 2 and "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in text and "Traceback" not in text, text
 
 
 @pytest.mark.parametrize(

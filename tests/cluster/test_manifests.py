@@ -62,6 +62,11 @@ def test_one_cluster_in_three_files():
     assert cluster == job == cron_job
 
 
+def test_the_autoscaler_is_of_the_image_that_the_head_pulls():
+    """Its container, which KubeRay adds to the head's pod, could otherwise be what a node has kept under the same tag."""
+    assert manifests.cluster_spec(read("raycluster.yaml")[0])["autoscalerOptions"]["imagePullPolicy"] == "Always"
+
+
 def test_jobs_differ_only_in_what_they_run():
     job, cron_job = read("rayjob.yaml")[0]["spec"], read("raycronjob.yaml")[0]["spec"]["jobTemplate"]
     assert {key for key in {*job, *cron_job} if job.get(key) != cron_job.get(key)} == {"entrypoint", "backoffLimit"}
@@ -309,6 +314,11 @@ BROKEN_RAYJOBS = {
     "the machine's network": ("hostNetwork", _put(f"{HEAD_POD}/hostNetwork", True)),
     "a secret": ("HF_TOKEN: a secret as text", _put(f"{HEAD_CONTAINER}/env/0", {"name": "HF_TOKEN", "value": "hf_x"})),
     "an image of no version": ("name a version", _put(f"{HEAD_CONTAINER}/image", "registry.example.com:5000/tss")),
+    "an image of last month": ("imagePullPolicy is Always", _drop(f"{GPU_CONTAINER}/imagePullPolicy")),
+    "a submitter of last month": (
+        "ray-job-submitter: image 'registry.example.com/tss:cpu': imagePullPolicy is Always",
+        _put("spec/submitterPodTemplate/spec/containers/0/imagePullPolicy", "IfNotPresent"),
+    ),
     "a port's name too long": ("up to 15 characters", _put(f"{HEAD_CONTAINER}/ports/0/name", "a-long-port-name")),
     "two ways to probe": (
         "exactly one way to ask",

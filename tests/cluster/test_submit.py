@@ -58,13 +58,18 @@ def test_a_connection_that_breaks_after_a_long_silence_is_made_again(follow, cap
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
+def test_a_connection_to_a_silent_log_ends_an_outage_too(follow):
+    gone = ConnectionError("gone")
+    assert follow([gone], [600, gone], [600, gone], ["one\n"]).status == "SUCCEEDED"
+
+
 def test_a_dashboard_that_stays_away_is_given_up_with_how_to_follow(follow):
     with pytest.raises(submit.OutOfReach, match=r"not answered for 60 s \(gone\); job mine may go on.*ray job logs"):
         follow([ConnectionError("gone")])
 
 
 def test_refusals_say_why_and_what_to_do():
-    refused = submit._refused("no", RuntimeError("Traceback:\n  File\nValueError: job mine exists already\n"))
+    refused = submit._refused("no", RuntimeError("500: Traceback:\n  File\nValueError: job mine exists already\n."))
     assert str(refused) == "no: ValueError: job mine exists already"
     assert "RAY_AUTH_TOKEN" in str(submit._refused("no", AuthenticationError("Unauthenticated")))
 
@@ -91,6 +96,10 @@ def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error
         ["demo", "--output", "/shared/demo", "--set", "output=demo"],
         ["run", "config.yaml", "--set", "output=s3://key:secret@bucket/out"],
         ["run", "config.yaml", "--set", "input.0.path=s3://key:secret@bucket/rows.jsonl"],
+        ["run", "config.yaml", "--set", "alternatives.pool=s3://key:secret@bucket/pool.txt"],
+        ["run", "config.yaml", "--set", "embedder.model=https://key:secret@host/model"],
+        ["run", "config.yaml", "--set", "output=s3://bucket/out?access_key=secret"],
+        ["demo", "--output", "/shared/demo", "--set", "alternatives.pool=s3://key:secret@bucket/pool.txt"],
     ],
 )
 def test_credentials_and_relative_outputs_go_nowhere(words, tmp_path, capsys, monkeypatch):

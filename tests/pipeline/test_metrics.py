@@ -1,0 +1,84 @@
+"""What processes tell Prometheus, and of which run."""
+
+import types
+
+import numpy as np
+import pytest
+
+from operators.schema import ENCODED, from_rows
+from pipeline import metrics, score
+from pipeline.lock import hold
+from pipeline.score import ScoreBlock
+from pipeline.workspace import workspace
+
+EMPTY = dict.fromkeys(ENCODED.names)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is told from now on, as (name, value, tags), whatever Ray there is."""
+    found = []
+
+    def metric(name):
+        def tell(value, tags):
+            found.append((name, value, tags))
+
+        return types.SimpleNamespace(inc=tell, set=tell)
+
+    monkeypatch.setattr(metrics, "_metric", metric)
+    monkeypatch.setattr(metrics, "_heard", lambda: True)
+    yield found
+    metrics.of_run("")
+
+
+def test_a_driver_tells_of_the_run_that_it_makes(told, tmp_path):
+    with hold(str(tmp_path), "a test") as lock, workspace(str(tmp_path), lock, "asked") as own:
+        metrics.count("tss_rows", 2, outcome="read")
+    metrics.show("tss_stage_done", 1, stage="snapshot")
+    assert told == [
+        ("tss_rows", 2, {"outcome": "read", "run": own.run_id}),
+        ("tss_stage_done", 1, {"stage": "snapshot", "run": ""}),
+    ]
+
+
+class Shrinking:
+    """Stands for a TargetScorer whose device runs out of memory."""
+
+    device, batch_tokens, forwarded_tokens, padding_tokens = types.SimpleNamespace(type="cpu"), 64, 0, 0
+
+    def sums(self, prompts, targets, *, finished, keep, every):
+        self.batch_tokens //= 2
+        sums = -np.arange(1.0, len(targets) + 1)
+        keep(np.arange(len(targets)), sums)
+        return sums
+
+
+def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(told, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "this_actor", lambda: "this")
+    monkeypatch.setattr(ScoreBlock, "_load", lambda self: Shrinking())
+    monkeypatch.setattr(ScoreBlock, "_context", [0])
+    actor = ScoreBlock(
+        work=str(tmp_path / "work"),
+        kept={"scorer": str(tmp_path / "store"), "run": "of-this-run", "part": "all"},
+        every=1.0,
+        encoder={},
+        model={},
+        batch_tokens="auto",
+        score={"hardest": 1, "tau": 1.0, "quality_weight": 0.0, "normalize": "token"},
+        seed=0,
+        threshold=None,
+        share={"a_node": 1, "gpus": 0},
+    )
+    alternative = {"instruction": "Count.", "similarity": 0.5, "prompt": [2]}
+    row = {
+        "id": "0a" * 16,
+        "output": "x",
+        "pair_key": b"k" * 16,
+        "prompt": [1],
+        "target": [3],
+        "alternatives": [alternative],
+    }
+    actor._block({"block": 0, "scored": None}, from_rows([{**EMPTY, **row}], ENCODED))
+    assert {tags["run"] for _, _, tags in told} == {"of-this-run"}
+    assert [value for name, value, _ in told if name == "tss_scorer_batch_tokens"] == [64, 32]
+    assert ("tss_pairs", 3, {"source": "computed", "run": "of-this-run"}) in told
