@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
+import json
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from operators.hub import files_digest, looks_local, revision, why_not_on_hub
+from operators.hub import files_digest, files_of, looks_local, read_file, revision_of, version_of
 from operators.text import DIGEST_BYTES, first_line, fold_space
 
 LEXICAL = "lexical"
 _FEATURES, _DIMENSIONS = 1 << 16, 512
+_SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
+_PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
 _VERSION = 1  # of what this file does to a text and its vector; stored embeddings of another one are not used
 
 
@@ -51,14 +54,16 @@ class LexicalEmbedder:
 
 
 class SentenceEmbedder:
-    """Any sentence-transformers model with safetensors weights: a hub name or a folder."""
+    """Any sentence-transformers model with safetensors weights: a hub name or a folder, whose code is not run."""
 
-    def __init__(self, model: str, batch_size: int, *, trust_remote_code: bool = False):
+    def __init__(self, model: str, batch_size: int, version: str | None = None):
         from sentence_transformers import SentenceTransformer
 
+        if looks_local(model):
+            _check_weights(model, "")
         try:
             self._model = SentenceTransformer(
-                model, trust_remote_code=trust_remote_code, model_kwargs={"use_safetensors": True}
+                model, revision=revision_of(model, version), model_kwargs={"use_safetensors": True}
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise _fail(model, error) from error
@@ -71,37 +76,82 @@ class SentenceEmbedder:
         )
 
 
-def load_embedder(model: str, batch_size: int, *, trust_remote_code: bool = False) -> Embedder:
-    """`lexical` or a sentence-transformers model; raises EmbedderProblem."""
-    if model == LEXICAL:
-        return LexicalEmbedder()
-    return SentenceEmbedder(model, batch_size, trust_remote_code=trust_remote_code)
+def load_embedder(model: str, batch_size: int, version: str | None = None) -> Embedder:
+    """`lexical`, or a `version` of a sentence-transformers model as `resolve_embedder` gives it; raises EmbedderProblem."""
+    return LexicalEmbedder() if model == LEXICAL else SentenceEmbedder(model, batch_size, version)
 
 
-def check_embedder(model: str) -> None:
-    """Raise EmbedderProblem, before anything is loaded, where `model` cannot be had."""
+def resolve_embedder(model: str) -> str:
+    """The version of an embedder that a run holds to.
+
+    Raises EmbedderProblem, before anything is loaded, where `model` cannot be had or its weights are pickled.
+    """
     if model == LEXICAL:
-        return
-    if looks_local(model):
-        if not (Path(model) / "modules.json").is_file() and not (Path(model) / "config.json").is_file():
+        return metadata.version("scikit-learn")
+    if looks_local(model) and not any((Path(model) / file).is_file() for file in ("modules.json", "config.json")):
+        raise EmbedderProblem(
+            f"embedder.model: {model!r}: no such folder in sentence-transformers format; "
+            f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline"
+        )
+    try:
+        found = version_of(model)
+        _check_weights(model, found)
+    except OSError as error:
+        raise _fail(model, error) from error
+    return found
+
+
+def _check_weights(model: str, version: str) -> None:
+    """Raise EmbedderProblem where a module's weights are pickled, or not there; OSError."""
+    files = files_of(model, version)
+    try:
+        modules = _modules(model, version, files)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise EmbedderProblem(
+            f"embedder.model: {model!r}: modules.json or a config.json is none ({first_line(error)})"
+        ) from error
+    for folder, of_transformers, named in modules:
+        own = {Path(file).name for file in files if Path(file).parent == folder}
+        where = f"embedder.model: {model!r}" + (f": {folder.as_posix()}" if folder.name else "")
+        if of_transformers and "adapter_config.json" in own:
+            raise EmbedderProblem(f"{where}: holds an adapter; merge it into its base model and save the result")
+        found = own & _PICKLED | ({named} if named else set())
+        if named or (not own & _SAFETENSORS and (found or of_transformers)):
             raise EmbedderProblem(
-                f"embedder.model: {model!r}: no such folder in sentence-transformers format; "
-                f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline"
+                f"{where}: found {', '.join(sorted(found)) or 'no weights'}; accepted: model.safetensors, since pickled "
+                "weights are not loaded; load the model where you trust it and save it again with save_pretrained"
             )
-        return
-    reason = why_not_on_hub(model)
-    if reason:
-        raise _fail(model, OSError(reason))
 
 
-def fingerprint(model: str) -> str:
-    """128-bit hex digest of all that decides an embedding: the model's files, or its name and revision on the hub."""
+def _modules(model: str, version: str, files: set[str]) -> list[tuple[Path, bool, str | None]]:
+    """Of each module its folder, whether it is a model of transformers, and the file of weights that such a one insists on.
+    Folders inside of another module's are modules too: it may be made of them."""
+    listed = [(Path(), True)]
+    if "modules.json" in files:
+        entries = json.loads(read_file(model, version, "modules.json"))
+        listed = [(Path(one["path"]), one["type"].endswith(".Transformer")) for one in entries]
+    folders = {Path(file).parent for file in files}
+    inner = {one for one in folders for path, of in listed if path in one.parents and not (of and path == Path())}
+    found = [*((one, False) for one in sorted(inner - {path for path, _ in listed})), *listed]
+    return [(path, of, _named_weights(model, version, path) if of else None) for path, of in found]
+
+
+def _named_weights(model: str, version: str, folder: Path) -> str | None:
+    named = json.loads(read_file(model, version, (folder / "config.json").as_posix())).get("transformers_weights")
+    return None if named is None or str(named).endswith((".safetensors", ".safetensors.index.json")) else str(named)
+
+
+def fingerprint(model: str, version: str) -> str:
+    """128-bit hex digest of all that decides an embedding: the model's files, or its name and version on the hub.
+
+    Releases of torch, transformers and sentence-transformers are not in it, for the reason given at `models.identity`.
+    """
     if model == LEXICAL:
-        identity = f"{LEXICAL} {_FEATURES} {_DIMENSIONS} {version('scikit-learn')}"
+        identity = f"{LEXICAL} {_FEATURES} {_DIMENSIONS} {version}"
     elif looks_local(model):
         identity = files_digest(Path(model), "*.json", "*.txt", "*.model", "*.py", "*.safetensors")
     else:
-        identity = f"{model}@{revision(model)}"
+        identity = f"{model}@{version}"
     return hashlib.blake2b(f"{_VERSION} {identity}".encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from operators.hub import files_digest, looks_local, revision, why_not_on_hub
+from operators.hub import files_digest, files_of, looks_local, revision_of, version_of, why_not_on_hub
 from operators.text import first_line
 
 _VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
+SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
+_NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -22,10 +24,10 @@ class ModelProblem(ValueError):
     """A model or tokenizer that cannot be used, in words for the person who named it."""
 
 
-def check_model_name(name: str, key: str) -> None:
+def check_model_name(name: str, key: str, version: str | None = None) -> None:
     """Raise ModelProblem where `name` is no folder in transformers format with safetensors and not on the hub either."""
     if not looks_local(name):
-        reason = why_not_on_hub(name)
+        reason = why_not_on_hub(name, revision=version)
         if reason:
             raise _fail(key, name, "the model", OSError(reason))
         return
@@ -37,9 +39,40 @@ def check_model_name(name: str, key: str) -> None:
     if not (folder / "config.json").is_file():
         raise ModelProblem(f"{key}: {name!r}: the folder has no config.json; accepted: a folder in transformers format")
     if not any(folder.rglob("*.safetensors")):
+        raise ModelProblem(f"{key}: {name!r}: the folder has no {_NO_SAFETENSORS}")
+
+
+def resolve(name: str) -> str:
+    """The version of a model that a run holds to, as `hub.version_of` gives it; raises ModelProblem."""
+    try:
+        if looks_local(name):
+            check_model_name(name, "scorer.model")
+        return version_of(name)
+    except OSError as error:
+        raise _fail("scorer.model", name, "the model", error) from error
+
+
+def check_weights(name: str, version: str, config: Any) -> None:
+    """Raise ModelProblem where a model has no weights that `load_model` would load, before anything depends on them."""
+    try:
+        files = files_of(name, version)
+    except OSError as error:
+        raise _fail("scorer.model", name, "the list of its files", error) from error
+    if "adapter_config.json" in files:
+        # With the package peft, transformers would load whatever base model it names; without, the base alone.
+        raise ModelProblem(f"scorer.model: {name!r} is an adapter; merge it into its base model and save the result")
+    _refuse_pickle(name, config)
+    named = getattr(config, "transformers_weights", None)
+    if not files & ({named} if named else SAFETENSORS):
         raise ModelProblem(
-            f"{key}: {name!r}: the folder has no .safetensors weights; pickled weights are not loaded, convert them first"
+            f"scorer.model: {name!r}: there is no {named or ' or '.join(sorted(SAFETENSORS))}, so it has no {_NO_SAFETENSORS}"
         )
+
+
+def _refuse_pickle(name: str, config: Any) -> None:
+    named = getattr(config, "transformers_weights", None)  # the model's own choice, which comes before ours
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise ModelProblem(f"scorer.model: {name!r}: config.json names {named!r} as its weights: no {_NO_SAFETENSORS}")
 
 
 def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
@@ -55,20 +88,24 @@ def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
     return ModelProblem(f"{key}: {name!r}: {what} could not be loaded ({first}); {hint}")
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer of `name`; raises ModelProblem."""
-    check_model_name(name, "scorer.model")
+    check_model_name(name, "scorer.model", version)
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision_of(name, version), trust_remote_code=trust_remote_code
+        )
     except Exception as error:
         raise _fail("scorer.model", name, "the tokenizer", error) from error
 
 
-def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
+def load_config(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
     """The model's configuration; raises ModelProblem."""
-    check_model_name(name, "scorer.model")
+    check_model_name(name, "scorer.model", version)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(
+            name, revision=revision_of(name, version), trust_remote_code=trust_remote_code
+        )
     except Exception as error:
         raise _fail("scorer.model", name, "the configuration", error) from error
 
@@ -111,34 +148,48 @@ def device_of(*, gpu: bool) -> str:
 
 
 def load_model(
-    name: str, *, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    version: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> torch.nn.Module:
     """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem."""
-    check_model_name(name, "scorer.model")
+    config = load_config(name, version=version, trust_remote_code=trust_remote_code)
+    _refuse_pickle(name, config)
     device = device or device_of(gpu=False)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=resolve_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code
+            name,
+            revision=revision_of(name, version),
+            dtype=resolve_dtype(dtype, device),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise _fail("scorer.model", name, "the weights", error) from error
     return model.eval().requires_grad_(False).to(torch.device(device))
 
 
-def identity(name: str, config: Any, tokenizer: Any, *, template_hash: str, append_eos: bool) -> str:
-    """128-bit hex digest of all that decides a likelihood, but for the dtype that it is computed in: model and revision,
-    template, tokenizer, EOS policy."""
+def identity(
+    name: str, version: str, tokenizer: Any, *, template_hash: str, append_eos: bool, trust_remote_code: bool = False
+) -> str:
+    """128-bit hex digest of all that decides a likelihood, but for the dtype that it is computed in: model and version, whether
+    its own code runs, template, tokenizer, EOS policy.
+
+    Releases of torch and transformers are not in it: from one to the next likelihoods differ as they do between two kinds of
+    GPU, by less than scores can tell, and a patch release must not cost all that is stored. One that changes what a model
+    computes is a reason to count _VERSION up.
+    """
     digest = hashlib.blake2b(digest_size=16)
     folder = Path(name)
-    commit = getattr(config, "_commit_hash", None)
-    weights = (
-        files_digest(folder, "config.json", "*.py", "*.safetensors")
-        if folder.is_dir()
-        else f"{name}@{commit or revision(name)}"
-    )
+    patterns = ("config.json", "*.py", "*.safetensors", "*.safetensors.index.json")
+    weights = files_digest(folder, *patterns) if looks_local(name) else f"{name}@{version}"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
-    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos)):
+    own_code = ["trust_remote_code"] if trust_remote_code else []
+    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos), *own_code):
         digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
     return digest.hexdigest()

@@ -36,7 +36,8 @@ _MAX_BITS = 1 << 16  # of a number: arithmetic on longer ones takes longer than 
 
 _FILTER_NAMES = (
     "abs capitalize count d default dictsort e escape first float indent int items join last length list lower map max min "
-    "reject replace reverse safe select sort string title tojson trim truncate unique upper urlencode wordcount"
+    "reject rejectattr replace reverse safe select selectattr sort string title tojson trim truncate unique upper urlencode "
+    "wordcount"
 )
 FILTERS = tuple(_FILTER_NAMES.split())
 _CHEAP_FILTERS = {"count", "d", "default", "first", "last", "length"}  # look at no more than one item
@@ -84,12 +85,7 @@ def compile_bounded(text: str) -> Callable[[str, str], str]:
 
     Compiling and rendering raise whatever Jinja raises, and WorkLimit where a rendering is over its limit.
     """
-    if len(text) > MAX_SOURCE:
-        raise WorkLimit(f"{len(text)} characters of template, at most {MAX_SOURCE}")
-    environment = BoundedEnvironment()
-    tree = _Charged().visit(environment.parse(text))
-    tree.set_environment(environment)
-    counted = environment.from_string(tree)
+    counted = compile_counted(BoundedEnvironment(), text)
     plain_environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
     tree = plain_environment.parse(text)
     places = _plain_places(tree)
@@ -99,10 +95,22 @@ def compile_bounded(text: str) -> Callable[[str, str], str]:
         size = len(instruction) + len(input)
         if plain is not None and size * places + len(text) <= MAX_TEXT:
             return plain.render(instruction=instruction, input=input)
-        work = WORK + WORK_PER_CHARACTER * (size + len(text))
-        return _with_account(counted, {"instruction": instruction, "input": input}, work)
+        return counted({"instruction": instruction, "input": input}, size)
 
     return render
+
+
+def compile_counted(environment: BoundedEnvironment, text: str) -> Callable[[Mapping[str, Any], int], str]:
+    """A function that renders Jinja source `text` with variables that hold so many characters, under an account.
+
+    Compiling and rendering raise whatever Jinja raises, and WorkLimit where a rendering is over its limit.
+    """
+    if len(text) > MAX_SOURCE:
+        raise WorkLimit(f"{len(text)} characters of template, at most {MAX_SOURCE}")
+    tree = _Charged().visit(environment.parse(text))
+    tree.set_environment(environment)
+    template = environment.from_string(tree)
+    return lambda variables, size: _with_account(template, variables, WORK + WORK_PER_CHARACTER * (size + len(text)))
 
 
 def _plain_places(tree: nodes.Template) -> int:
@@ -124,7 +132,7 @@ def _is_plain(node: nodes.Node) -> bool:
     return isinstance(node, _PLAIN_NODES)
 
 
-def _with_account(template: Template, variables: Mapping[str, str], work: int) -> str:
+def _with_account(template: Template, variables: Mapping[str, Any], work: int) -> str:
     token = _left.set([work])
     try:
         text = template.render(variables)
@@ -135,7 +143,8 @@ def _with_account(template: Template, variables: Mapping[str, str], work: int) -
     return text
 
 
-def _spend(amount: int) -> None:
+def spend(amount: int) -> None:
+    """Charge the rendering; raises WorkLimit where its account is empty."""
     # Outside of a rendering, when Jinja folds constants, there is no account: the LookupError leaves the work to renderings.
     left = _left.get()
     left[0] -= amount
@@ -177,7 +186,7 @@ def _at_once(value: Any) -> Any:
         return value
     items = []
     while more := list(islice(value, 1000)):
-        _spend(len(more))
+        spend(len(more))
         items += more
     return items
 
@@ -197,21 +206,21 @@ def _replaced(text: str, old: str, new: str, count: int | None = -1, /) -> int:
 @pass_context
 def _made(context: Context, value: Any) -> Any:
     """The value, charged as text that is made of it."""
-    _spend(_size(value))
+    spend(_size(value))
     return value
 
 
 @pass_context
 def _scanned(context: Context, value: Any) -> Any:
     """The value, charged as text that is compared."""
-    _spend(_scan(value))
+    spend(_scan(value))
     return value
 
 
 @pass_context
 def _sliced(context: Context, value: Any) -> Any:
     """The value, charged as a copy of a text or list."""
-    _spend(_length(value))
+    spend(_length(value))
     return value
 
 
@@ -219,7 +228,7 @@ def _sliced(context: Context, value: Any) -> Any:
 def _steps(context: Context | None, value: Any) -> Any:
     """The value, charged as what a loop goes over."""
     value = _at_once(value)
-    _spend(_STEP * (1 + (len(value) if hasattr(value, "__len__") else 0)))
+    spend(_STEP * (1 + (len(value) if hasattr(value, "__len__") else 0)))
     return value
 
 
@@ -272,14 +281,17 @@ class _Charged(NodeTransformer):
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox with default white-space settings, the trailing newline kept, and an account."""
+    """Jinja's immutable sandbox and an account; with default white-space settings and the trailing newline kept, unless
+    `settings` of Jinja's environment say otherwise."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
-    def __init__(self) -> None:
-        super().__init__(keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            **{"keep_trailing_newline": True, "undefined": StrictUndefined, "autoescape": False, **settings}
+        )
         self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace")}
-        self.filters = {name: _counted(name, self.filters[name]) for name in FILTERS}
+        self.filters = {name: counted_filter(name, self.filters[name]) for name in FILTERS}
         self.filters |= {f" {name}": charge for name, charge in _CHARGES.items()}
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -294,7 +306,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 raise WorkLimit(f"a number of more than {_MAX_BITS} bits")
         elif operator == "%" and isinstance(left, (str, bytes)):
             raise SecurityError("% does not format text here; ~ joins texts")
-        _spend(_STEP + size)
+        spend(_STEP + size)
         return super().call_binop(context, operator, left, right)
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -303,14 +315,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(__obj, LoopContext) and args:
             args = (_steps(None, args[0]), *args[1:])
         elif isinstance(__obj, (BuiltinMethodType, MethodType)):
-            _spend(_cost_of_method(__obj.__self__, __obj.__name__, args))
+            spend(_cost_of_method(__obj.__self__, __obj.__name__, args))
         elif not isinstance(__obj, (Macro, LoopContext, BlockReference, Undefined)) and not any(
             __obj is one for one in self.globals.values()
         ):
             raise SecurityError(f"calls of {getattr(__obj, '__name__', type(__obj).__name__)!r} are not accepted")
-        _spend(_STEP)
+        spend(_STEP)
         result = super().call(__context, __obj, *args, **kwargs)
-        _spend(_length(result))
+        spend(_length(result))
         return result
 
 
@@ -329,19 +341,19 @@ def _cost_of_method(owner: Any, name: str, args: tuple) -> int:
     return len(owner) + sum(map(_length, args))
 
 
-def _counted(name: str, function: Callable) -> Callable:
+def counted_filter(name: str, function: Callable) -> Callable:
     """A filter of Jinja's that is charged for its arguments, for what it might grow to, and for its result."""
 
     @functools.wraps(function)  # with Jinja's marks of what else it wants to be passed
     def counted(*args: Any, **kwargs: Any) -> Any:
         start = 1 if hasattr(function, "jinja_pass_arg") else 0
         args = (*args[:start], *map(_at_once, args[start:]))
-        _spend(_STEP)
+        spend(_STEP)
         if name not in _CHEAP_FILTERS:
-            _spend(sum(map(_size, args[start:])) + sum(map(_size, kwargs.values())))
-        _spend(_GROWTH[name](*args[start:], **kwargs) if name in _GROWTH else 0)
+            spend(sum(map(_size, args[start:])) + sum(map(_size, kwargs.values())))
+        spend(_GROWTH[name](*args[start:], **kwargs) if name in _GROWTH else 0)
         result = _small(_at_once(function(*args, **kwargs)))
-        _spend(_length(result))
+        spend(_length(result))
         return result
 
     return counted
@@ -380,5 +392,5 @@ _GROWTH: dict[str, Callable[..., int]] = {
     "indent": _grown_by_indent,
     "tojson": _grown_by_json,
     "trim": _grown_by_trim,
-    **dict.fromkeys(("map", "reject", "select"), _grown_by_each),
+    **dict.fromkeys(("map", "reject", "rejectattr", "select", "selectattr"), _grown_by_each),
 }

@@ -1,18 +1,20 @@
 """Templates: how an instruction and an input become prompt text (SPEC 1 and 7).
 
 `alpaca` and `plain` are Jinja sources kept here, a path names a Jinja file of the user, and `chat` is the tokenizer's own
-chat template. All run in Jinja's immutable sandbox with default white-space settings and the trailing newline kept.
+chat template. All run in Jinja's immutable sandbox under an account; those over instruction and input with default white-space
+settings and the trailing newline kept, the tokenizer's own with what transformers gives it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from operators.sandbox import FILTERS, MAX_SOURCE, MAX_TEXT, compile_bounded
+from operators.chat_template import compile_chat
+from operators.sandbox import FILTERS, MAX_SOURCE, compile_bounded
 
 ALPACA = (
     "Below is an instruction that describes a task"
@@ -53,16 +55,38 @@ def source_of(name: str) -> str:
     return BUILT_IN[name] if name in BUILT_IN else _read(name)
 
 
-def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
-    """The template `name`: `alpaca`, `plain`, `chat` (needs `tokenizer`) or the path of a Jinja file, whose `text` somebody may
-    have read before.
+@dataclass(frozen=True)
+class Source:
+    """All that a template is made from: its name, its Jinja source, and for `chat` the tokenizer's special tokens by name."""
 
-    Raises `TemplateProblem` for a file that cannot be read or parsed, an unknown variable, or a tokenizer that
-    has no chat template.
-    """
-    if name == "chat":
-        return _chat(tokenizer)
-    return from_text(name, source_of(name) if text is None else text)
+    name: str
+    text: str
+    tokens: dict[str, str] = field(default_factory=dict)
+
+
+def find_template(name: str, tokenizer: Any = None, text: str | None = None) -> Source:
+    """The source of `alpaca`, `plain`, `chat` (needs `tokenizer`) or the path of a Jinja file, whose `text` somebody may have
+    read before. Raises `TemplateProblem` for a file that cannot be read, or a tokenizer that has no chat template."""
+    if name != "chat":
+        return Source(name, source_of(name) if text is None else text)
+    own = getattr(tokenizer, "chat_template", None)
+    if isinstance(own, dict):
+        own = own.get("default")
+    if not own:
+        raise TemplateProblem(
+            "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
+        )
+    return Source(name, own, dict(tokenizer.special_tokens_map))
+
+
+def make_template(source: Source) -> Template:
+    """The template of a source; raises `TemplateProblem` where that cannot be parsed."""
+    return _chat(source) if source.name == "chat" else from_text(source.name, source.text)
+
+
+def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
+    """`find_template` and `make_template`; raises what they do."""
+    return make_template(find_template(name, tokenizer, text))
 
 
 def _read(name: str) -> str:
@@ -85,8 +109,7 @@ def from_text(name: str, text: str) -> Template:
     try:
         compiled = compile_bounded(text)
     except Exception as error:
-        accepted = f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
-        raise TemplateProblem(f"template {name!r} is not valid Jinja: {_words(error)}{accepted}") from error
+        raise TemplateProblem(f"template {name!r} is not valid Jinja: {_words(error)}{_accepted(error)}") from error
 
     def render(instruction: str, input: str) -> str:
         try:
@@ -99,30 +122,25 @@ def from_text(name: str, text: str) -> Template:
     return Template(name, text, render)
 
 
+def _accepted(error: Exception) -> str:
+    return f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
+
+
 def _words(error: Exception) -> str:
     """What an exception says, in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _chat(tokenizer: Any) -> Template:
-    source = getattr(tokenizer, "chat_template", None)
-    if isinstance(source, dict):
-        source = source.get("default")
-    if not source:
-        raise TemplateProblem(
-            "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
-        )
+def _chat(source: Source) -> Template:
+    try:
+        compiled = compile_chat(source.text, source.tokens)
+    except Exception as error:
+        raise TemplateProblem(f"template 'chat' is not valid Jinja: {_words(error)}{_accepted(error)}") from error
 
     def render(instruction: str, input: str) -> str:
-        content = f"{instruction}\n\n{input}" if input else instruction
         try:
-            text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
+            return compiled(f"{instruction}\n\n{input}" if input else instruction)
         except Exception as error:
             raise TemplateProblem(f"template 'chat' failed: {_words(error)}") from error
-        if len(text) > MAX_TEXT:
-            raise TemplateProblem(f"template 'chat' failed: {len(text)} characters of text, at most {MAX_TEXT}")
-        return text
 
-    return Template("chat", source, render)
+    return Template(source.name, source.text, render)

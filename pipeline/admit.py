@@ -35,6 +35,7 @@ SHOWN_REJECTED = 3  # rejected rows named where there are too many
 @lru_cache(maxsize=1)
 def cached_encoder(
     model: str,
+    version: str,
     trust_remote_code: bool,
     template: str,
     template_text: str,
@@ -45,7 +46,7 @@ def cached_encoder(
     """The encoder of this worker process; tasks that follow each other share it."""
     from operators.models import load_tokenizer  # brings torch, which processes that encode nothing should not wait for
 
-    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(model, version=version, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
     return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length, vocab_size)
 

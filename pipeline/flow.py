@@ -84,7 +84,7 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     selection.require_columns(config, columns)
 
     embeddings = store.embedder_folder(own.output, checked.embedder)
-    index = stages.retrieve_alternatives(job, admitted, request.pool_texts, embeddings)
+    index = stages.retrieve_alternatives(job, admitted, request.pool_texts, embeddings, checked.embedder_version)
     folder = store.scorer_folder(own.output, request.scorer["fingerprint"])
     upkeep.describe(folder, request.scorer)
     placed = scoring.recall_pairs(job, stages.place_rows(job, admitted, index["tokens"]), folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.template import TemplateProblem, load_template, source_of
+from operators.template import TemplateProblem, find_template, make_template, source_of
 from operators.text import first_line
 from pipeline import storage
 from pipeline.config import Config
@@ -25,10 +25,17 @@ class Checked:
     identity: str  # of the scorer, but for its dtype
     template_hash: str
     embedder: str  # its fingerprint
+    embedder_version: str  # that workers load
 
     def model(self, dtype: str) -> dict[str, Any]:
         """Settings for `load_model` on a worker."""
-        return {"name": self.encoder["model"], "dtype": dtype, "trust_remote_code": self.encoder["trust_remote_code"]}
+        asked = self.encoder
+        return {
+            "name": asked["model"],
+            "version": asked["version"],
+            "dtype": dtype,
+            "trust_remote_code": asked["trust_remote_code"],
+        }
 
     def scorer(self, dtype: str) -> dict[str, Any]:
         """The scorer as the manifest names it."""
@@ -114,18 +121,22 @@ def read_template(name: str) -> str:
 def check_models(config: Config, template_text: str) -> Checked:
     """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
     from operators import models
-    from operators.embedder import EmbedderProblem, check_embedder, fingerprint
+    from operators.embedder import EmbedderProblem, fingerprint, resolve_embedder
     from operators.encode import empty_context, encode_prompts
     from operators.template_trial import try_template
 
     wanted = config.scorer
     try:
-        check_embedder(config.embedder.model)
-        embedder = fingerprint(config.embedder.model)
-        tokenizer = models.load_tokenizer(wanted.model, trust_remote_code=wanted.trust_remote_code)
-        model = models.load_config(wanted.model, trust_remote_code=wanted.trust_remote_code)
-        prompt, *_ = try_template(lambda: load_template(wanted.template, tokenizer, template_text))
-        template = load_template(wanted.template, tokenizer, template_text)
+        embedder_version = resolve_embedder(config.embedder.model)
+        embedder = fingerprint(config.embedder.model, embedder_version)
+        version = models.resolve(wanted.model)
+        loaded: dict[str, Any] = {"version": version, "trust_remote_code": wanted.trust_remote_code}
+        tokenizer = models.load_tokenizer(wanted.model, **loaded)
+        model = models.load_config(wanted.model, **loaded)
+        models.check_weights(wanted.model, version, model)
+        source = find_template(wanted.template, tokenizer, template_text)
+        prompt, *_ = try_template(source)
+        template = make_template(source)
         if not encode_prompts(tokenizer, [prompt])[0]:
             raise TemplateProblem("the template renders an empty prompt")
         empty_context(tokenizer)
@@ -148,7 +159,7 @@ def check_models(config: Config, template_text: str) -> Checked:
     return Checked(
         encoder={
             "model": wanted.model,
-            "trust_remote_code": wanted.trust_remote_code,
+            **loaded,
             "template": wanted.template,
             "template_text": template.text,
             "append_eos": wanted.append_eos,
@@ -156,10 +167,16 @@ def check_models(config: Config, template_text: str) -> Checked:
             "vocab_size": _vocab_size(model),
         },
         identity=models.identity(
-            wanted.model, model, tokenizer, template_hash=template.hash, append_eos=wanted.append_eos
+            wanted.model,
+            version,
+            tokenizer,
+            template_hash=template.hash,
+            append_eos=wanted.append_eos,
+            trust_remote_code=wanted.trust_remote_code,
         ),
         template_hash=template.hash,
         embedder=embedder,
+        embedder_version=embedder_version,
     )
 
 

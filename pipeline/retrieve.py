@@ -87,9 +87,8 @@ class EmbedRange:
     # A range whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one text.
     whole_tries, alone_tries = 3, 2
 
-    def __init__(self, *, work: str, index: str, folder: str, model: str, batch_size: int, a_node: int):
-        self._work, self._folder = work, folder
-        self._model, self._batch_size, self._a_node = model, batch_size, a_node
+    def __init__(self, *, work: str, index: str, folder: str, embedder: dict[str, Any], a_node: int):
+        self._work, self._folder, self._settings, self._a_node = work, folder, embedder, a_node
         table = read_table(f"{index}/instructions.parquet", ["key", "text"])
         self._table = table.take(pa.array(load_array(f"{index}/missing.npy")))
 
@@ -99,7 +98,7 @@ class EmbedRange:
 
         torch.set_num_threads(threads_here(self._a_node))
         with at_most(self._work, f"load-{this_actor()}", "loading the embedder"):
-            return load_embedder(self._model, self._batch_size)
+            return load_embedder(**self._settings)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(self._range(json.loads(text)) for text in batch["item"].to_pylist())

@@ -67,7 +67,9 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     return result
 
 
-def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str] | None, embeddings: str) -> Record:
+def retrieve_alternatives(
+    job: Job, admitted: list[Record], pool_texts: list[str] | None, embeddings: str, version: str
+) -> Record:
     """Build the index: distinct instructions, embeddings of those that `embeddings` does not hold yet, exact neighbours."""
     config = job.config
     with job.reporter.stage("instructions", len(admitted)) as stage:
@@ -87,7 +89,7 @@ def retrieve_alternatives(job: Job, admitted: list[Record], pool_texts: list[str
             "index": job.index,
             "folder": storage.join(embeddings, job.run),
             "a_node": job.pools.embedders_a_node,
-            **config.embedder.model_dump(),
+            "embedder": {**config.embedder.model_dump(), "version": version},
         }
         parts = []
         if ranges:

@@ -150,7 +150,7 @@ def main() -> None:
         read = stages.read(job, plan(wanted), checked)
         admitted = [part for record in read for part in record["admitted"]]
         embeddings = str(options.output / "out" / "embeddings" / "scaling")
-        index = stages.retrieve_alternatives(job, admitted, None, embeddings)
+        index = stages.retrieve_alternatives(job, admitted, None, embeddings, checked.embedder_version)
         blocks = scoring.fresh_blocks(stages.place_rows(job, admitted, index["tokens"]))
         print(f"placed       {len(blocks)} blocks of about {rows_a_block} rows", flush=True)
         for number, actors in enumerate([*options.actors, 1]):

@@ -1,11 +1,14 @@
 """Models load from safetensors alone, and what cannot be loaded is said in words."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from conftest import byte_tokenizer, random_model
 
 from operators import models
-from operators.embedder import EmbedderProblem, check_embedder
+from operators.embedder import EmbedderProblem, resolve_embedder
 
 
 def test_a_folder_loads_in_float32_on_a_cpu(model_folder):
@@ -32,26 +35,65 @@ def test_what_is_not_there(name, words):
 
 def test_an_unreachable_embedder_names_the_offline_choice():
     with pytest.raises(EmbedderProblem, match="'lexical'"):
-        check_embedder("sentence-transformers/no-such-model")
+        resolve_embedder("sentence-transformers/no-such-model")
     with pytest.raises(EmbedderProblem, match="'lexical'"):
-        check_embedder("./none")
-    check_embedder("lexical")
+        resolve_embedder("./none")
+    resolve_embedder("lexical")
 
 
 def test_the_identity_follows_what_decides_a_likelihood(model_folder, tmp_path):
     def identity(folder=model_folder, tokenizer=None, **changes):
         settings = {"template_hash": "t", "append_eos": True, **changes}
-        return models.identity(
-            str(folder), models.load_config(str(folder)), tokenizer or byte_tokenizer(bos=True), **settings
-        )
+        return models.identity(str(folder), "", tokenizer or byte_tokenizer(bos=True), **settings)
 
     random_model("llama").save_pretrained(tmp_path)
     assert identity() == identity() == identity(tmp_path)  # the folder's name does not count
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    others = [identity(tmp_path)]
     random_model("qwen").save_pretrained(tmp_path)
-    others = [
+    others += [
         identity(tmp_path),
         identity(tokenizer=byte_tokenizer(bos=False)),
         identity(template_hash="u"),
         identity(append_eos=False),
+        identity(trust_remote_code=True),
     ]
-    assert len({identity(), *others}) == 5
+    assert len({identity(), *others}) == 7
+
+
+def test_a_folder_that_is_another_one_than_the_run_began_with_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    version = models.resolve(str(folder))
+    assert version == models.resolve(str(model_folder))
+    models.load_model(str(folder), version=version, device="cpu")
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-4000:] = bytes(4000)  # as another checkpoint of the same model: no name or size differs
+    (folder / "model.safetensors").write_bytes(weights)
+    for load in (models.load_tokenizer, models.load_config, models.load_model):
+        with pytest.raises(models.ModelProblem, match="not the one that the run began with"):
+            load(str(folder), version=version)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("adapter_config.json", "is an adapter"), ("consolidated.safetensors", "no .safetensors weights")],
+)
+def test_weights_that_would_not_be_loaded_are_refused_before(model_folder, tmp_path, file, words):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    if file == "adapter_config.json":
+        (folder / file).write_text("{}")
+    else:
+        (folder / "model.safetensors").rename(folder / file)
+    with pytest.raises(models.ModelProblem, match=words):
+        models.check_weights(str(folder), "", models.load_config(str(folder)))
+
+
+def test_a_configuration_that_insists_on_pickled_weights_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    torch.save(random_model("llama").state_dict(), folder / "weights.bin")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "weights.bin"}))
+    with pytest.raises(models.ModelProblem, match="pickled weights are not loaded"):
+        models.check_weights(str(folder), "", models.load_config(str(folder)))
+    with pytest.raises(models.ModelProblem, match="pickled weights are not loaded"):
+        models.load_model(str(folder))

@@ -1,14 +1,17 @@
 """Templates render what they say, keep white space, run in a sandbox, and fail in words."""
 
 import os
+import subprocess
+import sys
 
 import pytest
+from chats import CHATS
 from conftest import byte_tokenizer
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from operators import sandbox
-from operators.template import ALPACA, PLAIN, TemplateProblem, from_text, load_template
+from operators import chat_template, sandbox, template_trial
+from operators.template import ALPACA, PLAIN, Source, TemplateProblem, find_template, from_text, load_template
 from operators.template_trial import try_template
 
 
@@ -181,9 +184,52 @@ def chat(source):
     return load_template("chat", tokenizer)
 
 
+@pytest.mark.parametrize("source", CHATS.values(), ids=list(CHATS))
+def test_a_chat_template_gives_what_it_gives_in_transformers(source):
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.chat_template = source
+    for instruction, input in ROWS:
+        content = f"{instruction}\n\n{input}" if input else instruction
+        expected = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        assert load_template("chat", tokenizer).render(instruction, input) == expected
+
+
+def test_the_day_in_a_chat_template_is_always_the_same():
+    assert chat("{{ strftime_now('%d %b %Y') }}").render("a", "") == chat_template.TODAY.strftime("%d %b %Y")
+
+
+def test_a_chat_template_that_loops_over_long_rows_alone_is_bounded():
+    template = chat("{% if messages[0].content|length > 20000 %}" + BOMBS[0] + "{% endif %}{{ messages[0].content }}")
+    assert template.render("x" * 20_000, "") == "x" * 20_000
+    with pytest.raises(TemplateProblem, match="beyond the limit of one rendering"):
+        template.render("x" * 20_001, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *BOMBS[:2],
+        "{{ [[1, 2]]|tojson(indent=10**9) }}",
+        "{{ [1]|tojson(indent='x' * 99) }}",
+        "{{ strftime_now('%Y' * 9999999) }}",
+        "{% for i in range(99999) %}{% generation %}{{ messages[0].content * 99 }}{% endgeneration %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% continue %}{% endfor %}{% endfor %}",
+        DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ ns.x|tojson|length }}"),
+    ],
+)
+def test_no_chat_template_takes_time_or_memory_without_end(text):
+    with pytest.raises(TemplateProblem) as problem:
+        chat("{% set input = messages[0].content %}" + text).render("one two three four\n" * 100, "")
+    assert len(str(problem.value)) < 1000
+
+
 @pytest.mark.parametrize(
     "source",
     [
+        "{% if %}",
+        "{{ messages|batch(2) }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ range(10**9) }}",
         "{{ 1 / 0 }}",
@@ -193,42 +239,54 @@ def chat(source):
     ],
 )
 def test_whatever_a_chat_template_raises_is_a_problem_of_the_row(source):
-    with pytest.raises(TemplateProblem, match=r"^template 'chat' failed: .+$"):
+    with pytest.raises(TemplateProblem, match=r"^template 'chat' (failed|is not valid Jinja): .+$"):
         chat(source).render("a", "b")
 
 
 def test_a_trial_gives_the_texts():
-    assert try_template(lambda: load_template("plain"), (("Add.", "1 2"), ("\ud800", ""))) == [
-        "Add.\n\n1 2\n\n",
-        "\ud800\n\n",
-    ]
-
-
-ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    rows = (("Add.", "1 2"), ("\ud800", ""))
+    assert try_template(find_template("plain"), rows) == ["Add.\n\n1 2\n\n", "\ud800\n\n"]
+    (text,) = try_template(find_template("chat", byte_tokenizer(bos=True)), rows[:1])
+    assert text == "<bos>[user]Add.\n\n1 2[assistant]"
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("text", "words"),
     [
-        (ENDLESS, r"did not finish within 1 s on a row of 16 characters"),
-        (
-            "{% if messages[0].content|length > 99 %}" + ENDLESS + "{% endif %}",
-            r"within 1 s on a row of 8\d{3} characters",
-        ),
-        ("{{ 'x' * 10**11 }}", r"MemoryError|needs too much memory"),
-        ("{{ nothing.at.all }}", r"'nothing' is undefined"),
+        ("{% if %}", "not valid Jinja"),
+        ("{{ nothing.at.all }}", "'nothing' is undefined"),
+        ("{{ ('x' * 9000000)|length }}", "MemoryError|needs too much memory"),
     ],
 )
-def test_a_chat_template_that_does_not_end_is_stopped_in_its_trial(monkeypatch, source, words):
-    children, fork = [], os.fork
-    monkeypatch.setattr(os, "fork", lambda: children.append(fork()) or children[-1])
+def test_what_fails_in_its_trial_is_a_problem(text, words):
     with pytest.raises(TemplateProblem, match=words):
-        try_template(lambda: chat(source), seconds=1)
-    (child,) = children
-    with pytest.raises(ChildProcessError):  # it has ended and was waited for
-        os.waitpid(child, os.WNOHANG)
+        try_template(Source("t", text), memory=1 << 20)
 
 
-def test_a_trial_that_dies_is_a_problem():
-    with pytest.raises(TemplateProblem, match="process died on a row of 16 characters"):
-        try_template(lambda: os.kill(os.getpid(), 9))
+@pytest.mark.parametrize(
+    ("child", "words"),
+    [
+        ("print('{}'); answer()", "the template did not finish within 0.1 s on a row of 16 characters"),
+        (
+            "print('{}\\n{\"text\": 1}\\n{', end=''); answer()",
+            r"did not finish within 0.1 s on a row of 8\d{3} characters",
+        ),
+        ("print('{}', flush=True); os.kill(os.getpid(), 9)", "ended its process: .* on a row of 16 characters"),
+        ("import no_such_module", "could not start: ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+def test_a_trial_that_does_not_end_well_is_a_problem(monkeypatch, child, words):
+    # What the process runs instead: no template is known that gets around the account.
+    endless = "def answer():\n sys.stdout.flush()\n template_trial._limit(0.1, 1 << 30)\n while True: pass\n"
+    known = (
+        f"import json, os, sys; sys.path[:0] = json.loads(sys.argv[1]); from operators import template_trial\n{endless}"
+    )
+    monkeypatch.setattr(template_trial, "_CHILD", known + child)
+    with pytest.raises(TemplateProblem, match=words):
+        try_template(Source("t", ""), seconds=0.1)
+
+
+def test_a_trial_imports_no_model_code():
+    code = "import sys, operators.template_trial; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
