@@ -1,34 +1,24 @@
-"""Care of an output's store: what it holds, fewer and larger parts, and what is of no use any more.
-
-A pass over the store reads parts, brings the rows of a group together and writes them anew; only when all new parts are there
-do the old ones go. A pass that dies leaves pairs twice, never none.
-"""
+"""Care of an output's store: what it holds, fewer and larger parts, and what is of no use any more."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from operators.schema import EMBEDDINGS, STORED, conform
-from operators.text import content_hash, first_line
+from operators.text import first_line
 from pipeline import publish, published, storage, store, workspace
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.job import execute, mapped, over_parts
 from pipeline.lock import hold
-from pipeline.parts import DamagedPart, Record, read_part, record_table
+from pipeline.parts import DamagedPart
 from pipeline.progress import Reporter
-from pipeline.recall import newest
 from pipeline.resources import session
+from pipeline.rewrite import BYTES_PER_PART, KINDS, rewrite
 from pipeline.summary import Summary
 
 PARTS_AT_MOST = 512  # of one scorer or embedder; a run that leaves more joins them
-BYTES_PER_PART = 64 << 20
 _SCORER = "scorer.json"
-_KINDS = {store.LIKELIHOODS: (STORED, "group"), store.EMBEDDINGS: (EMBEDDINGS, "key")}
 
 
 def describe(folder: str, scorer: dict[str, Any]) -> None:
@@ -43,7 +33,7 @@ def stats(output: str, reporter: Reporter) -> Summary:
     """What is stored, by scorer and embedder, every byte of it checked; raises BadRequest."""
     output = _existing(output)
     lines = []
-    for kind, (_, key) in _KINDS.items():
+    for kind, (_, key) in KINDS.items():
         unit = "pairs" if key == "group" else "instructions"
         for folder in _folders(output, kind):
             found = store.parts(folder)
@@ -61,7 +51,7 @@ def compact(output: str, reporter: Reporter) -> Summary:
     output = _existing(output)
     with hold(output, "tss store compact"), session(None):
         lines = []
-        for kind in _KINDS:
+        for kind in KINDS:
             for folder in _folders(output, kind):
                 kept = _unfinished(output, folder)
                 if len(_small(folder, kept)) > 1:
@@ -92,7 +82,7 @@ def after_run(reporter: Reporter, output: str, run: str, former: str | None, kee
     try:
         for old in publish.remove_old_runs(output, run, former, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
-        for kind in _KINDS:
+        for kind in KINDS:
             for folder in _folders(output, kind):
                 kept = _unfinished(output, folder, storage.name_of(run))
                 if len(_small(folder, kept)) > PARTS_AT_MOST:
@@ -104,7 +94,7 @@ def after_run(reporter: Reporter, output: str, run: str, former: str | None, kee
 def _existing(output: str) -> str:
     output = published.locate(output)
     try:
-        found = any(storage.exists(storage.join(output, kind)) for kind in _KINDS)
+        found = any(storage.exists(storage.join(output, kind)) for kind in KINDS)
     except (OSError, pa.ArrowException) as error:
         raise BadRequest(f"{output}: cannot be reached: {first_line(error)}") from error
     if not found:
@@ -186,7 +176,7 @@ def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any
     storage.delete_drafts(folder)
     wanted = [{"path": part["path"]} for run in runs for part in run["scored"]]
     old = [(run, path) for run, path in store.by_run(folder) if run not in kept]
-    _rewrite(reporter, kind, folder, old, wanted if kind == store.LIKELIHOODS or not runs else None)
+    rewrite(reporter, kind, folder, old, wanted if kind == store.LIKELIHOODS or not runs else None)
     after = store.pairs_of(path for path, _ in store.parts(folder))
     damaged = _damaged(folder)
     for path in damaged:
@@ -197,85 +187,8 @@ def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any
 
 def _joined(reporter: Reporter, kind: str, folder: str, kept: list[str]) -> str:
     before, known = len(store.parts(folder)), len(_damaged(folder))
-    _rewrite(reporter, kind, folder, _small(folder, kept))
+    rewrite(reporter, kind, folder, _small(folder, kept))
     found = len(_damaged(folder)) - known
     left_out = f"; {found:,} were damaged and are left out" if found else ""
     became = f"{before:,} parts became {len(store.parts(folder)):,}"
     return f"{kind:<12} {storage.name_of(folder)}  {became}{left_out}{_of_unfinished(kept)}"
-
-
-def _rewrite(
-    reporter: Reporter, kind: str, folder: str, old: list[tuple[str, str]], wanted: list[Record] | None = None
-) -> None:
-    """Write parts, (run, path), anew, each of their rows once; with `wanted`, SCORED parts, pairs of the groups of their rows
-    alone."""
-    _, key = _KINDS[kind]
-    old = _of_this_version(kind, old)
-    sizes = dict(store.parts(folder))
-    size = sum(sizes.get(path, 0) for _, path in old)
-    # A name of its own: what is written must never bear that of a part that goes.
-    target = storage.join(folder, f"{workspace.new_run_id()}-compacted")
-    sources = [{"path": path, "run": run, "kind": kind} for run, path in old] + [
-        {**part, "kind": kind} for part in wanted or []
-    ]
-    shuffles = max(1, -(-size // BYTES_PER_PART))
-    if old:
-        with reporter.stage("compact", shuffles) as stage:
-            dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
-            options = {"folder": target, "kind": kind, "all_wanted": wanted is None}
-            execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
-    for _, path in old:
-        storage.delete(path)
-    storage.delete_empty_below(folder)
-
-
-def _of_this_version(kind: str, parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of the parts, (run, path), whose rows can be written anew: what another version has written is left to it."""
-    items = [{"path": path, "kind": kind} for _, path in parts]
-    known = execute("compact", over_parts(items, with_columns)) if items else []
-    readable = {record["path"] for record in known}
-    return [(run, path) for run, path in parts if path in readable]
-
-
-def with_columns(batch: pa.Table) -> pa.Table:
-    """Records of the parts that have the columns of this version."""
-    items = map(json.loads, batch["item"].to_pylist())
-    return record_table(
-        {"path": item["path"]} for item in items if store.has_columns(item["path"], _KINDS[item["kind"]][0])
-    )
-
-
-def _schema(kind: str) -> pa.Schema:
-    """Rows of the store with the run that wrote them; a row without a run says that its group is wanted."""
-    return pa.schema([*_KINDS[kind][0], pa.field("run", pa.string())])
-
-
-def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
-    """Rows of parts of the store with their run, and the groups of rows of SCORED parts without one."""
-    for item in map(json.loads, batch["item"].to_pylist()):
-        schema, _ = _KINDS[item["kind"]]
-        if "run" in item:
-            for _, table in store.sound([item["path"]], None, schema):
-                yield conform(table.append_column("run", pa.array([item["run"]] * len(table))), _schema(item["kind"]))
-        else:
-            rows = read_part(item, ["input", "output"]).to_pylist()
-            groups = {content_hash(row["input"], row["output"]) for row in rows}
-            groups |= {content_hash(row["output"]) for row in rows}
-            columns = {
-                name: pa.nulls(len(groups), field.type) for name, field in zip(schema.names, schema, strict=True)
-            }
-            columns |= {"group": pa.array(sorted(groups), pa.binary(16)), "run": pa.nulls(len(groups), pa.string())}
-            yield conform(pa.table(columns), _schema(item["kind"]))
-
-
-def write_compacted(batch: pa.Table, *, folder: str, kind: str, all_wanted: bool) -> pa.Table:
-    """Write rows of whole groups, each pair once, as one part of the store."""
-    schema, key = _KINDS[kind]
-    rows = batch.filter(pc.is_valid(batch["run"]))
-    if not all_wanted:
-        wanted = batch.filter(pc.is_null(batch["run"]))[key]
-        rows = rows.filter(pc.is_in(rows[key], value_set=wanted.combine_chunks()))
-    rows = newest(rows, ["group", "pair"] if key == "group" else ["key"])
-    if not len(rows):
-        return record_table([{"path": None}])
-    return record_table([{"path": store.write(folder, rows.select(schema.names), schema)}])

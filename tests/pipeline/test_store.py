@@ -21,6 +21,7 @@ from pipeline.errors import BadRequest, RunFailed
 from pipeline.lock import hold
 from pipeline.preflight import check_models, read_template
 from pipeline.progress import Reporter
+from pipeline.rewrite import rewrite
 from pipeline.workspace import Workspace, workspace
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
@@ -353,7 +354,7 @@ def test_parts_written_anew_in_the_same_second_are_not_those_that_go(ray_session
     store.write(f"{folder}/run", rows)
     names = []
     for _ in range(2):
-        upkeep._rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
+        rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
         ((_, path),) = store.by_run(folder)
         assert store.read(path).equals(rows)
         names.append(storage.name_of(path))
