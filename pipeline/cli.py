@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt as interrupt:
-        unpublished = f"nothing was published. The same command{_plainly(arguments)} goes on from here."
-        print(_shown(f"tss: interrupted; {str(interrupt) or unpublished}"), file=sys.stderr)
+        print(_shown(f"tss: interrupted; {str(interrupt) or _left(arguments)}"), file=sys.stderr)
         return 130
     if isinstance(summary, int):
         return summary
@@ -64,9 +63,18 @@ def _obey_signals() -> None:
         Reporter.interrupted = True
         raise KeyboardInterrupt
 
-    Reporter.interrupted = False
+    Reporter.interrupted, Reporter.published = False, ""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, stop)
+
+
+def _left(arguments: argparse.Namespace) -> str:
+    """What has come of a command that was interrupted."""
+    from pipeline.progress import Reporter
+
+    if Reporter.published:
+        return f"{Reporter.published} was published before; what is left to tidy up waits for the next run."
+    return f"nothing was published. The same command{_plainly(arguments)} goes on from here."
 
 
 def _plainly(arguments: argparse.Namespace) -> str:

@@ -87,8 +87,9 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
         **outcome.facts,
         **changes,
     }
+    former = publish.former_run(own.output)
     run = publish.publish(own, content, report.page(content))
-    upkeep.after_run(job.reporter, own.output, run, job.config.keep_runs)
+    upkeep.after_run(job.reporter, own.output, run, former, job.config.keep_runs)
     return summarise(content, run)
 
 

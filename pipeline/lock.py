@@ -104,13 +104,24 @@ class Lock:
 
     def _beat(self) -> None:
         # Not more than a sign of life beside Ray's work: without it, other machines could not tell a long run from a dead one.
+        seen = time.monotonic()
         while not self._ended.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):
+                now = time.monotonic()
                 if not storage.exists(self._path):
                     self._lost = True
                     return
                 self._claim = replace(self._claim, beat=self._claim.beat + 1)
                 storage.write(self._path, json.dumps(asdict(self._claim)).encode())
+                if time.monotonic() - seen > DEAD_AFTER_SECONDS and self._others():
+                    # Storage that hung has put back a claim which another process may have removed as that of a dead one.
+                    self._lost = True
+                    storage.delete(self._path)
+                    return
+                seen = now
+
+    def _others(self) -> bool:
+        return any(path != self._path for path, _ in storage.list_files(storage.parent_of(self._path)))
 
     def _start(self) -> None:
         self._beating.start()

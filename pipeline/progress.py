@@ -29,6 +29,7 @@ class Reporter:
     # Set by the command line. An interrupt that arrives within a callback of a library is swallowed there, and the run would go
     # on: then the next sign of progress ends it.
     interrupted = False
+    published = ""  # the run that this command has made the current one; what comes after is tidying up
 
     def __init__(self, *, quiet: bool = False):
         self.timings: dict[str, float] = {}

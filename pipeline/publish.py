@@ -18,9 +18,11 @@ import yaml
 
 from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline import storage
+from pipeline.errors import BadRequest
 from pipeline.job import Job, execute, over_parts
 from pipeline.parts import Record, checked_bytes, record_table, write_table
-from pipeline.published import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of
+from pipeline.progress import Reporter
+from pipeline.published import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of, latest_run
 from pipeline.workspace import Workspace, run_ids
 
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
@@ -84,17 +86,28 @@ def point(own: Workspace) -> str:
     """Make a whole run the current one; its folder."""
     pointer = json.dumps({"run": f"{RUNS}/{own.run_id}"}) + "\n"
     storage.write(storage.join(own.output, POINTER), pointer.encode())
+    Reporter.published = own.final
     return own.final
 
 
-def remove_old_runs(output: str, current: str, keep: int | None) -> list[str]:
-    """Remove all but the newest `keep` runs, the current one always being one of them; their ids."""
+def former_run(output: str) -> str | None:
+    """The run that is current before another one is published, if there is one: readers may be in it."""
+    try:
+        return latest_run(output)
+    except BadRequest:  # a pointer to nothing, which no reader can follow either
+        return None
+
+
+def remove_old_runs(output: str, current: str, former: str | None, keep: int | None) -> list[str]:
+    """Remove all but the newest `keep` runs; their ids. The current one stays always, and so does the one before, which a
+    reader may have found by the pointer a moment ago."""
     if keep is None:
         return []
     folder = storage.join(output, RUNS)
-    # Names begin with the time, and a run that was resumed has that of its first attempt: the current one stays all the same.
-    others = [name for name in run_ids(folder) if name != storage.name_of(current)]
-    old = others[: max(0, len(others) - (keep - 1))]
+    # Names begin with the time, and a run that was resumed has that of its first attempt: these two stay all the same.
+    staying = {storage.name_of(run) for run in (current, former) if run}
+    others = [name for name in run_ids(folder) if name not in staying]
+    old = others[: max(0, len(others) - max(0, keep - len(staying)))]
     for name in old:
         run = storage.join(folder, name)
         # Without a manifest it is no run any more, whatever a process that dies here leaves of it.

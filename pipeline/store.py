@@ -4,7 +4,7 @@
 that the model saw, its group is where rows ask for it: the hash of their (input, output), or of the output alone for l(0).
 Writers never share a file and never change one. The name of a part says what its content must be, so one that was cut off or
 changed is found whoever reads it, and there is no list of parts that could be wrong. Columns are found by name: parts of an
-older or a newer version that have these and others are read as well.
+older or a newer version that have these and others are read as well, and those that lack one are left for that version.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from pipeline.parts import DamagedPart, to_parquet
 
 LIKELIHOODS, EMBEDDINGS = "likelihoods", "embeddings"
 DAMAGED = ".damaged"
-_NOTES = "damaged"  # folder of a work folder
+NOTES = "damaged"  # folder of a work folder
 _PART = re.compile(r"([0-9a-f]{32})-([0-9]+)\.parquet")
+
+
+class OtherVersion(RuntimeError):
+    """A part that is as it was written, by a version of this project whose parts lack a column."""
 
 
 def scorer_folder(output: str, fingerprint: str) -> str:
@@ -49,13 +53,13 @@ def write(folder: str, table: pa.Table, schema: pa.Schema = STORED) -> str:
 
 
 def read(path: str, schema: pa.Schema = STORED) -> pa.Table:
-    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says, OSError where it
-    cannot be read, which says nothing about its content."""
+    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says, OtherVersion where
+    it has other columns, OSError where it cannot be read, which says nothing about its content."""
     data = checked(path)
     table = pq.read_table(pa.BufferReader(data))
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
-        raise DamagedPart(f"{path}: has no column {', '.join(missing)}")
+        raise OtherVersion(f"{path}: has no column {', '.join(missing)}")
     return conform(table.select(schema.names), schema)
 
 
@@ -69,21 +73,33 @@ def checked(path: str) -> bytes:
 
 def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:
     """Each part that is what was written, with its path. A damaged one is renamed, so that it is never met again, and noted in
-    the work folder of the run; what it held is computed again, as is that of one that is gone. Raises OSError."""
+    the work folder of the run; what it held is computed again, as is that of one that is gone, or of another version's, which
+    stays as it is. Raises OSError."""
     for path in paths:
         try:
             yield path, read(path, schema)
-        except FileNotFoundError:
+        except (FileNotFoundError, OtherVersion):
             continue
         except DamagedPart:
             storage.move(path, path + DAMAGED)
             if work is not None:
-                storage.write(storage.join(work, _NOTES, storage.name_of(path)), path.encode())
+                storage.write(storage.join(work, NOTES, storage.name_of(path)), path.encode())
+
+
+def has_columns(path: str, schema: pa.Schema) -> bool:
+    """Whether a part holds what this version reads, by its last bytes alone; one that does not say is damaged or gone, and
+    `sound` deals with it."""
+    filesystem, inner = storage.open_filesystem(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            return set(schema.names) <= set(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException):
+        return True
 
 
 def damaged(work: str) -> list[str]:
     """The parts that a run has found damaged."""
-    return sorted(storage.read(note).decode() for note, _ in storage.list_files(storage.join(work, _NOTES)))
+    return sorted(storage.read(note).decode() for note, _ in storage.list_files(storage.join(work, NOTES)))
 
 
 def parts(folder: str) -> list[tuple[str, int]]:

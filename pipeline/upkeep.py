@@ -87,11 +87,10 @@ def prune(output: str, reporter: Reporter) -> Summary:
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
-def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) -> None:
-    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more; an
-    interrupt says so too."""
+def after_run(reporter: Reporter, output: str, run: str, former: str | None, keep_runs: int | None) -> None:
+    """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
     try:
-        for old in publish.remove_old_runs(output, run, keep_runs):
+        for old in publish.remove_old_runs(output, run, former, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
         for kind in _KINDS:
             for folder in _folders(output, kind):
@@ -100,10 +99,6 @@ def after_run(reporter: Reporter, output: str, run: str, keep_runs: int | None) 
                     reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:
         reporter.say(f"upkeep       not done: {failure}")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"{run} was published before; the store is tidied up at the end of the next run"
-        ) from None
 
 
 def _existing(output: str) -> str:
@@ -215,6 +210,7 @@ def _rewrite(
     """Write parts, (run, path), anew, each of their rows once; with `wanted`, SCORED parts, pairs of the groups of their rows
     alone."""
     _, key = _KINDS[kind]
+    old = _of_this_version(kind, old)
     sizes = dict(store.parts(folder))
     size = sum(sizes.get(path, 0) for _, path in old)
     # A name of its own: what is written must never bear that of a part that goes.
@@ -231,6 +227,22 @@ def _rewrite(
     for _, path in old:
         storage.delete(path)
     storage.delete_empty_below(folder)
+
+
+def _of_this_version(kind: str, parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the parts, (run, path), whose rows can be written anew: what another version has written is left to it."""
+    items = [{"path": path, "kind": kind} for _, path in parts]
+    known = execute("compact", over_parts(items, with_columns)) if items else []
+    readable = {record["path"] for record in known}
+    return [(run, path) for run, path in parts if path in readable]
+
+
+def with_columns(batch: pa.Table) -> pa.Table:
+    """Records of the parts that have the columns of this version."""
+    items = map(json.loads, batch["item"].to_pylist())
+    return record_table(
+        {"path": item["path"]} for item in items if store.has_columns(item["path"], _KINDS[item["kind"]][0])
+    )
 
 
 def _schema(kind: str) -> pa.Schema:

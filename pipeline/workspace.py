@@ -1,7 +1,8 @@
 """Where a run is written before readers see it, and how the same request finds the run that it had begun before.
 
 A work folder says which request it serves: a digest of the inputs' content and of all settings. The same request goes on under
-the same run id: whatever it has stored of likelihoods and embeddings is its own. Everything else in the folder is made again.
+the same run id: whatever it has stored of likelihoods and embeddings is its own. Of the folder it keeps the names of parts that
+it has found damaged; everything else is made again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline import metrics, storage
 from pipeline.errors import BadRequest
 from pipeline.lock import Lock
 from pipeline.published import MANIFEST, RUNS, read_manifest
-from pipeline.store import count_run
+from pipeline.store import NOTES, count_run, damaged
 
 WORK, _REQUEST = ".work", "request.json"
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
@@ -37,10 +38,13 @@ class Workspace:
 
     @property
     def whole(self) -> bool:
-        """Whether the run was made to its end before, and only the pointer does not name it yet."""
+        """Whether the run was made to its end before, and only the pointer does not name it yet. Raises OSError where storage
+        does not say: what cannot be read just now must not be taken for unfinished and removed."""
         try:
             return bool(read_manifest(self.final))
-        except BadRequest:  # there is none, or it is cut off
+        except BadRequest as problem:  # there is none, or it is cut off
+            if isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, FileNotFoundError):
+                raise problem.__cause__ from problem
             return False
 
     @property
@@ -63,8 +67,8 @@ class Workspace:
 def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> Iterator[Workspace]:
     """The workspace of an interrupted run of this request, or a new one; leftovers of all others are removed.
 
-    However it ends, parts are removed. The folder stays, with the request alone, where likelihoods were stored and nothing was
-    published: the next attempt is then known as one.
+    However it ends, parts are removed. The folder stays, with the request and the names of damaged parts alone, where
+    likelihoods were stored and nothing was published: the next attempt is then known as one.
     """
     own = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -77,7 +81,7 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
         metrics.of_run("")
         # Whoever has taken over meanwhile may work in the same folder.
         if lock.held():
-            _clear(own, keep_request=not own.whole and count_run(output, own.run_id)[0] > 0)
+            _clear(own, keep_request=not own.whole and _worth_keeping(own))
             storage.delete_empty(storage.join(output, WORK))
 
 
@@ -95,7 +99,7 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
             _clear(left, keep_request=True)
         else:
             # An interrupted run of another request keeps its name as long as it has pairs in the store.
-            _clear(left, keep_request=not same and not left.whole and count_run(output, name)[0] > 0)
+            _clear(left, keep_request=not same and not left.whole and _worth_keeping(left))
     _remove_unpublished(output)
     return found or Workspace(output, new_run_id(), lock, fresh=fresh)
 
@@ -117,10 +121,16 @@ def _request_of(left: Workspace) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def _worth_keeping(own: Workspace) -> bool:
+    """Whether a run that is not whole has stored pairs, or has found damaged parts that its manifest will name."""
+    return count_run(own.output, own.run_id)[0] > 0 or bool(damaged(own.folder))
+
+
 def _clear(own: Workspace, *, keep_request: bool = False) -> None:
     if keep_request:
         for name in storage.list_folders(own.folder):
-            storage.delete_folder(storage.join(own.folder, name))
+            if name != NOTES:
+                storage.delete_folder(storage.join(own.folder, name))
         for path, _ in storage.list_files(own.folder):
             if storage.name_of(path) != _REQUEST:
                 storage.delete(path)

@@ -108,12 +108,15 @@ def parts_of(output: Path) -> list[Path]:
 
 
 def switch_off(output: Path) -> None:
-    """What a machine that is switched off may leave on its disk: the newest part cut off, a draft, half a request."""
+    """What a machine that is switched off may leave on its disk: the newest part and what is in work cut off, drafts of a part
+    and of a request."""
     for path in parts_of(output)[-1:]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
         path.with_name(f".{path.name}.draft").write_bytes(b"PAR1")
     for path in (output / ".work").glob("*/*/*.parquet"):
         path.write_bytes(path.read_bytes()[:100])
+    for path in (output / ".work").glob("*/request.json"):
+        path.with_name(f".{path.name}.draft").write_bytes(path.read_bytes()[:20])
 
 
 def published(output: Path) -> Path:

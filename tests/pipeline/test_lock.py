@@ -144,6 +144,32 @@ def test_who_was_held_up_and_taken_for_dead_does_not_publish(tmp_path, quick):
         assert not claims(tmp_path)  # and its claim does not come back
 
 
+def test_a_claim_that_hung_storage_puts_back_is_given_up(tmp_path, quick, monkeypatch):
+    write, back = storage.write, threading.Event()
+
+    def hang(path, data):
+        """Once: another process takes this one for dead meanwhile."""
+        if not path.endswith("/0.json") and not back.is_set():
+            storage.delete(path)
+            elsewhere(tmp_path)
+            time.sleep(1.2)
+            write(path, data)
+            back.set()
+        else:
+            write(path, data)
+
+    with hold(str(tmp_path), "tss run") as held:
+        monkeypatch.setattr(storage, "write", hang)
+        assert back.wait(20)
+        deadline = time.monotonic() + 20
+        while held.held():
+            assert time.monotonic() < deadline, "two hold it"
+            time.sleep(0.02)
+        with pytest.raises(RunFailed, match="another run has taken over"):
+            held.require()
+    assert [path.name for path in claims(tmp_path)] == ["0.json"]
+
+
 def test_what_is_no_claim_is_named(tmp_path):
     (tmp_path / ".lock").mkdir()
     (tmp_path / ".lock" / "0.json").write_text("{")

@@ -126,7 +126,7 @@ def test_folders_of_others_are_left_alone(runs, model_folder):
     other = third.parent / "events"
     other.mkdir()
     done = refresh(third.parents[1], [third.parents[2] / "rows.jsonl"], model_folder, keep_runs=1)
-    assert sorted(path.name for path in third.parent.iterdir()) == sorted([done.name, "events"])
+    assert sorted(path.name for path in third.parent.iterdir()) == sorted([third.name, done.name, "events"])
 
 
 def test_a_damaged_last_run_does_not_keep_a_refresh_from_being_made(runs, model_folder):

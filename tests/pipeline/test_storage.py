@@ -36,9 +36,21 @@ def test_files_and_folders(folder):
 
 
 def test_arrays(folder):
-    array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    storage.save_array(storage.join(folder, "a.npy"), array)
-    assert np.array_equal(storage.load_array(storage.join(folder, "a.npy")), array)
+    for array in (np.arange(12, dtype=np.float32).reshape(3, 4), np.zeros((0, 0), dtype=np.float32)):
+        storage.save_array(storage.join(folder, "a.npy"), array)
+        found = storage.load_array(storage.join(folder, "a.npy"))
+        assert np.array_equal(found, array) and found.dtype == array.dtype
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+def test_an_array_that_is_not_what_was_written_is_named(folder, harm):
+    path = storage.join(folder, "a.npy")
+    storage.save_array(path, np.arange(1000, dtype=np.float32))
+    data = bytearray(storage.read(path))
+    data[2000] ^= 1
+    storage.write(path, {"flip": bytes(data), "cut": bytes(data[:-100]), "empty": b""}[harm])
+    with pytest.raises(OSError, match=rf"{path}: is damaged"):
+        storage.load_array(path)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
@@ -68,6 +80,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         storage.write(str(path), b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("how", ["write", "move"])
+def test_folders_that_are_new_outlive_a_power_cut(tmp_path, monkeypatch, how):
+    synced = []
+    monkeypatch.setattr(storage, "_sync_folder", synced.append)
+    storage.write(str(tmp_path / "a"), b"1")
+    synced.clear()
+    target = tmp_path / "b" / "c" / "d"
+    storage.write(str(target), b"1") if how == "write" else storage.move(str(tmp_path / "a"), str(target))
+    assert synced == [tmp_path, tmp_path / "b", tmp_path / "b" / "c"]
 
 
 @pytest.mark.parametrize(("uri", "named"), [("s3://k:s@b/x", True), ("s3://b/x@y", False), ("/a@b/c", False)])

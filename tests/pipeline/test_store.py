@@ -1,18 +1,27 @@
 """What is computed once is not computed again, and what is damaged is found: resume, reuse, checksums, upkeep."""
 
+import datetime
+import errno
 import json
 import shutil
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_jsonl
-from runs import corpus, reselect, table
+from conftest import byte_tokenizer, write_jsonl
+from runs import corpus, reselect, settings, table
 from runs import run as run_with
+from safetensors.torch import load_file, save_file
 
 from operators.schema import STORED
-from pipeline import cli, place, publish, published, selection, store, upkeep
+from pipeline import cli, place, publish, published, score, selection, stages, storage, store, upkeep
+from pipeline import workspace as workspaces
 from pipeline.errors import BadRequest, RunFailed
+from pipeline.lock import hold
+from pipeline.preflight import check_models, read_template
+from pipeline.progress import Reporter
+from pipeline.workspace import Workspace, workspace
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
 
@@ -114,6 +123,46 @@ def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(
     assert json.loads((interrupted / "latest.json").read_text()) == {"run": f"runs/{whole.name}"}
 
 
+def filling(room):
+    """Scorers on a disk with room for so many parts of the store."""
+
+    class FullDisk:
+        def __init__(self, **settings):
+            from pipeline.score import ScoreBlock  # the worker's own
+
+            self._actor, self._room = ScoreBlock(**settings), room
+
+        def __call__(self, batch):
+            write = storage.write
+
+            def full(path, data):
+                if "/likelihoods/" in path and self._room == 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                self._room -= "/likelihoods/" in path
+                write(path, data)
+
+            storage.write = full
+            try:
+                return self._actor(batch)
+            finally:
+                storage.write = write
+
+    return FullDisk
+
+
+def test_a_run_goes_on_after_the_disk_was_full(ray_session, whole, rows, model_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="No space left on device"):
+        patch.setattr(score, "ScoreBlock", filling(3))
+        run(tmp_path, [rows], model_folder)
+    before = parts_of(tmp_path)
+    assert before and not (tmp_path / "latest.json").exists()
+    done = run(tmp_path, [rows], model_folder)
+    same(done, whole)
+    pairs = manifest(done)["pairs"]
+    assert 0 < pairs["resumed"] < pairs["computed"] == manifest(whole)["pairs"]["computed"]
+    assert set(before) < set(parts_of(tmp_path)) and not list(tmp_path.rglob(".*.parquet*"))
+
+
 def test_a_request_that_differs_is_another_run_and_finds_the_pairs_all_the_same(interrupted, rows, model_folder):
     done = run(interrupted, [rows], model_folder, select__budget__examples=3)
     pairs = manifest(done)["pairs"]
@@ -147,6 +196,18 @@ def test_a_run_whose_manifest_was_cut_off_is_not_pointed_to(stopped, interrupted
     assert done != cut_off and manifest(done)["pairs"]["computed"] == 0
 
 
+def test_a_manifest_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, monkeypatch):
+    own = Workspace(str(tmp_path), "20260101T000000-000000", lock=None)
+    assert not own.whole
+
+    def busy(uri):
+        raise TimeoutError("the store does not answer")
+
+    monkeypatch.setattr("pipeline.storage.read", busy)
+    with pytest.raises(TimeoutError):
+        own.whole  # noqa: B018 (a property that looks)
+
+
 def test_fresh_takes_nothing_from_before(interrupted, whole, rows, model_folder):
     done = run(interrupted, [rows], model_folder, fresh=True)
     same(done, whole)
@@ -162,10 +223,41 @@ def test_a_second_run_computes_no_pair_and_loads_no_model(ray_session, whole, ro
     assert done != whole and manifest(done)["pairs"]["computed"] == manifest(done)["scorer"]["loaded"] == 0
 
 
-@pytest.mark.parametrize("more", [{"scorer__append_eos": False}])
-def test_another_scorer_sees_nothing_of_this_one(ray_session, whole, rows, model_folder, more):
-    done = run(whole.parents[1], [rows], model_folder, **more)
+@pytest.fixture(scope="module")
+def other_weights(model_folder, tmp_path_factory):
+    """The same model with other weights: its configuration and its tokenizer are the same, and so are all token ids."""
+    folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("model") / "other")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: one * 1.01 for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_another_scorer_sees_nothing_of_this_one(ray_session, whole, rows, other_weights):
+    done = run(whole.parents[1], [rows], other_weights)
     assert manifest(done)["pairs"]["stored"] == 0 and manifest(done)["pairs"]["computed"] > 0
+
+
+def test_all_that_decides_a_likelihood_makes_another_scorer(model_folder, other_weights, tmp_path):
+    def fingerprint(model, dtype="float32", **more):
+        wanted = settings(tmp_path, ["rows.jsonl"], model, **more)
+        return check_models(wanted, read_template(wanted.scorer.template)).scorer(dtype)["fingerprint"]
+
+    other_tokens = shutil.copytree(model_folder, tmp_path / "tokens")
+    byte_tokenizer(bos=False).save_pretrained(other_tokens)
+    (tmp_path / "mine.jinja").write_text("{{ instruction }} {{ input }}\n")
+    found = [
+        fingerprint(model_folder),
+        fingerprint(other_weights),
+        fingerprint(other_tokens),
+        fingerprint(model_folder, dtype="bfloat16"),
+        fingerprint(model_folder, scorer__append_eos=False),
+        fingerprint(model_folder, scorer__template="alpaca"),
+        fingerprint(model_folder, scorer__template=str(tmp_path / "mine.jinja")),
+    ]
+    assert len(set(found)) == len(found)
+    # What decides no likelihood makes none: pairs are found again.
+    same_model = shutil.copytree(model_folder, tmp_path / "elsewhere")
+    assert fingerprint(same_model, scorer__batch_tokens=99, scorer__max_length=100) == found[0]
 
 
 def flip(path):
@@ -239,6 +331,60 @@ def test_parts_with_columns_of_another_version_are_read(tmp_path):
     assert store.read(path).to_pylist() == [{"group": b"g" * 16, "pair": b"p" * 16, "tokens": 3, "sum": -1.5}]
 
 
+def test_a_part_that_lacks_a_column_is_left_to_its_version(ray_session, tmp_path):
+    """Of the store of an earlier version: neither used nor set aside, and no upkeep removes it."""
+    folder = store.scorer_folder(str(tmp_path), "scorer")
+    older = pa.schema([field for field in STORED if field.name != "tokens"])
+    rows = {"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}
+    paths = [store.write(f"{folder}/{run}", pa.table(rows).cast(STORED), STORED) for run in ("1", "2")]
+    other = store.write(f"{folder}/0", pa.table({**rows, "sum": [-2.5]}).select(older.names).cast(older), older)
+    assert [path for path, _ in store.sound([other, *paths], str(tmp_path / "work"))] == paths
+    assert store.damaged(str(tmp_path / "work")) == []
+    upkeep.compact(str(tmp_path), Reporter(quiet=True))
+    found = [path for path, _ in store.parts(folder)]
+    assert other in found and len(found) == 2 and not set(paths) & set(found)
+
+
+def test_parts_written_anew_in_the_same_second_are_not_those_that_go(ray_session, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=lambda zone: datetime.datetime(2026, 1, 1, tzinfo=zone))
+    monkeypatch.setattr(workspaces, "datetime", SimpleNamespace(datetime=clock, UTC=datetime.UTC))
+    folder = store.scorer_folder(str(tmp_path), "scorer")
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
+    store.write(f"{folder}/run", rows)
+    names = []
+    for _ in range(2):
+        upkeep._rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
+        ((_, path),) = store.by_run(folder)
+        assert store.read(path).equals(rows)
+        names.append(storage.name_of(path))
+    assert names[0] == names[1]  # the same content, in another folder
+
+
+def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_folder, monkeypatch):
+    digest = stages.digest_scores
+
+    def lose(job, parts):
+        for claim in (interrupted / ".lock").iterdir():
+            claim.unlink()
+        return digest(job, parts)
+
+    monkeypatch.setattr(stages, "digest_scores", lose)
+    monkeypatch.setattr(publish, "gather", stop)
+    with pytest.raises(RunFailed, match="another run has taken over"):
+        run(interrupted, [rows], model_folder)
+
+
+def test_what_was_found_damaged_before_an_interruption_is_named_after(tmp_path):
+    path = store.write(str(tmp_path / "likelihoods"), STORED.empty_table())
+    with hold(str(tmp_path), "test") as lock:
+        with pytest.raises(Stopped), workspace(str(tmp_path), lock, "request") as own:
+            (tmp_path / "likelihoods" / storage.name_of(path)).write_bytes(b"PAR1")
+            assert list(store.sound([path], own.folder)) == []
+            raise Stopped
+        with workspace(str(tmp_path), lock, "request") as again:
+            assert again.run_id == own.run_id and store.damaged(again.folder) == [path]
+
+
 def test_parts_of_interrupted_runs_are_left_alone_and_others_are_joined(
     interrupted, rows, model_folder, capsys, monkeypatch
 ):
@@ -257,14 +403,34 @@ def test_parts_of_interrupted_runs_are_left_alone_and_others_are_joined(
     assert manifest(back)["run"] in {path.parts[-4] for path in kept} and manifest(back)["scorer"]["loaded"] == 0
 
 
-def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder, monkeypatch):
+def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder, tmp_path, capsys, monkeypatch):
+    wanted = settings(interrupted, [rows], model_folder, scorer__batch_tokens=300, store__write_every=0)
+    (tmp_path / "config.yaml").write_text(json.dumps(wanted.model_dump()))
+
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publish, "remove_old_runs", interrupt)
-    with pytest.raises(KeyboardInterrupt, match="was published before"):
-        run(interrupted, [rows], model_folder)
+    for name, words in (("remove_old_runs", "was published before"), ("gather", "nothing was published")):
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, name, interrupt)
+            assert cli.main(["run", str(tmp_path / "config.yaml"), "--quiet"]) == 130
+        assert words in capsys.readouterr().err
     assert (interrupted / "latest.json").exists()
+
+
+def test_the_run_before_stays_for_its_readers(tmp_path):
+    def published_run(name):
+        storage.write(str(tmp_path / "runs" / name / "manifest.json"), b"{}")
+        return str(tmp_path / "runs" / name)
+
+    first, resumed, _, third = (published_run(f"2026010{day}T000000-000000") for day in (1, 2, 3, 4))
+    storage.write(str(tmp_path / "latest.json"), json.dumps({"run": f"runs/{storage.name_of(resumed)}"}).encode())
+    former = publish.former_run(str(tmp_path))
+    assert former == resumed  # it was begun before the second and published after it
+    assert publish.remove_old_runs(str(tmp_path), third, former, 3) == [storage.name_of(first)]
+    for keep in (2, 1):
+        publish.remove_old_runs(str(tmp_path), third, former, keep)
+        assert {str(path) for path in (tmp_path / "runs").iterdir()} == {resumed, third}
 
 
 def test_store_commands(interrupted, whole, rows, model_folder, capsys):
@@ -281,7 +447,8 @@ def test_store_commands(interrupted, whole, rows, model_folder, capsys):
     assert manifest(again)["pairs"]["computed"] == 0
     # Only rows of a smaller corpus are still published: pairs of the others go, and theirs stay.
     few = write_jsonl(rows.with_name("few.jsonl"), corpus(40)[:10])
-    last = run(interrupted, [few], model_folder, keep_runs=1)
+    last = run(interrupted, [few], model_folder)
+    reselect(last, keep_runs=1)  # the one before it stays
     assert not done.exists() and not again.exists() and last.exists()
     (parts_of(interrupted)[0].parent / ".draft.0").write_bytes(b"cut off")
     assert cli.main(["store", "prune", str(interrupted), "--quiet"]) == 0
