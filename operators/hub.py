@@ -95,9 +95,14 @@ def _files(folder: Path) -> set[str]:
 
 def read_file(name: str, version: str, file: str) -> str:
     """The text of a model's file; raises OSError, ValueError."""
+    if looks_local(name):
+        return (Path(name) / file).read_text(encoding="utf-8")
     from huggingface_hub import hf_hub_download
 
-    path = Path(name) / file if looks_local(name) else hf_hub_download(name, file, revision=version)
+    try:
+        path = hf_hub_download(name, file, revision=version, etag_timeout=SECONDS)
+    except Exception as error:
+        raise OSError(f"{file}: {first_line(error)}") from error
     return Path(path).read_text(encoding="utf-8")
 
 

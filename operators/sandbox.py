@@ -363,8 +363,17 @@ def _grown_by_replace(s: Any, old: Any = "", new: Any = "", count: int | None = 
     return _replaced(str(s), str(old), str(new), count)
 
 
+def _items(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 0
+
+
+def _path(attribute: Any) -> int:
+    """What it costs to follow an attribute's path, or several, from one item."""
+    return _STEP * (1 + attribute.count(".") + attribute.count(",")) if isinstance(attribute, str) else 0
+
+
 def _grown_by_join(value: Any, d: Any = "", attribute: Any = None) -> int:
-    return len(str(d)) * (len(value) if hasattr(value, "__len__") else 0)
+    return _items(value) * (len(str(d)) + _path(attribute))
 
 
 def _grown_by_indent(s: Any, width: Any = 4, first: bool = False, blank: bool = False) -> int:
@@ -382,8 +391,16 @@ def _grown_by_trim(value: Any, chars: Any = None) -> int:
     return len(str(value)) * (_length(chars) // _SCANNED)
 
 
-def _grown_by_each(value: Any, *args: Any, **kwargs: Any) -> int:
-    return (len(value) if hasattr(value, "__len__") else 0) * (_STEP + sum(map(_scan, args)))
+def _grown_by_each(value: Any, *args: Any, attribute: Any = None, **kwargs: Any) -> int:
+    return _items(value) * (_STEP + sum(map(_scan, args)) + _path(attribute))
+
+
+def _grown_by_each_attribute(value: Any, attribute: Any = "", *args: Any) -> int:
+    return _grown_by_each(value, *args, attribute=attribute)
+
+
+def _grown_by_order(value: Any, *args: Any, **kwargs: Any) -> int:
+    return _items(value) * sum(map(_path, (*args, *kwargs.values())))
 
 
 _GROWTH: dict[str, Callable[..., int]] = {
@@ -392,5 +409,7 @@ _GROWTH: dict[str, Callable[..., int]] = {
     "indent": _grown_by_indent,
     "tojson": _grown_by_json,
     "trim": _grown_by_trim,
-    **dict.fromkeys(("map", "reject", "rejectattr", "select", "selectattr"), _grown_by_each),
+    **dict.fromkeys(("map", "reject", "select"), _grown_by_each),
+    **dict.fromkeys(("rejectattr", "selectattr"), _grown_by_each_attribute),
+    **dict.fromkeys(("max", "min", "sort", "unique"), _grown_by_order),
 }

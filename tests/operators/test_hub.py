@@ -131,6 +131,17 @@ def test_an_embedder_of_the_hub_with_pickled_weights_alone_is_a_bad_request(hub,
         check_models(settings(scorer, embedder), "{{ instruction }}")
 
 
+def test_a_file_that_the_hub_cannot_give_is_a_problem_in_words(hub, embedder, monkeypatch):
+    def unreachable(name, file, **kwargs):
+        if "revision" in kwargs:
+            raise RuntimeError("connection lost\nat line 7")
+        return str(hub.snapshot(name, OLD) / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(EmbedderProblem, match=r"'own/embedder' could not be loaded \(modules.json: connection lost"):
+        resolve_embedder(embedder)
+
+
 def with_dense(folder):
     """The folder of a model of transformers and, in 2_Dense, a layer after it."""
     random_model("llama").save_pretrained(folder)

@@ -81,6 +81,8 @@ ORDINARY = [
     "{% for k, v in dict(a=1, b=input).items() if v %}{{ k }}{{ v }}{{ loop.cycle('o', 'e') }}{% endfor %}{{ range(9)|list }}",
     "{% block a %}x{{ input }}{% endblock %}{{ self.a() }}{% with z = input %}{{ z }}{% endwith %}{% raw %}{{ x }}{% endraw %}",
     "{% for a in [1, [2, [3]]] recursive %}{% if a is iterable %}({{ loop(a) }}){% else %}{{ a }}{% endif %}{% endfor %}",
+    "{{ [{'a': 'y'}, {'a': 'x'}]|sort(attribute='a')|map(attribute='a')|join }}{{ [{'a': 1}]|selectattr('a', 'eq', 1)|list }}"
+    "{{ [{'a': 'x'}, {'a': 0}]|rejectattr('a')|join(',', attribute='a') }}{{ [['b'], ['a']]|min(attribute='0') }}",
     "{{ input|indent(2, true) }}{{ input|sort|unique|join }}{{ '12'|int + 1 }}{{ [3, 1]|max }}{{ {'b': 1, 'a': 2}|dictsort }}",
 ]
 ROWS = [
@@ -130,6 +132,20 @@ BOMBS = [
     "{{ range(100000)|join(input * 1000) }}",
     "{{ (input * 1000).join(['a'] * 100000) }}",
     "{{ (input * 1000).split(' ')|select('in', input * 1000)|list|length }}",
+    *(
+        "{{ (['a'] * 99999)|" + name + "'0.' * 99999 ~ '0')|list|length }}"
+        for name in (
+            "map(attribute=",
+            "selectattr(",
+            "rejectattr(",
+            "sort(attribute=",
+            "sort(false, false, ",
+            "unique(attribute=",
+            "min(attribute=",
+            "max(attribute=",
+            "join(attribute=",
+        )
+    ),
     "{{ ('a' * 4000000 ~ 'b').strip('b' * 4000000 ~ 'a') }}",
     '{{ "x"|center(10**9) }}',
     '{{ "x".center(999999999) }}',
