@@ -72,9 +72,9 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     config = validate(settings, "the benchmark's configuration")
     chunks, checked = plan(config), check_models(config, read_template(config.scorer.template))
     with session(None):
-        run = Job(config, str(folder), pools(config), Reporter())
+        run = Job(config, str(folder), "sample", pools(config), Reporter())
         admitted = [part for record in stages.read(run, chunks, checked) for part in record["admitted"]]
-        index = stages.retrieve_alternatives(run, admitted, None)
+        index = stages.retrieve_alternatives(run, admitted, None, str(folder / "embeddings"), checked.embedder_version)
         placed = stages.place_rows(run, admitted, index["tokens"])
         found = {"placed": placed, "encoder": checked.encoder, "pool": stages.pool_settings(run)}
     (folder / "placed.json").write_text(json.dumps(found))
