@@ -17,7 +17,8 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
-from operators.sandbox import BoundedEnvironment, compile_counted, counted_filter, spend
+from operators.sandbox import BoundedEnvironment, compile_counted
+from operators.sandbox_account import counted_filter, spend
 
 # A prompt with the date of its rendering would be another prompt tomorrow, and no stored pair would ever be met again. This is
 # the day that Llama's templates fall back to.
