@@ -182,10 +182,10 @@ def _quiet_libraries() -> None:
 
 def _make(arguments: argparse.Namespace) -> Any:
     """`run` and `refresh`."""
-    from pipeline import config, flow
+    from pipeline import flow, read_config
     from pipeline.progress import Reporter
 
-    wanted = config.load(arguments.config, arguments.overrides)
+    wanted = read_config.load(arguments.config, arguments.overrides)
     return getattr(flow, arguments.name)(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
 
 
@@ -197,7 +197,7 @@ def _store(arguments: argparse.Namespace) -> Any:
 
 
 def _select(arguments: argparse.Namespace) -> Any:
-    from pipeline import config, flow, published, storage
+    from pipeline import flow, published, read_config, storage
     from pipeline.progress import Reporter
 
     free = {"score", "select", "ray", "output", "seed", "keep_runs"}
@@ -209,16 +209,16 @@ def _select(arguments: argparse.Namespace) -> Any:
         )
     output, run = published.find_run(arguments.run)
     known = published.read_manifest(run)
-    data = config.override({**known["config"], **known["base"], "output": output}, arguments.overrides)
+    data = read_config.override({**known["config"], **known["base"], "output": output}, arguments.overrides)
     return flow.select(
-        config.validate(data, storage.join(run, published.MANIFEST), overrides=arguments.overrides),
+        read_config.validate(data, storage.join(run, published.MANIFEST), overrides=arguments.overrides),
         run,
         Reporter(quiet=arguments.quiet),
     )
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from pipeline import config, submit
+    from pipeline import read_config, submit
 
     if arguments.command[:1] not in ([name] for name in ("run", "refresh", "select", "demo")):
         raise BadRequest(
@@ -226,7 +226,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         )
     parsed = _parser().parse_args(arguments.command)
     with_config = parsed.name in ("run", "refresh")
-    wanted = config.load(parsed.config, parsed.overrides) if with_config else None
+    wanted = read_config.load(parsed.config, parsed.overrides) if with_config else None
     return submit.submit(parsed, wanted, arguments.address, arguments.id, not arguments.no_wait)
 
 
@@ -242,7 +242,7 @@ def _report(arguments: argparse.Namespace) -> Any:
 
 
 def _demo(arguments: argparse.Namespace) -> Any:
-    from pipeline import config, demo, flow
+    from pipeline import config, demo, flow, read_config
     from pipeline.demo import truth
     from pipeline.preflight import check_output
     from pipeline.progress import Reporter
@@ -251,8 +251,8 @@ def _demo(arguments: argparse.Namespace) -> Any:
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
     def settings(corpus: Path, output: Path, model: Path) -> config.Config:
-        data = config.override(demo.settings(corpus, output, model), arguments.overrides)
-        return config.validate(data, "the demo's configuration")
+        data = read_config.override(demo.settings(corpus, output, model), arguments.overrides)
+        return read_config.validate(data, "the demo's configuration")
 
     wanted = settings(Path("corpus.jsonl"), arguments.output, demo.MODEL)
     if "://" in wanted.output:

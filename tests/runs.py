@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline import config, flow, published
+from pipeline import flow, published, read_config
 from pipeline.progress import Reporter
 
 VERBS = ["Sort", "Count", "Reverse", "Double", "Translate", "Copy", "Shorten"]
@@ -32,8 +32,8 @@ def corpus(count=60, seed=0):
 
 
 def settings(output, inputs, model, **more):
-    return config.validate(
-        config.override(
+    return read_config.validate(
+        read_config.override(
             {
                 "input": [{"path": str(path)} for path in inputs],
                 "output": str(output),
@@ -63,10 +63,10 @@ def table(folder: Path, kind: str) -> list[dict]:
 
 def reselect(done, **more):
     known = published.read_manifest(str(done))
-    chosen = config.override(
+    chosen = read_config.override(
         known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
     )
-    return Path(flow.select(config.validate(chosen, "test"), str(done), Reporter(quiet=True)).run)
+    return Path(flow.select(read_config.validate(chosen, "test"), str(done), Reporter(quiet=True)).run)
 
 
 def manifest_of(folder: Path) -> dict:

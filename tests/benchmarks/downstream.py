@@ -40,7 +40,7 @@ from scipy import stats
 
 from operators import where
 from operators.template import Template, from_text, load_template
-from pipeline import config, demo, flow, published
+from pipeline import demo, flow, published, read_config
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.progress import Reporter
@@ -141,7 +141,9 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
         by_seed = name == "random" or SELECTORS[name][2] == DRAWN
         for seed in range(options.seeds) if by_seed else [None]:
             data = {**known["config"], "select": select, "seed": seed or 0, "output": str(work / "selections")}
-            run = Path(flow.select(config.validate(data, "downstream"), str(problem.run), Reporter(quiet=True)).run)
+            run = Path(
+                flow.select(read_config.validate(data, "downstream"), str(problem.run), Reporter(quiet=True)).run
+            )
             rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
             costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
             total = published.read_manifest(str(run))["budget"]["corpus"]

@@ -25,7 +25,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from operators.batching import Sequences, packed_batches
-from pipeline import config, demo, encode, lock, place, scoring, stages, workspace
+from pipeline import demo, encode, lock, place, read_config, scoring, stages, workspace
 from pipeline import score as score_module
 from pipeline.demo import corpus
 from pipeline.job import Job
@@ -135,7 +135,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     corpus.write(options.output / "rows.jsonl", rows)
     place.BLOCK_TOKENS = rows_a_block * 19 * 9
-    wanted = config.validate(demo.settings(options.output / "rows.jsonl", options.output / "out"), "benchmark")
+    wanted = read_config.validate(demo.settings(options.output / "rows.jsonl", options.output / "out"), "benchmark")
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 << 20})
     cluster.add_node(num_cpus=most, num_gpus=most, object_store_memory=300 << 20)

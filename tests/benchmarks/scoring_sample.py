@@ -55,10 +55,10 @@ def make_model(folder: Path, shape: str, base: Path) -> None:
 def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     """Run the pipeline's stages up to placement; `placed.json`, written last, says where the blocks are."""
     from pipeline import stages
-    from pipeline.config import validate
     from pipeline.job import Job
     from pipeline.preflight import check_models, read_template
     from pipeline.progress import Reporter
+    from pipeline.read_config import validate
     from pipeline.resources import pools, session
     from pipeline.sources import plan
 

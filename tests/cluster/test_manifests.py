@@ -15,7 +15,7 @@ import manifests
 import pytest
 import yaml
 
-from pipeline import cli, config
+from pipeline import cli, read_config
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 RAY_KINDS = ["raycluster.yaml", "rayjob.yaml", "raycronjob.yaml"]
@@ -140,7 +140,7 @@ def test_entrypoints_are_command_lines():
 
 def test_configuration_fits_the_cluster():
     """It loads; there are as many scorers as GPU nodes may come; and all that outlives a cluster is on the shared volume."""
-    settings = config.load(CLUSTER / "config.yaml", [])
+    settings = read_config.load(CLUSTER / "config.yaml", [])
     groups = manifests.ray_groups(read("raycluster.yaml")[0])
     most = settings.ray.scorers if isinstance(settings.ray.scorers, int) else settings.ray.scorers[-1]
     gpus = sum(
@@ -488,7 +488,7 @@ def test_ray_up_file():
     assert (types["gpu"]["min_workers"], types["gpu"]["resources"]["GPU"]) == (0, 1)
     assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in types["head"]["node_config"]
-    assert types["gpu"]["max_workers"] == config.load(CLUSTER / "config.yaml", []).ray.scorers
+    assert types["gpu"]["max_workers"] == read_config.load(CLUSTER / "config.yaml", []).ray.scorers
     assert all("IamInstanceProfile" in one["node_config"] for one in types.values())
     assert prepared["max_workers"] == sum(one["max_workers"] for one in types.values())
     assert prepared["file_mounts"] == {}

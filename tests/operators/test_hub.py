@@ -12,9 +12,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from operators import models
 from operators.embedder import EmbedderProblem, fingerprint, load_embedder, resolve_embedder
 from pipeline.admit import cached_encoder
-from pipeline.config import validate
 from pipeline.errors import BadRequest
 from pipeline.preflight import check_models
+from pipeline.read_config import validate
 
 OLD, NEW = "a" * 40, "b" * 40
 

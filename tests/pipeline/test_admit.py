@@ -11,7 +11,7 @@ from runs import corpus, settings
 
 from operators.encode import Encoder
 from operators.template import load_template
-from pipeline import admit, config, encode, preflight, selection, sources, storage
+from pipeline import admit, encode, preflight, read_config, selection, sources, storage
 from pipeline.attempts import GivenUp
 from pipeline.errors import BadRequest
 
@@ -25,7 +25,9 @@ def encoder(mortal, monkeypatch):
 
 
 def chunk_of(path):
-    (chunk,) = sources.plan(config.validate({"input": str(path), "output": "o", "ray": {"read_blocks": 1}}, "test"))
+    (chunk,) = sources.plan(
+        read_config.validate({"input": str(path), "output": "o", "ray": {"read_blocks": 1}}, "test")
+    )
     return chunk
 
 
@@ -151,7 +153,7 @@ def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_
 
 
 def wanting(name):
-    return config.validate({"input": "a.jsonl", "output": "o", "select": {"max_per": {name: 1}}}, "test")
+    return read_config.validate({"input": "a.jsonl", "output": "o", "select": {"max_per": {name: 1}}}, "test")
 
 
 def test_a_column_that_may_have_been_cut_off_is_not_refused():

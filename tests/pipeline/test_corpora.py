@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SHARED, needs_shared
 
-from pipeline import config, flow
+from pipeline import flow, read_config
 from pipeline.demo import MODEL
 from pipeline.progress import Reporter
 
@@ -25,7 +25,7 @@ def test_accounts_add_up(ray_session, tmp_path, name):
         "max_rejected_fraction": 1.0,
         "scorer": {"model": str(MODEL), "template": "plain", "max_length": 512},
     }
-    done = Path(flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run)
+    done = Path(flow.run(read_config.validate(settings, "test"), Reporter(quiet=True)).run)
     counts = json.loads((done / "manifest.json").read_text())["counts"]
     assert counts["read"] == 42 == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
     assert counts["rejected"].get("malformed_json") == 1 and counts["scored"] > 10

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import truth as truth_benchmark
 from conftest import write_jsonl
 
-from pipeline import cli, config, demo, flow
+from pipeline import cli, demo, flow, read_config
 from pipeline.demo import MODEL, corpus, truth
 from pipeline.demo.tasks import BY_DOMAIN, GENERIC, TASKS
 from pipeline.progress import Reporter
@@ -71,7 +71,7 @@ def test_nothing_in_the_pipeline_reads_the_kind(ray_session, tmp_path):
 def ranked(folder, rows):
     folder.mkdir()
     settings = demo.settings(write_jsonl(folder / "rows.jsonl", rows), folder / "out")
-    run = Path(flow.run(config.validate(settings, "test"), Reporter(quiet=True)).run)
+    run = Path(flow.run(read_config.validate(settings, "test"), Reporter(quiet=True)).run)
     return pq.read_table(run / "selected", columns=["id", "tss_pp"]).to_pylist()
 
 

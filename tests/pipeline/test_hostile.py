@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from operators import models
 from operators.normalise import FLAT_LAYOUTS, TURN_LAYOUTS, Example, Rejection, normalise
-from pipeline import cli, config, flow, published, read, report, retrieve, sources
+from pipeline import cli, config, flow, published, read, read_config, report, retrieve, sources
 from pipeline.admit import UnreadableFile, _rows
 from pipeline.errors import BadRequest
 from pipeline.preflight import check_output
@@ -38,7 +38,9 @@ def deep(depth, opened="[", closed="]"):
 
 def admitted(path, **more):
     """Each row's line with its Example, or with the reason why there is none; an exception where the file is refused."""
-    wanted = config.validate({"input": {"path": str(path), **more}, "output": "o", "ray": {"read_blocks": 1}}, "test")
+    wanted = read_config.validate(
+        {"input": {"path": str(path), **more}, "output": "o", "ray": {"read_blocks": 1}}, "test"
+    )
     found = []
     for chunk in sources.plan(wanted):
         for unread in _rows(chunk):
@@ -293,7 +295,7 @@ def test_a_large_number_in_a_row_cannot_end_a_selection():
 )
 def test_paths_that_are_none(path):
     with pytest.raises(BadRequest, match=r"^input\.0\.path"):
-        sources.plan(config.validate({"input": path, "output": "o"}, "test"))
+        sources.plan(read_config.validate({"input": path, "output": "o"}, "test"))
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 5000, "/dev/null/x", "s3://x"])
@@ -355,7 +357,7 @@ def requested(function, *arguments):
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6), st.booleans())
 def test_any_values_are_a_configuration_or_a_bad_request(data, complete):
-    requested(config.validate, {**data, **({"input": "a", "output": "o"} if complete else {})}, "here")
+    requested(read_config.validate, {**data, **({"input": "a", "output": "o"} if complete else {})}, "here")
 
 
 @given(
@@ -365,7 +367,9 @@ def test_any_values_are_a_configuration_or_a_bad_request(data, complete):
 )
 def test_any_override_is_a_configuration_or_a_bad_request(data, parts, value):
     text = f"{'.'.join(parts)}={value}"
-    requested(lambda: config.validate(config.override({**data, "input": "a"}, [text]), "here", overrides=[text]))
+    requested(
+        lambda: read_config.validate(read_config.override({**data, "input": "a"}, [text]), "here", overrides=[text])
+    )
 
 
 TAGS = ["!!int ", "!!python/object:os.system ", "!!timestamp ", "!!bool ", "!!set ", "&a ", "*a", "<<: ", "? ", "%"]
@@ -395,7 +399,7 @@ def test_any_bytes_are_a_configuration_or_a_bad_request(data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "c.yaml"
         path.write_bytes(data)
-        requested(config.load, path, [])
+        requested(read_config.load, path, [])
 
 
 def laughs(levels, first, wrapped):

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run, settings
 
-from pipeline import config, flow, place, published, report, selection
+from pipeline import flow, place, published, read_config, report, selection
 from pipeline.errors import BadRequest
 from pipeline.lock import hold
 from pipeline.progress import Reporter
@@ -88,7 +88,7 @@ def test_selecting_anew_and_reports(outcome, object_store):
     output, run_ = published.find_run(OUTPUT)
     assert (output, run_) == (OUTPUT, again)
     known = published.read_manifest(run_)
-    chosen = config.validate(config.override(known["config"], ["select.budget.examples=3"]), "test")
+    chosen = read_config.validate(read_config.override(known["config"], ["select.budget.examples=3"]), "test")
     third = flow.select(chosen, run_, Reporter(quiet=True)).run
     assert [row["selection_rank"] for row in rows(object_store, third, "selected")] == [0, 1, 2]
     assert third in report.of_run(published.find_run(OUTPUT)[1]).text

@@ -13,14 +13,16 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import admit, config, read, sources
+from pipeline import admit, read, read_config, sources
 from pipeline.errors import BadRequest
 
 ROWS = [{"instruction": f"I {i}", "input": None if i < 3 else "x", "output": f"Y\n{i}"} for i in range(10)]
 
 
 def plan(*inputs, blocks="auto"):
-    return sources.plan(config.validate({"input": list(inputs), "output": "o", "ray": {"read_blocks": blocks}}, "test"))
+    return sources.plan(
+        read_config.validate({"input": list(inputs), "output": "o", "ray": {"read_blocks": blocks}}, "test")
+    )
 
 
 def rows_of(*inputs, blocks="auto"):

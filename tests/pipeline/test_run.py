@@ -25,7 +25,7 @@ from operators.encode import Encoder
 from operators.schema import REJECTED, SCORED, SELECTED
 from operators.template import from_text
 from operators.text import content_hash
-from pipeline import cli, config, flow, job, place, published
+from pipeline import cli, flow, job, place, published, read_config
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.progress import Reporter
 
@@ -268,7 +268,7 @@ def test_each_selection_starts_from_the_settings_of_the_run(done, capsys):
 def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
     known = published.read_manifest(str(done))
     summary = flow.select(
-        config.validate(config.override(known["config"], ["select.budget.tokens=10000000"]), "test"),
+        read_config.validate(read_config.override(known["config"], ["select.budget.tokens=10000000"]), "test"),
         str(done),
         Reporter(quiet=True),
     )
@@ -281,7 +281,7 @@ def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
 def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
     known = published.read_manifest(str(done))
     summary = flow.select(
-        config.validate(config.override(known["config"], ["select.budget.tokens=1"]), "test"),
+        read_config.validate(read_config.override(known["config"], ["select.budget.tokens=1"]), "test"),
         str(done),
         Reporter(quiet=True),
     )

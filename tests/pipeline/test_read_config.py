@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config
+from pipeline import read_config
 from pipeline.errors import BadRequest
 
 GOOD = "input:\n  - path: a.jsonl\noutput: out\n"
@@ -37,7 +37,7 @@ def test_bad_requests(tmp_path, more, overrides, words):
     path = tmp_path / "c.yaml"
     path.write_text(GOOD + more)
     with pytest.raises(BadRequest, match=words):
-        config.load(path, overrides)
+        read_config.load(path, overrides)
 
 
 @pytest.mark.parametrize(
@@ -47,21 +47,21 @@ def test_what_is_no_configuration(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(BadRequest):
-        config.load(path, [])
+        read_config.load(path, [])
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(BadRequest, match="no such file"):
-        config.load(tmp_path / "none.yaml", [])
+        read_config.load(tmp_path / "none.yaml", [])
 
 
 def test_overrides_and_short_forms(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("input: a.jsonl\noutput: out\nselect: {budget: {examples: 3}}\n")
-    loaded = config.load(path, ["select.budget.tokens=1000", "scorer.dtype=float32", "input.0.source=mine"])
+    loaded = read_config.load(path, ["select.budget.tokens=1000", "scorer.dtype=float32", "input.0.source=mine"])
     assert loaded.input[0].path == "a.jsonl" and loaded.input[0].source == "mine" and loaded.scorer.dtype == "float32"
     assert loaded.select.budget == {"tokens": 1000}
-    assert config.validate(loaded.model_dump(), "manifest") == loaded
+    assert read_config.validate(loaded.model_dump(), "manifest") == loaded
 
 
 @given(
@@ -76,6 +76,6 @@ def test_overrides_and_short_forms(tmp_path):
 )
 def test_any_data_is_a_configuration_or_a_bad_request(data):
     try:
-        config.validate(data if isinstance(data, dict) else {"input": data, "output": "o"}, "here")
+        read_config.validate(data if isinstance(data, dict) else {"input": data, "output": "o"}, "here")
     except BadRequest as problem:
         assert str(problem)

@@ -1,0 +1,198 @@
+"""How a configuration is read: YAML that no alias or number can blow up, `a.b=value` on top, and words for what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config import Columns, Config, Input, expand_inputs
+from pipeline.errors import BadRequest
+
+_MOST_KEYS, _DEEPEST, _MOST_PROBLEMS = 10_000, 50, 20
+_KIND_NAMES = {type(None): "an empty file", list: "a list"}
+
+
+# Of a value that aliases repeat, the whole repr could be of any length.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 90
+
+
+def load(path: Path, overrides: list[str]) -> Config:
+    """Read a YAML file, apply `a.b=value` overrides and validate; raises BadRequest that names file, line, key and value."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise BadRequest(f"{path}: no such file; accepted: the path of a YAML config") from error
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    data = _parse(text, str(path), "cannot be read as YAML")
+    if not isinstance(data, dict):
+        raise BadRequest(
+            f"{path}: found {_KIND_NAMES.get(type(data), 'a single value')}, expected keys such as input and output"
+        )
+    return validate(override(data, overrides), str(path), text, overrides)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose merge keys cannot multiply: ten of ten of ten are a few lines of text and any amount of memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise yaml.YAMLError(f"a mapping of more than {_MOST_KEYS} keys")
+
+
+def _parse(text: str, origin: str, otherwise: str) -> Any:
+    """The data of a YAML text; raises BadRequest that begins with `origin`, and says `otherwise` where it is not YAML."""
+    try:
+        data = _Loader(text).get_single_data()
+    # A scalar with a tag or form that it does not fit (!!int x, 2001-99-99) fails in PyYAML as Python's own conversions do.
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise BadRequest(f"{origin}: {otherwise}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    _check_values(data, origin)
+    return data
+
+
+def _check_values(data: Any, origin: str) -> None:
+    """Raise BadRequest for a value that no key can have and that would fail far from here: a text that is not Unicode or that
+    holds NUL, a number beyond 64 bits, deep nesting. A value that aliases repeat is looked at once."""
+    seen: set[int] = set()
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(data, ())]
+    while waiting:
+        value, path = waiting.pop()
+        at = f"{origin}: {'.'.join(path)[:200]}: " if path else f"{origin}: "
+        if isinstance(value, str):
+            if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+                raise BadRequest(f"{at}found {_short(value)}: accepted: text without NUL and without lone surrogates")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise BadRequest(f"{at}found a number beyond 64 bits")
+        elif isinstance(value, (Mapping, list)) and id(value) not in seen:
+            seen.add(id(value))
+            if len(path) == _DEEPEST:
+                raise BadRequest(f"{at}nested too deeply")
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(inner, (*path, _short(key) if not isinstance(key, str) else key[:80])) for key, inner in pairs]
+            waiting += [(key, path) for key in value] if isinstance(value, Mapping) else []
+
+
+def override(data: dict, overrides: list[str]) -> dict:
+    """`data` with each `a.b=value` set; values are YAML. A budget of another unit replaces the old one."""
+    data = expand_inputs(copy.deepcopy(data))
+    for text in overrides:
+        key, separator, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise BadRequest(f"--set {text!r}: expected key=value, for example select.budget.tokens=100000")
+        parsed = _parse(value, f"--set {_short(text)}", "the value is not YAML")
+        select = data.get("select") or {}
+        if parts[:2] == ["select", "budget"] and len(parts) == 3 and isinstance(select, dict):
+            data["select"] = {**select, "budget": {}}
+        _put(data, parts, parsed, text)
+    return data
+
+
+def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
+    for place, part in enumerate(parts[:-1]):
+        if isinstance(node, list) and (index := _index(part, node)) is not None:
+            node = node[index]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, (dict, list)):
+            raise BadRequest(f"--set {text!r}: {'.'.join(parts[: place + 1])} holds a single value, not keys")
+    if isinstance(node, list):
+        index = _index(parts[-1], node)
+        if index is None:
+            raise BadRequest(f"--set {text!r}: {parts[-1]!r} is no place of a list of {len(node)}")
+        node[index] = value
+    else:
+        node[parts[-1]] = value
+
+
+def _index(part: str, node: list) -> int | None:
+    """The place in a list that a part of a key names, if it does."""
+    return int(part) if part.isdecimal() and len(part) < 10 and int(part) < len(node) else None
+
+
+def validate(data: dict, origin: str, text: str = "", overrides: Sequence[str] = ()) -> Config:
+    """The Config of `data`; raises BadRequest with a line for each problem."""
+    _check_values(data, origin)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems, root = error.errors(), yaml.compose(text, Loader=yaml.SafeLoader) if text else None
+        lines = [_explain(problem, origin, root, overrides) for problem in problems[:_MOST_PROBLEMS]]
+        lines += [f"{origin}: and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else []
+        raise BadRequest("\n".join(lines)) from error
+
+
+def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Sequence[str]) -> str:
+    # A union reports once per member and adds the member's name to the path; those are no keys of the user's.
+    path = [
+        part
+        for part in problem["loc"]
+        if isinstance(part, int) or (part.isidentifier() and part not in {"int", "str", "float"})
+    ]
+    if problem["type"] == "extra_forbidden" and path[-1:] != [problem["loc"][-1]]:
+        path.append(problem["loc"][-1])  # a key of the user's, whatever it is called
+    key = ".".join(map(str, path))[:200]
+    line = _line_of(root, path)
+    at = f"{origin}:{line}" if line else origin
+    if any(key == (set_key := one.partition("=")[0].strip()) or set_key.startswith(f"{key}.") for one in overrides):
+        at = "--set"
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(path[:-1])
+        close = difflib.get_close_matches(str(path[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{at}: {key}: this key is required"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if len(path) == 1 and isinstance(problem["input"], dict) and problem["type"] == "value_error":
+        return f"{at}: {key}: {message}"  # of a whole section, where the message says what was found
+    return f"{at}: {key}: found {_short(problem['input'])}: {message[:1].lower() + message[1:2000]}"
+
+
+def _keys_at(path: list[Any]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        if isinstance(part, str):
+            field = model.model_fields[part].annotation
+            model = Input if part == "input" else Columns if part == "columns" else field
+    return list(getattr(model, "model_fields", {}))
+
+
+def _line_of(node: yaml.Node | None, path: list[Any]) -> int | None:
+    """The line of the deepest part of a key path that is written in a YAML text, whose root is `node`."""
+    line = None
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == part), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _short(value: Any) -> str:
+    text = _REPR.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
