@@ -1,4 +1,4 @@
-"""Stage 5b: encoded blocks become SCORED parts; and the same end for rows whose likelihoods are already known."""
+"""Stage 5b: encoded blocks become SCORED parts, and what is computed for them is stored."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from pipeline import metrics, store
 from pipeline.admit import cached_encoder
 from pipeline.attempts import Attempts, at_most, this_actor
 from pipeline.encode import from_bytes
-from pipeline.parts import Record, read_part, read_whole, record_table, write_part
+from pipeline.parts import Record, read_part, record_table, write_part
 from pipeline.resources import threads_here
+from pipeline.scored import sources_of
 
 if TYPE_CHECKING:
     from operators.logprob import TargetScorer
@@ -264,32 +265,3 @@ def _rejected(row: pa.Table, reason: str, detail: str) -> dict[str, Any]:
 
 def _sums(stored: pa.Table) -> dict[bytes, float]:
     return dict(zip(stored["pair"].to_pylist(), stored["sum"].to_pylist(), strict=True))
-
-
-def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int) -> pa.Table:
-    """SCORED parts anew from the likelihoods that the SCORED parts of a published run hold: no model is needed."""
-    records = []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        scored = add_scores(read_whole(part).select(LIKELIHOODS.names), ScoreSettings(**score), seed)
-        records.append(
-            {
-                "block": part["block"],
-                "scored": write_part(f"{work}/scored", scored, SCORED),
-                "sources": sources_of(scored),
-            }
-        )
-    return record_table(records)
-
-
-def sources_of(scored: pa.Table) -> dict[str, dict[str, int]]:
-    """Per source: rows of a SCORED part, those without a score, and those of them that a bounded selection left."""
-    unscored = _count(scored.filter(pc.is_null(scored["tss_pp"]))["source"])
-    bounded = _count(scored.filter(pc.is_valid(scored["tss_pp_bound"]))["source"])
-    return {
-        source: {"scored": number, "unscored": unscored.get(source, 0), "bounded": bounded.get(source, 0)}
-        for source, number in _count(scored["source"]).items()
-    }
-
-
-def _count(column: pa.ChunkedArray) -> dict[str, int]:
-    return {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import encode, metrics, recall, score, store
+from pipeline import encode, metrics, recall, score, scored, store
 from pipeline.encode import Round
 from pipeline.job import Job, by_block, execute, in_actors, items, mapped, over_parts, stream
 from pipeline.parts import Record
@@ -99,8 +99,8 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
             work = record["work"]
             pairs, seconds = pairs + work["computed"] - work["resumed"], seconds + record["seconds"]
             stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
-            scored = record["scored"]["rows"] - (after[record["block"]]["scored"] or {"rows": 0})["rows"]
-            metrics.count("tss_rows", scored, outcome="scored")
+            more = record["scored"]["rows"] - (after[record["block"]]["scored"] or {"rows": 0})["rows"]
+            metrics.count("tss_rows", more, outcome="scored")
             for reasons in record["reasons"].values():
                 metrics.rejected(reasons)
             after[record["block"]] = _joined(after[record["block"]], record)
@@ -144,7 +144,7 @@ def rescore(job: Job, parts: list[Record]) -> list[Record]:
     """Scores anew from known likelihoods; block records with `scored` and `sources`."""
     with job.reporter.stage("rescore", len(parts)) as stage:
         kwargs = {"work": job.work, "score": job.config.score.model_dump(), "seed": job.config.seed}
-        dataset = mapped(items(parts), score.rescore_part, fn_kwargs=kwargs)
+        dataset = mapped(items(parts), scored.rescore_part, fn_kwargs=kwargs)
         return by_block("rescore", execute("rescore", dataset, lambda record: stage.advance()))
 
 
