@@ -84,7 +84,9 @@ def _plainly(arguments: argparse.Namespace) -> str:
 
 def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
     """What to do now."""
-    if isinstance(failure, DamagedInput):
+    if arguments.name == "store":
+        return "tss: nothing that was stored is lost. Run the same command again once the cause is gone."
+    if isinstance(failure, DamagedInput) and arguments.name == "select":
         return (
             "tss: nothing was published. Name another run of runs/, or make one with `tss run`: "
             "pairs that are stored are not computed again."

@@ -87,9 +87,10 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
         **outcome.facts,
         **changes,
     }
-    former = publish.former_run(own.output)
+    former = publish.current_run(own.output)
     run = publish.publish(own, content, report.page(content))
-    upkeep.after_run(job.reporter, own.output, run, former, job.config.keep_runs)
+    if own.lock.held():  # else somebody has taken over, and this output is theirs
+        upkeep.after_run(job.reporter, own.output, run, former, job.config.keep_runs)
     return summarise(content, run)
 
 

@@ -11,12 +11,11 @@ from pipeline.config import Config
 from pipeline.encode import Round
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.job import Job, once
-from pipeline.lock import hold
-from pipeline.preflight import check_output, check_quota, check_shadowing, check_shared
+from pipeline.job import Job
+from pipeline.preflight import check_output, check_quota, check_shadowing
 from pipeline.progress import Reporter
-from pipeline.request import Request, requested, workspace_of
-from pipeline.resources import is_local, pools, session
+from pipeline.request import Request, requested, working_on, workspace_of
+from pipeline.resources import pools
 from pipeline.summary import Summary
 from pipeline.workspace import Workspace, workspace
 
@@ -60,11 +59,9 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     check_quota(config, set(known["counts"]["sources"]))
     selection.require_columns(config, known["columns"])
     selection.require_comparable(config, known["counts"].get("bounded", 0))
-    with hold(output, "tss select") as lock, session(config.ray.address):
+    with working_on(output, "tss select", config.ray.address) as lock:
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
         identity = storage.digest_of(json.dumps([parent, asked]).encode())
-        if not is_local(config.ray.address):
-            once("preflight", check_shared, output, lock.path)
         with workspace(output, lock, identity) as own:
             job = Job(config, own.folder, own.run_id, pools(config), reporter)
             return finish_rescored(job, own, parent, known)

@@ -11,13 +11,14 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
 from pipeline.parts import DamagedPart, Record
 from pipeline.progress import Reporter
-from pipeline.resources import ANYWHERE, Pools, actor_pool, off_gpus
+from pipeline.resources import ANYWHERE, Pools, actor_pool, nodes_that_work, off_gpus
 from pipeline.same_code import guarded
 
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
@@ -119,12 +120,26 @@ def _cause(error: BaseException) -> str:
     return cause[:1000]
 
 
+def everywhere(stage: str, function: Callable, *args: Any) -> None:
+    """Run a plain function on each machine that takes work. Raises BadRequest where the function does."""
+    tasks = []
+    for node in nodes_that_work():
+        # A label would be waited for where its machine is lost meanwhile; this fails then.
+        placed: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        tasks.append(ray.remote(num_cpus=0, **placed)(guarded(function)).remote(*args))
+    _answers(stage, tasks)
+
+
 def once(stage: str, function: Callable, *args: Any, gpus: float = 0.0) -> Any:
     """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
     the driver's. Raises BadRequest where the function does."""
     placed = {"num_gpus": gpus} if gpus else {"label_selector": off_gpus()}
+    return _answers(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
+
+
+def _answers(stage: str, tasks: list[Any]) -> list[Any]:
     try:
-        return ray.get(ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args))
+        return ray.get(tasks)
     except RayError as error:
         for one in _chain(error):
             if isinstance(one, BadRequest) and not isinstance(one, RayError):

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import BadRequest, RunFailed
@@ -58,8 +59,8 @@ class Claim:
             return False
         try:
             return _started(self.pid) != self.started or psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
-        except (OSError, psutil.NoSuchProcess):
-            return True
+        except (OSError, psutil.Error):
+            return not _answers(self.pid)  # a machine may hide processes of other users
 
 
 def _started(pid: int) -> str:
@@ -69,6 +70,17 @@ def _started(pid: int) -> str:
     if Path("/proc/self/stat").exists():
         return stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
     return str(psutil.Process(pid).create_time())
+
+
+def _answers(pid: int) -> bool:
+    """Whether there is a process of this number, whoever may look at it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _machine() -> str:
@@ -129,7 +141,9 @@ class Lock:
     def _end(self) -> None:
         self._ended.set()
         self._beating.join()
-        storage.delete(self._path)
+        # Where storage is gone the claim stays, and is that of a dead process soon; how the command has ended matters more.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            storage.delete(self._path)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pipeline.errors import BadRequest
 from pipeline.job import Job, execute, over_parts
 from pipeline.parts import Record, checked_bytes, record_table, write_table
 from pipeline.progress import Reporter
-from pipeline.published import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of, latest_run
+from pipeline.published import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of, latest_run, require_readable
 from pipeline.workspace import Workspace, run_ids
 
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
@@ -90,22 +90,23 @@ def point(own: Workspace) -> str:
     return own.final
 
 
-def former_run(output: str) -> str | None:
-    """The run that is current before another one is published, if there is one: readers may be in it."""
+def current_run(output: str) -> str | None:
+    """The run that the pointer names, if it names one: readers may be in it. Raises OSError where storage does not say."""
     try:
         return latest_run(output)
-    except BadRequest:  # a pointer to nothing, which no reader can follow either
+    except BadRequest as problem:  # a pointer to nothing, which no reader can follow either
+        require_readable(problem)
         return None
 
 
 def remove_old_runs(output: str, current: str, former: str | None, keep: int | None) -> list[str]:
-    """Remove all but the newest `keep` runs; their ids. The current one stays always, and so does the one before, which a
-    reader may have found by the pointer a moment ago."""
+    """Remove all but the newest `keep` runs; their ids. The current one stays always, whoever has published it, and so does the
+    one before, which a reader may have found by the pointer a moment ago."""
     if keep is None:
         return []
     folder = storage.join(output, RUNS)
     # Names begin with the time, and a run that was resumed has that of its first attempt: these two stay all the same.
-    staying = {storage.name_of(run) for run in (current, former) if run}
+    staying = {storage.name_of(run) for run in (current, former, current_run(output)) if run}
     others = [name for name in run_ids(folder) if name not in staying]
     old = others[: max(0, len(others) - max(0, keep - len(staying)))]
     for name in old:

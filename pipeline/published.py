@@ -58,6 +58,14 @@ def latest_run(output: str) -> str | None:
     return run
 
 
+def require_readable(problem: BadRequest) -> None:
+    """Raise the error of storage behind a problem, if there is one: what cannot be read just now must not be taken for missing
+    or damaged, and removed."""
+    cause = problem.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        raise cause from problem
+
+
 def inside(folder: str, relative: str) -> str | None:
     """The file of a relative path in a folder; None where it would lie outside."""
     parts = relative.split("/")

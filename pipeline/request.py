@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import same_code, stages, storage, store
 from pipeline.config import Config
-from pipeline.job import Job, once
+from pipeline.job import Job, everywhere, once
 from pipeline.lock import Lock, hold
 from pipeline.parts import Record
 from pipeline.preflight import (
@@ -99,6 +99,15 @@ def _dtype_of_gpu() -> str:
 
 
 @contextmanager
+def working_on(output: str, command: str, address: str | None) -> Iterator[Lock]:
+    """Hold an output, with Ray up on machines that all see it; raises BadRequest."""
+    with hold(output, command) as lock, session(address):
+        if not is_local(address):
+            everywhere("preflight", check_shared, output, lock.path)
+        yield lock
+
+
+@contextmanager
 def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[Request]:
     """The request of a command, with its output locked and Ray up. Raises BadRequest before anything is written.
 
@@ -110,9 +119,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     looked = _look(config, template_text) if is_local(config.ray.address) else None
-    with hold(output, command) as lock, session(config.ray.address):
-        if looked is None:
-            once("preflight", check_shared, output, lock.path)
+    with working_on(output, command, config.ray.address) as lock:
         sizes = pools(config)
         chunks, checked = looked or once("preflight", _look, config, template_text)
         reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")

@@ -135,6 +135,11 @@ def _taking_work() -> list[dict[str, Any]]:
     return [node for node in _alive() if node["Resources"].get("CPU", 0) > 0]
 
 
+def nodes_that_work() -> list[str]:
+    """Ids of the machines that take work."""
+    return [node["NodeID"] for node in _taking_work()]
+
+
 def _gpus_of(node: dict[str, Any]) -> float:
     return float(node["Resources"].get("GPU", 0))
 

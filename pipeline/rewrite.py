@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from operators.schema import EMBEDDINGS, STORED, conform
 from operators.text import content_hash
 from pipeline import storage, store, workspace
+from pipeline.errors import RunFailed
 from pipeline.job import execute, mapped, over_parts
 from pipeline.parts import Record, read_part, record_table
 from pipeline.progress import Reporter
@@ -25,17 +26,16 @@ KINDS = {store.LIKELIHOODS: (STORED, "group"), store.EMBEDDINGS: (EMBEDDINGS, "k
 
 
 def rewrite(
-    reporter: Reporter, kind: str, folder: str, old: list[tuple[str, str]], wanted: list[Record] | None = None
+    reporter: Reporter, kind: str, folder: str, old: list[tuple[str, str, int]], wanted: list[Record] | None = None
 ) -> None:
-    """Write parts, (run, path), anew, each of their rows once; with `wanted`, SCORED parts, pairs of the groups of their rows
-    alone."""
+    """Write parts, (run, path, bytes), anew, each of their rows once; with `wanted`, SCORED parts, pairs of the groups of their
+    rows alone. Raises RunFailed, with all old parts still there, unless each of them was read and each new one is there."""
     _, key = KINDS[kind]
     old = _of_this_version(kind, old)
-    sizes = dict(store.parts(folder))
-    size = sum(sizes.get(path, 0) for _, path in old)
+    size = sum(one[2] for one in old)
     # A name of its own: what is written must never bear that of a part that goes.
     target = storage.join(folder, f"{workspace.new_run_id()}-compacted")
-    sources = [{"path": path, "run": run, "kind": kind} for run, path in old] + [
+    sources = [{"path": path, "run": run, "kind": kind} for run, path, _ in old] + [
         {**part, "kind": kind} for part in wanted or []
     ]
     shuffles = max(1, -(-size // BYTES_PER_PART))
@@ -43,18 +43,23 @@ def rewrite(
         with reporter.stage("compact", shuffles) as stage:
             dataset = over_parts(sources, rows_and_wanted).repartition(shuffles, keys=[key])
             options = {"folder": target, "kind": kind, "all_wanted": wanted is None}
-            execute("compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance())
-    for _, path in old:
+            new = execute(
+                "compact", mapped(dataset, write_compacted, fn_kwargs=options), lambda record: stage.advance()
+            )
+        for record in new:
+            if record["path"] is not None and not storage.exists(record["path"]):
+                raise RunFailed("compact", f"a worker has written {record['path']}, and it is not there")
+    for _, path, _ in old:
         storage.delete(path)
     storage.delete_empty_below(folder)
 
 
-def _of_this_version(kind: str, parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of the parts, (run, path), whose rows can be written anew: what another version has written is left to it."""
-    items = [{"path": path, "kind": kind} for _, path in parts]
+def _of_this_version(kind: str, parts: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    """Those of the parts, (run, path, bytes), whose rows can be written anew: what another version wrote is left to it."""
+    items = [{"path": path, "kind": kind} for _, path, _ in parts]
     known = execute("compact", over_parts(items, with_columns)) if items else []
     readable = {record["path"] for record in known}
-    return [(run, path) for run, path in parts if path in readable]
+    return [one for one in parts if one[1] in readable]
 
 
 def with_columns(batch: pa.Table) -> pa.Table:
@@ -75,6 +80,8 @@ def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
     for item in map(json.loads, batch["item"].to_pylist()):
         schema, _ = KINDS[item["kind"]]
         if "run" in item:
+            if not storage.exists(item["path"]):  # `sound` would pass it over, and then it would be removed
+                raise FileNotFoundError(f"{item['path']}: is gone, or this machine does not see it")
             for _, table in store.sound([item["path"]], None, schema):
                 yield conform(table.append_column("run", pa.array([item["run"]] * len(table))), _schema(item["kind"]))
         else:

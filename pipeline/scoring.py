@@ -25,15 +25,14 @@ class Scorer:
 
 def recall_pairs(job: Job, placed: list[Record], scorer: str) -> list[Record]:
     """The same records with what earlier runs have stored of each block in `known`."""
-    stored = [(run, path) for run, path in store.by_run(scorer) if not job.fresh and run != job.run]
+    stored = [one for one in store.by_run(scorer) if not job.fresh and one[0] != job.run]
     if not stored:
         return placed
-    sizes = dict(store.parts(scorer))
-    meeting_bytes = sum(sizes.get(path, 0) for _, path in stored) * TEXT_PER_PARQUET_BYTE
+    meeting_bytes = sum(size for _, _, size in stored) * TEXT_PER_PARQUET_BYTE
     meeting_bytes += sum(part["rows"] for part in placed) * recall.BYTES_ASKED
     shuffles = max(1, -(-meeting_bytes // SHUFFLE_BYTES))
     meeting = [{"path": part["path"], "block": part["block"]} for part in placed]
-    meeting += [{"path": path, "run": run} for run, path in stored]
+    meeting += [{"path": path, "run": run} for run, path, _ in stored]
     dataset = over_parts(meeting, recall.asked_and_stored, work=job.work).repartition(shuffles, keys=["group"])
     dataset = mapped(dataset, recall.meet)
     blocks = 1 + max(part["block"] for part in placed)  # some may have no rows

@@ -80,7 +80,7 @@ def retrieve_alternatives(
         )
         table = once("instructions", retrieve.build_table, parts, job.index, pool_texts)
         stage.advance(0, f"{table['instructions']:,} distinct instructions")
-    stored = [one for one in store.by_run(embeddings) if not job.fresh and one[0] != job.run]
+    stored = [(run, path) for run, path, _ in store.by_run(embeddings) if not job.fresh and run != job.run]
     recalled = once("embed", retrieve.recall_embeddings, stored, job.index, job.work)
     ranges = _ranges(recalled["missing"], EMBED_BATCHES * config.embedder.batch_size)
     with job.reporter.stage("embed", len(ranges), "ranges") as stage:

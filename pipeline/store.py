@@ -109,9 +109,9 @@ def parts(folder: str) -> list[tuple[str, int]]:
     ]
 
 
-def by_run(folder: str) -> list[tuple[str, str]]:
-    """(run, path) of all parts of a scorer or embedder."""
-    return [(path[len(folder) + 1 :].partition("/")[0], path) for path, _ in parts(folder)]
+def by_run(folder: str) -> list[tuple[str, str, int]]:
+    """(run, path, bytes) of all parts of a scorer or embedder."""
+    return [(path[len(folder) + 1 :].partition("/")[0], path, size) for path, size in parts(folder)]
 
 
 def pairs_of(paths: Iterable[str]) -> int:

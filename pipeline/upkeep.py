@@ -10,10 +10,9 @@ import pyarrow as pa
 from operators.text import first_line
 from pipeline import publish, published, storage, store, workspace
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.lock import hold
 from pipeline.parts import DamagedPart
 from pipeline.progress import Reporter
-from pipeline.resources import session
+from pipeline.request import working_on
 from pipeline.rewrite import BYTES_PER_PART, KINDS, rewrite
 from pipeline.summary import Summary
 
@@ -49,7 +48,7 @@ def stats(output: str, reporter: Reporter) -> Summary:
 def compact(output: str, reporter: Reporter) -> Summary:
     """Join the parts of each scorer and embedder into large ones; raises BadRequest, RunFailed."""
     output = _existing(output)
-    with hold(output, "tss store compact"), session(None):
+    with working_on(output, "tss store compact", None):
         lines = []
         for kind in KINDS:
             for folder in _folders(output, kind):
@@ -65,7 +64,7 @@ def prune(output: str, reporter: Reporter) -> Summary:
     """Remove what no published run uses: whole scorers and embedders, pairs of rows that are gone, damaged parts, and drafts of
     writes that were cut off. Raises BadRequest, RunFailed."""
     output = _existing(output)
-    with hold(output, "tss store prune"), session(None):
+    with working_on(output, "tss store prune", None):
         runs = _published(output)
         if not runs:
             raise BadRequest(f"{output}: no run is published here, so all of the store may still be wanted")
@@ -128,14 +127,9 @@ def _told(folder: str) -> str:
         return ""  # a note for people, and it has none or no whole one
 
 
-def _small(folder: str, kept: list[str]) -> list[tuple[str, str]]:
-    """(run, path) of the parts that are worth joining: not those of the runs in `kept`, which will look for them."""
-    sizes = dict(store.parts(folder))
-    return [
-        (run, path)
-        for run, path in store.by_run(folder)
-        if run not in kept and sizes.get(path, BYTES_PER_PART) < BYTES_PER_PART // 2
-    ]
+def _small(folder: str, kept: list[str]) -> list[tuple[str, str, int]]:
+    """(run, path, bytes) of the parts that are worth joining: not those of the runs in `kept`, which will look for them."""
+    return [one for one in store.by_run(folder) if one[0] not in kept and one[2] < BYTES_PER_PART // 2]
 
 
 def _unfinished(output: str, folder: str, but: str = "") -> list[str]:
@@ -151,7 +145,12 @@ def _published(output: str) -> list[dict[str, Any]]:
     for name in workspace.run_ids(folder):
         run = storage.join(folder, name)
         if storage.exists(storage.join(run, published.MANIFEST)):
-            known = published.read_manifest(run)
+            try:
+                known = published.read_manifest(run)
+            except BadRequest as problem:
+                raise BadRequest(
+                    f"it is not known what {run} uses, so nothing is removed: mend or remove that run ({problem})"
+                ) from problem
             scored = published.parts_of(run, known["files"]["scored"])
             found.append(
                 {"scored": scored, "scorer": known["scorer"]["fingerprint"], "embedder": known.get("embedder")}
@@ -175,7 +174,7 @@ def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any
         return f"{name}  removed: no published run uses it ({before:,} rows)"
     storage.delete_drafts(folder)
     wanted = [{"path": part["path"]} for run in runs for part in run["scored"]]
-    old = [(run, path) for run, path in store.by_run(folder) if run not in kept]
+    old = [one for one in store.by_run(folder) if one[0] not in kept]
     rewrite(reporter, kind, folder, old, wanted if kind == store.LIKELIHOODS or not runs else None)
     after = store.pairs_of(path for path, _ in store.parts(folder))
     damaged = _damaged(folder)

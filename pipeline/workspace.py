@@ -7,6 +7,7 @@ it has found damaged; everything else is made again.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -16,10 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline import metrics, storage
 from pipeline.errors import BadRequest
 from pipeline.lock import Lock
-from pipeline.published import MANIFEST, RUNS, read_manifest
+from pipeline.progress import Reporter
+from pipeline.published import MANIFEST, RUNS, read_manifest, require_readable
 from pipeline.store import NOTES, count_run, damaged
 
 WORK, _REQUEST = ".work", "request.json"
@@ -39,12 +43,11 @@ class Workspace:
     @property
     def whole(self) -> bool:
         """Whether the run was made to its end before, and only the pointer does not name it yet. Raises OSError where storage
-        does not say: what cannot be read just now must not be taken for unfinished and removed."""
+        does not say."""
         try:
             return bool(read_manifest(self.final))
         except BadRequest as problem:  # there is none, or it is cut off
-            if isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, FileNotFoundError):
-                raise problem.__cause__ from problem
+            require_readable(problem)
             return False
 
     @property
@@ -67,8 +70,8 @@ class Workspace:
 def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> Iterator[Workspace]:
     """The workspace of an interrupted run of this request, or a new one; leftovers of all others are removed.
 
-    However it ends, parts are removed. The folder stays, with the request and the names of damaged parts alone, where
-    likelihoods were stored and nothing was published: the next attempt is then known as one.
+    However it ends, parts are removed. Where the same request would go on, the folder stays, with the request and the names of
+    damaged parts alone: the next attempt is then known as one.
     """
     own = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -79,10 +82,11 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
         yield own
     finally:
         metrics.of_run("")
-        # Whoever has taken over meanwhile may work in the same folder.
-        if lock.held():
-            _clear(own, keep_request=not own.whole and _worth_keeping(own))
-            storage.delete_empty(storage.join(output, WORK))
+        # What storage does not let go of now is removed by the next command; how this one has ended matters more.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            if lock.held():  # whoever has taken over meanwhile may work in the same folder
+                _clear(own, keep_request=_goes_on(own))
+                storage.delete_empty(storage.join(output, WORK))
 
 
 def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
@@ -119,6 +123,12 @@ def _request_of(left: Workspace) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}  # not even the request was written whole: there is nothing to go on with
     return known if isinstance(known, dict) else {}
+
+
+def _goes_on(own: Workspace) -> bool:
+    """Whether the same request has to know of this run: readers do not see it, and it lacks nothing but the pointer, was begun
+    fresh, or is worth keeping."""
+    return Reporter.published != own.final and (own.whole or own.fresh or _worth_keeping(own))
 
 
 def _worth_keeping(own: Workspace) -> bool:

@@ -50,6 +50,23 @@ def test_the_second_is_told_who_holds_it(tmp_path):
     assert not (tmp_path / "out" / ".lock").exists()
 
 
+def test_a_process_that_this_user_may_not_look_at_lives(tmp_path, monkeypatch):
+    holder = child(tmp_path / "out", 60)
+    assert holder.stdout.readline() == "held\n"
+    claim = lock._read(str(claims(tmp_path / "out")[0]))
+
+    def hidden(pid):
+        raise FileNotFoundError(pid)
+
+    monkeypatch.setattr(lock, "_started", hidden)
+    try:
+        assert not claim.gone()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert claim.gone()
+
+
 def test_of_several_that_begin_together_at_most_one_goes_on(tmp_path):
     children = [child(tmp_path / "out", 4) for _ in range(4)]
     first = [one.stdout.readline() for one in children]

@@ -107,9 +107,7 @@ def test_a_run_goes_on_where_it_was_interrupted(interrupted, whole, rows, model_
     assert not (interrupted / ".work").exists() and not (interrupted / ".lock").exists()
 
 
-def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(
-    stopped, interrupted, rows, model_folder, monkeypatch
-):
+def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(interrupted, rows, model_folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(publish, "point", stop)
         with pytest.raises(Stopped):
@@ -117,8 +115,6 @@ def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(
     (whole,) = (interrupted / "runs").iterdir()
     made = (whole / "manifest.json").read_bytes()
     assert not (interrupted / "latest.json").exists()
-    # A process that is killed leaves its request.
-    shutil.copytree(stopped / ".work", interrupted / ".work")
     done = run(interrupted, [rows], model_folder)
     assert done.name == whole.name and (done / "manifest.json").read_bytes() == made
     assert json.loads((interrupted / "latest.json").read_text()) == {"run": f"runs/{whole.name}"}
@@ -185,14 +181,13 @@ def test_what_was_begun_fresh_goes_on_fresh(whole, rows, model_folder, tmp_path)
     assert len(parts_of(output)) == before
 
 
-def test_a_run_whose_manifest_was_cut_off_is_not_pointed_to(stopped, interrupted, rows, model_folder, monkeypatch):
+def test_a_run_whose_manifest_was_cut_off_is_not_pointed_to(interrupted, rows, model_folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(publish, "point", stop)
         with pytest.raises(Stopped):
             run(interrupted, [rows], model_folder)
     (cut_off,) = (interrupted / "runs").iterdir()
     cut(cut_off / "manifest.json")
-    shutil.copytree(stopped / ".work", interrupted / ".work")
     done = run(interrupted, [rows], model_folder)
     assert done != cut_off and manifest(done)["pairs"]["computed"] == 0
 
@@ -355,10 +350,24 @@ def test_parts_written_anew_in_the_same_second_are_not_those_that_go(ray_session
     names = []
     for _ in range(2):
         rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
-        ((_, path),) = store.by_run(folder)
+        ((_, path, _),) = store.by_run(folder)
         assert store.read(path).equals(rows)
         names.append(storage.name_of(path))
     assert names[0] == names[1]  # the same content, in another folder
+
+
+def test_parts_that_a_worker_does_not_see_are_not_rewritten(ray_session, tmp_path, monkeypatch):
+    """Nor is one removed whose new one is not where the driver looks."""
+    folder = store.scorer_folder(str(tmp_path), "scorer")
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
+    path = store.write(f"{folder}/run", rows)
+    unseen = ("run", f"{folder}/run/{'0' * 32}-1.parquet", 100)
+    with pytest.raises(RunFailed, match="is gone, or this machine does not see it"):
+        rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, [*store.by_run(folder), unseen])
+    monkeypatch.setattr(storage, "exists", lambda path: "-compacted" not in path)
+    with pytest.raises(RunFailed, match="and it is not there"):
+        rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
+    assert store.read(path).equals(rows)
 
 
 def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_folder, monkeypatch):
@@ -373,6 +382,38 @@ def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_fo
     monkeypatch.setattr(publish, "gather", stop)
     with pytest.raises(RunFailed, match="another run has taken over"):
         run(interrupted, [rows], model_folder)
+
+
+def test_a_run_that_is_taken_for_dead_once_it_is_published_removes_none(interrupted, rows, model_folder, monkeypatch):
+    point = publish.point
+
+    def lose(own):
+        run = point(own)
+        for claim in (interrupted / ".lock").iterdir():
+            claim.unlink()
+        return run
+
+    monkeypatch.setattr(publish, "point", lose)
+    monkeypatch.setattr(publish, "remove_old_runs", stop)
+    run(interrupted, [rows], model_folder)
+
+
+def test_what_storage_does_not_let_go_of_changes_no_end(tmp_path, monkeypatch):
+    def gone(path):
+        raise OSError(errno.EIO, "gone")
+
+    with pytest.raises(Stopped), hold(str(tmp_path), "test") as lock, workspace(str(tmp_path), lock, "request"):
+        monkeypatch.setattr(storage, "exists", gone)
+        monkeypatch.setattr(storage, "delete", gone)
+        raise Stopped
+
+
+def test_what_was_begun_fresh_is_known_before_anything_is_stored(tmp_path):
+    with hold(str(tmp_path), "test") as lock:
+        with pytest.raises(Stopped), workspace(str(tmp_path), lock, "request", fresh=True) as own:
+            raise Stopped
+        with workspace(str(tmp_path), lock, "request") as again:
+            assert (again.run_id, again.resumed, again.fresh) == (own.run_id, True, True)
 
 
 def test_what_was_found_damaged_before_an_interruption_is_named_after(tmp_path):
@@ -426,12 +467,26 @@ def test_the_run_before_stays_for_its_readers(tmp_path):
 
     first, resumed, _, third = (published_run(f"2026010{day}T000000-000000") for day in (1, 2, 3, 4))
     storage.write(str(tmp_path / "latest.json"), json.dumps({"run": f"runs/{storage.name_of(resumed)}"}).encode())
-    former = publish.former_run(str(tmp_path))
+    former = publish.current_run(str(tmp_path))
     assert former == resumed  # it was begun before the second and published after it
     assert publish.remove_old_runs(str(tmp_path), third, former, 3) == [storage.name_of(first)]
     for keep in (2, 1):
         publish.remove_old_runs(str(tmp_path), third, former, keep)
         assert {str(path) for path in (tmp_path / "runs").iterdir()} == {resumed, third}
+    # Another process has taken over meanwhile, and `resumed` is what it has published.
+    assert publish.remove_old_runs(str(tmp_path), third, third, 1) == []
+
+
+def test_a_pointer_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, monkeypatch):
+    storage.write(str(tmp_path / "latest.json"), b"{")
+    assert publish.current_run(str(tmp_path)) is None
+
+    def unread(path):
+        raise OSError(errno.EIO, "not now")
+
+    monkeypatch.setattr(storage, "read", unread)
+    with pytest.raises(OSError, match="not now"):
+        publish.current_run(str(tmp_path))
 
 
 def test_store_commands(interrupted, whole, rows, model_folder, capsys):
@@ -456,6 +511,10 @@ def test_store_commands(interrupted, whole, rows, model_folder, capsys):
     assert "rows removed" in capsys.readouterr().out and not list((interrupted / "likelihoods").rglob(".draft*"))
     once_more = run(interrupted, [few], model_folder)
     assert manifest(once_more)["pairs"]["computed"] == 0
+    (once_more / "manifest.json").write_text("{")
+    assert cli.main(["store", "prune", str(interrupted), "--quiet"]) == 2
+    assert f"it is not known what {once_more} uses" in capsys.readouterr().err
+    shutil.rmtree(once_more)
     back = run(interrupted, [rows], model_folder)
     assert manifest(back)["pairs"]["computed"] > 0
     same(back, whole, exact=False)
