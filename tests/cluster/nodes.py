@@ -92,18 +92,24 @@ class Node:
 
     def lose(self) -> None:
         """End everything on it at once, as when the machine is switched off or taken back."""
-        found = self.processes()
-        for one in found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGSTOP)  # so that nothing notices before all are gone
-        for one in found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(found, timeout=20)
-        self.process.wait(20)
+        lose([self])
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-4000:]
+
+
+def lose(nodes: list[Node]) -> None:
+    """End everything on some machines at once."""
+    found = [one for node in nodes for one in node.processes()]
+    for one in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGSTOP)  # so that nothing notices before all are gone
+    for one in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(found, timeout=20)
+    for node in nodes:
+        node.process.wait(20)
 
 
 class Machines:
@@ -174,9 +180,8 @@ class Machines:
         return node
 
     def stop(self) -> None:
-        """End all nodes, and the namespaces."""
-        for node in [*self.workers, *([self.head] if self.head else [])]:
-            node.lose()
+        """Lose all nodes."""
+        lose([*self.workers, *([self.head] if self.head else [])])
         self.workers, self.head = [], None
 
     def close(self) -> None:
