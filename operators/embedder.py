@@ -10,12 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from operators.hub import files_digest, files_of, looks_local, read_file, revision_of, version_of
+from operators.hub import SAFETENSORS, files_digest, files_of, looks_local, read_file, revision_of, version_of
 from operators.text import DIGEST_BYTES, first_line, fold_space
 
 LEXICAL = "lexical"
 _FEATURES, _DIMENSIONS = 1 << 16, 512
-_SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
 _PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
 _VERSION = 1  # of what this file does to a text and its vector; stored embeddings of another one are not used
 
@@ -116,7 +115,7 @@ def _check_weights(model: str, version: str) -> None:
         if of_transformers and "adapter_config.json" in own:
             raise EmbedderProblem(f"{where}: holds an adapter; merge it into its base model and save the result")
         found = own & _PICKLED | ({named} if named else set())
-        if named or (not own & _SAFETENSORS and (found or of_transformers)):
+        if named or (not own & SAFETENSORS and (found or of_transformers)):
             raise EmbedderProblem(
                 f"{where}: found {', '.join(sorted(found)) or 'no weights'}; accepted: model.safetensors, since pickled "
                 "weights are not loaded; load the model where you trust it and save it again with save_pretrained"

@@ -9,6 +9,7 @@ from pathlib import Path
 from operators.text import first_line
 
 SECONDS = 10.0
+SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
 MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
 _TELLING = ("config.json", "modules.json")  # each model has one of them
 _STRETCHES, _STRETCH = 64, 1 << 12  # of a file, bytes of each

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from operators.hub import files_digest, files_of, looks_local, revision_of, version_of, why_not_on_hub
+from operators.hub import SAFETENSORS, files_digest, files_of, looks_local, revision_of, version_of, why_not_on_hub
 from operators.text import first_line
 
 _VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
-SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
 _NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -11,7 +11,7 @@ Filters are those of `FILTERS`, with Jinja's meaning; what gives one element aft
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from types import BuiltinMethodType, MethodType
 from typing import Any
 
@@ -245,5 +245,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"calls of {getattr(__obj, '__name__', type(__obj).__name__)!r} are not accepted")
         spend(STEP)
         result = super().call(__context, __obj, *args, **kwargs)
+        if isinstance(result, (KeysView, ValuesView, ItemsView)):
+            result = list(result)  # whose content is counted wherever it is shown or compared
         spend(length_of(result))
         return result

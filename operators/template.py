@@ -15,6 +15,7 @@ from typing import Any
 
 from operators.chat_template import compile_chat
 from operators.sandbox import FILTERS, MAX_SOURCE, compile_bounded
+from operators.text import one_line
 
 ALPACA = (
     "Below is an instruction that describes a task"
@@ -98,7 +99,7 @@ def _read(name: str) -> str:
         with path.open("rb") as file:
             return file.read(4 * MAX_SOURCE + 1).decode("utf-8")  # a character has up to 4 bytes
     except (OSError, ValueError) as error:
-        found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({_words(error)})"
+        found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({one_line(error)})"
         raise TemplateProblem(
             f"template {name!r}: {found}; accepted: alpaca, plain, chat or the path of a Jinja file"
         ) from error
@@ -109,14 +110,14 @@ def from_text(name: str, text: str) -> Template:
     try:
         compiled = compile_bounded(text)
     except Exception as error:
-        raise TemplateProblem(f"template {name!r} is not valid Jinja: {_words(error)}{_accepted(error)}") from error
+        raise TemplateProblem(f"template {name!r} is not valid Jinja: {one_line(error)}{_accepted(error)}") from error
 
     def render(instruction: str, input: str) -> str:
         try:
             return compiled(instruction, input)
         except Exception as error:
             raise TemplateProblem(
-                f"template {name!r} failed: {_words(error)}; it may use only instruction and input"
+                f"template {name!r} failed: {one_line(error)}; it may use only instruction and input"
             ) from error
 
     return Template(name, text, render)
@@ -126,21 +127,16 @@ def _accepted(error: Exception) -> str:
     return f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
 
 
-def _words(error: Exception) -> str:
-    """What an exception says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _chat(source: Source) -> Template:
     try:
         compiled = compile_chat(source.text, source.tokens)
     except Exception as error:
-        raise TemplateProblem(f"template 'chat' is not valid Jinja: {_words(error)}{_accepted(error)}") from error
+        raise TemplateProblem(f"template 'chat' is not valid Jinja: {one_line(error)}{_accepted(error)}") from error
 
     def render(instruction: str, input: str) -> str:
         try:
             return compiled(f"{instruction}\n\n{input}" if input else instruction)
         except Exception as error:
-            raise TemplateProblem(f"template 'chat' failed: {_words(error)}") from error
+            raise TemplateProblem(f"template 'chat' failed: {one_line(error)}") from error
 
     return Template(source.name, source.text, render)

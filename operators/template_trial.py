@@ -47,7 +47,8 @@ def try_template(
     asked = {"source": asdict(source), "rows": rows, "seconds": seconds, "memory": memory}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD, json.dumps(paths)],
+            # A working folder is no place of modules: it may hold a json.py.
+            [sys.executable, "-P", "-c", _CHILD, json.dumps(paths)],
             input=json.dumps(asked).encode(),
             capture_output=True,
             timeout=START + seconds,

@@ -23,6 +23,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def fold_space(text: str) -> str:
     """Unicode NFC with every run of white space as one space and none at the ends: distinct instructions differ in this."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from operators.text import first_line
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest
+
+_LOOKS = 4  # a second apart
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,14 @@ def _check_store(output: str) -> str:
 
 def check_shared(output: str, claim: str) -> None:
     """Raise BadRequest where this worker does not see the claim that the driver has just written into the output."""
-    if not storage.exists(claim):
-        raise BadRequest(
-            f"output: {output!r} is not the same folder on {platform.node()}, where work is done, as where the command runs; "
-            "accepted: a folder on storage that all machines of the cluster see, or a URL such as s3://bucket/runs"
-        )
+    for _ in range(_LOOKS):  # a network file system may show a new file a moment later
+        if storage.exists(claim):
+            return
+        time.sleep(1.0)
+    raise BadRequest(
+        f"output: {output!r} is not the same folder on {platform.node()}, where work is done, as where the command runs; "
+        "accepted: a folder on storage that all machines of the cluster see, or a URL such as s3://bucket/runs"
+    )
 
 
 def check_shadowing() -> None:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from operators.normalise import Rejection
+from operators.text import one_line
 from pipeline.read_tables import dataset, parquet
-from pipeline.rows import KEPT_OF_LARGE_ROW, MAX_ROW_BYTES, NOTHING, RawRow, Unread, known, one_line, row_of, too_large
+from pipeline.rows import KEPT_OF_LARGE_ROW, MAX_ROW_BYTES, NOTHING, RawRow, Unread, known, row_of, too_large
 from pipeline.sources import Chunk
 from pipeline.storage import open_filesystem
 

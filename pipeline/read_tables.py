@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.normalise import Rejection
-from pipeline.rows import NOTHING, RawRow, Unread, known, one_line, row_of
+from operators.text import one_line
+from pipeline.rows import NOTHING, RawRow, Unread, known, row_of
 from pipeline.sources import Chunk, open_dataset
 from pipeline.storage import open_filesystem
 

@@ -206,6 +206,10 @@ def build_neighbours(parts: list[Record], index: str, k: int, blocks: int) -> No
 
 def read_pool_file(path: str) -> list[str]:
     """Instructions of a pool file: the lines of .txt, the column `instruction` of the other kinds; raises BadRequest."""
+    if storage.is_url(path):  # not shown: it may hold credentials
+        raise BadRequest(
+            "alternatives.pool: a URL; accepted: a file where the command runs, .txt, .jsonl, .csv or .parquet"
+        )
     key = f"alternatives.pool: {path!r}"
     try:
         match Path(path).suffix.lower():

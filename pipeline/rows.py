@@ -62,8 +62,3 @@ def too_large(line: int, data: bytes, size: int) -> RawRow:
         json.dumps(kept, ensure_ascii=False),
         Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds its beginning"),
     )
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

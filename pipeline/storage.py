@@ -26,9 +26,16 @@ def is_url(uri: str) -> bool:
     return "://" in uri
 
 
-def has_credentials(uri: str) -> bool:
-    """Whether a URL names a user or a password, which would end up in logs and manifests."""
-    return is_url(uri) and "@" in uri.partition("://")[2].partition("/")[0]
+def has_credentials(text: str) -> bool:
+    """Whether a URL in a text names a user or a password, which would end up in logs and manifests."""
+    return any(map(_names_somebody, text.split("://")[1:]))
+
+
+def _names_somebody(rest: str) -> bool:
+    """Of what follows `://`. A key may hold a slash that should have been escaped: then no port stands behind its colon."""
+    authority, _, path = rest.partition("/")
+    _, colon, port = authority.rpartition(":")
+    return "@" in authority or (bool(colon) and ("@" in path or not port.isdecimal()))
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
+from pipeline.read_config import override
 from pipeline.retrieve import read_pool_file
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -49,8 +51,8 @@ def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> li
     for text in parsed.overrides:
         key, _, value = text.partition("=")
         _require_no_credentials(f"--set {key.strip()}", value)
-        if key.strip() == "output":
-            _require_shared("--set output", str(yaml.safe_load(value)))
+    if "output" in (asked := override({}, parsed.overrides)):
+        _require_shared("--set output", str(asked["output"]))
     where = str(parsed.output) if parsed.name == "demo" else parsed.run
     _require_shared("--output" if parsed.name == "demo" else parsed.name, where)
     _stage_code(folder, with_demo=parsed.name == "demo")
@@ -73,7 +75,6 @@ def _stage_config(folder: Path, config: Config) -> None:
         (folder / "template.jinja").write_text(read_template(config.scorer.template), encoding="utf-8")
         settings["scorer"]["template"] = "template.jinja"
     if config.alternatives.pool:
-        _require_no_credentials("alternatives.pool", config.alternatives.pool)
         read_pool_file(config.alternatives.pool)
         pool = Path(config.alternatives.pool)
         settings["alternatives"]["pool"] = f"pool{pool.suffix}"
@@ -134,13 +135,13 @@ class Jobs:
             ) from error
         self.address = str(self._client.get_address())
 
-    def submit(self, folder: Path, command: Sequence[str], name: str | None) -> str:
-        """Start a command of ours in a copy of `folder`; the job's name. Raises BadRequest where the cluster refuses it."""
+    def submit(self, folder: Path, command: Sequence[str], name: str) -> None:
+        """Start a command of ours in a copy of `folder` as a job of this name; raises BadRequest where it is refused."""
         entrypoint = " ".join(["python", "-m", "pipeline", *map(shlex.quote, command)])
         # Logs are followed while the job goes, so nothing may wait in a buffer.
         runtime = {"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}}
         try:
-            return str(self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime))
+            self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime)
         except (RuntimeError, OSError, ValueError, RayError) as error:
             raise _refused(f"{self.address} does not take the job", error) from error
 
@@ -171,12 +172,16 @@ class Jobs:
                     return known
             except Exception as error:  # whatever an HTTP library raises on a connection that is lost
                 now = time.monotonic()
-                if lost is None or now - began > _SECONDS_LOST:  # what stood so long had connected, if to a silent log
+                if isinstance(error, TimeoutError):  # of one that takes connections and never answers
+                    lost = began if lost is None else lost
+                elif (
+                    lost is None or now - began > _SECONDS_LOST
+                ):  # what stood so long had connected, if to a silent log
                     lost = now
                 if now - lost > _SECONDS_LOST:
                     raise OutOfReach(
-                        f"{self.address} has not answered for {_SECONDS_LOST:.0f} s ({first_line(error)[:300]}); job {name} "
-                        f"may go on. {self.how_to_follow(name)}"
+                        f"{self.address} has not told of job {name} for {_SECONDS_LOST:.0f} s ({first_line(error)[:300]}); "
+                        f"unless its head was started anew, it may go on. {self.how_to_follow(name)}"
                     ) from error
             time.sleep(1.0)
 
@@ -205,10 +210,15 @@ def submit(parsed: argparse.Namespace, config: Config | None, address: str | Non
     """Submit a parsed command and follow it to its end; its exit status, or 130 after Ctrl-C, which leaves the job going.
     Without `wait`, only say where it is."""
     folder = Path(tempfile.mkdtemp(prefix="tss-submit-"))
+    name = name or f"tss_{uuid.uuid4().hex[:16]}"
     try:
         command = stage(folder, parsed, config)
         jobs = Jobs(address)
-        name = jobs.submit(folder, command, name)
+        try:
+            jobs.submit(folder, command, name)
+        except KeyboardInterrupt:
+            print(f"\ntss: job {name} may have begun. {jobs.how_to_follow(name)}", file=sys.stderr)
+            return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -102,7 +102,7 @@ def through_api(cluster: Machines, path: str) -> list[dict]:
     """Entries of Ray's state API."""
     request = urllib.request.Request(
         f"{cluster.dashboard}/api/v0/{path}",
-        headers={"Authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"},
+        headers=_authorised(cluster),
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)["data"]["result"]["result"]

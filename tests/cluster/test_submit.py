@@ -64,8 +64,25 @@ def test_a_connection_to_a_silent_log_ends_an_outage_too(follow):
 
 
 def test_a_dashboard_that_stays_away_is_given_up_with_how_to_follow(follow):
-    with pytest.raises(submit.OutOfReach, match=r"not answered for 60 s \(gone\); job mine may go on.*ray job logs"):
+    with pytest.raises(
+        submit.OutOfReach, match=r"not told of job mine for 60 s \(gone\); unless.*it may go on.*ray job logs"
+    ):
         follow([ConnectionError("gone")])
+
+
+def test_a_dashboard_that_takes_connections_and_never_answers_is_given_up(follow):
+    with pytest.raises(submit.OutOfReach, match="not told of job mine"):
+        follow([300, TimeoutError("no answer")])
+
+
+def test_an_interrupt_while_the_job_is_sent_says_how_to_look_for_it(tmp_path, capsys, monkeypatch):
+    def sent(**more):
+        raise KeyboardInterrupt
+
+    client = types.SimpleNamespace(get_address=lambda: "http://head:8265", submit_job=sent)
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: client)
+    assert cli.main(["submit", "--id", "mine", "select", str(tmp_path)]) == 130
+    assert "job mine may have begun. Follow it: ray job logs" in capsys.readouterr().err
 
 
 def test_refusals_say_why_and_what_to_do():
@@ -87,6 +104,12 @@ def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error
         submit.Jobs("http://head:8265")
 
 
+def test_a_value_that_is_no_yaml_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(submit, "Jobs", None)
+    assert cli.main(["submit", "select", "/shared/run", "--set", "output=[x"]) == 2
+    assert "the value is not YAML" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -99,6 +122,8 @@ def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error
         ["run", "config.yaml", "--set", "alternatives.pool=s3://key:secret@bucket/pool.txt"],
         ["run", "config.yaml", "--set", "embedder.model=https://key:secret@host/model"],
         ["run", "config.yaml", "--set", "output=s3://bucket/out?access_key=secret"],
+        ["run", "config.yaml", "--set", "output=s3://key:secret/and@bucket/out"],
+        ["select", "/shared/run", "--set", "select.x=[s3://b/x, s3://key:secret@bucket/x]"],
         ["demo", "--output", "/shared/demo", "--set", "alternatives.pool=s3://key:secret@bucket/pool.txt"],
     ],
 )

@@ -125,6 +125,9 @@ BOMBS = [
     DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ ns.x|string|length }}"),
     DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ [ns.x] == [ns.x] }}"),
     DOUBLED.format(start="['ha']", next="[ns.x, ns.x]", shown="{{ [ns.x] is eq([ns.x]) }}"),
+    DOUBLED.format(start="'a'", next="dict(a=ns.x,b=ns.x).values()", shown="{{ ns.x }}"),
+    DOUBLED.format(start="'a'", next="dict(a=ns.x,b=ns.x).items()", shown="{{ [ns.x] == [ns.x] }}"),
+    "{% set d = dict(a=input * 100) %}{% for i in range(9999) %}{{ d.values() }}{% endfor %}",
     "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
     "{{ input|indent(10**9) }}",
     "{{ (input * 1000)|replace('', input * 1000) }}",
@@ -300,6 +303,12 @@ def test_a_trial_that_does_not_end_well_is_a_problem(monkeypatch, child, words):
     monkeypatch.setattr(template_trial, "_CHILD", known + child)
     with pytest.raises(TemplateProblem, match=words):
         try_template(Source("t", ""), seconds=0.1)
+
+
+def test_a_trial_imports_nothing_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    assert try_template(Source("t", "{{ input }}"), (("I", "X"),)) == ["X"]
 
 
 def test_a_trial_imports_no_model_code():

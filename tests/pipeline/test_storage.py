@@ -93,6 +93,17 @@ def test_folders_that_are_new_outlive_a_power_cut(tmp_path, monkeypatch, how):
     assert synced == [tmp_path, tmp_path / "b", tmp_path / "b" / "c"]
 
 
-@pytest.mark.parametrize(("uri", "named"), [("s3://k:s@b/x", True), ("s3://b/x@y", False), ("/a@b/c", False)])
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("s3://k:s@b/x", True),
+        ("s3://k:s/t@b/x", True),
+        ("s3://k:1/t@b/x", True),
+        ("[s3://b/x, s3://k:s@b/x]", True),
+        ("s3://b/x@y", False),
+        ("http://h:9000/x", False),
+        ("/a@b/c", False),
+    ],
+)
 def test_credentials_in_a_url(uri, named):
     assert storage.has_credentials(uri) == named
