@@ -171,13 +171,16 @@ class Machines:
         self._wait(lambda: _answers(f"{self.dashboard}/api/gcs_healthz"), self.head, "its dashboard")
         return self.head
 
-    def add(self, cpus: int, gpus: int = 0) -> Node:
-        """Another machine; GPUs are Ray's count of them, nothing more."""
-        node = self._start([f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"])
-        self.workers.append(node)
-        url = f"http://{node.ip}:{node.agent_port}/api/local_raylet_healthz"
-        self._wait(lambda: _answers(url), node, "its agent")
-        return node
+    def add(self, *machines: tuple[int, int]) -> None:
+        """Further machines of so many CPUs and GPUs; these are Ray's count of them, nothing more."""
+        new = [
+            self._start([f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"])
+            for cpus, gpus in machines
+        ]
+        self.workers += new
+        for node in new:
+            url = f"http://{node.ip}:{node.agent_port}/api/local_raylet_healthz"
+            self._wait(lambda url=url: _answers(url), node, "its agent")
 
     def stop(self) -> None:
         """Lose all nodes."""

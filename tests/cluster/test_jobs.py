@@ -44,8 +44,7 @@ def cluster(unseen):
     """A head that takes no work, a machine with CPUs, and one with a GPU (as far as Ray can tell)."""
     with machines(hidden=unseen) as found:
         found.start_head()
-        found.add(cpus=3)
-        found.add(cpus=1, gpus=1)
+        found.add((3, 0), (1, 1))
         yield found
 
 
@@ -288,14 +287,14 @@ def check(output: Path, expected: Path) -> None:
 
 def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_path):
     output = tmp_path / "out"
-    cluster.add(cpus=1, gpus=1)
+    cluster.add((1, 1))
     config = written(tmp_path / "config.yaml", output, unseen, "many", ray__scorers=2, **SLOW)
     name = submit_slow(cluster, config)
     wait_for(lambda: len(parts_of(output)) > 3 or job_of(cluster, name)[0] == "FAILED", "nothing was scored")
     before = set(scorer_nodes(cluster))
     cluster.workers[1].lose()
     del cluster.workers[1]
-    cluster.add(cpus=1, gpus=1)
+    cluster.add((1, 1))
     # The scorer that was lost starts again where there is room now.
     wait_for(
         lambda: set(scorer_nodes(cluster)) - before or (output / "latest.json").exists(), "no scorer on a new node"
@@ -312,7 +311,8 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
 ):
     output = tmp_path / "out"
     gpus = {"ray__gpus_per_scorer": 1, "ray__scorers": 2}
-    config = written(tmp_path / "config.yaml", output, unseen, "many", **gpus, **SLOW)
+    slow = {**SLOW, "scorer__batch_tokens": 90}
+    config = written(tmp_path / "config.yaml", output, unseen, "many", **gpus, **slow)
     submit_slow(cluster, config)
     wait_for(lambda: len(parts_of(output)) >= 5, "nothing was scored")
     cluster.stop()
@@ -333,6 +333,8 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log
     assert "scorers ask for 2 GPUs, 0 are up" in log
+    pairs = json.loads((published(output) / "manifest.json").read_text())["pairs"]
+    assert 0 < pairs["resumed"] < pairs["computed"]  # it was in the middle
     check(output, undisturbed)
     nodes = through_api(cluster, "nodes?detail=1")
     with_gpus = {node["node_id"] for node in nodes if node["resources_total"].get("GPU")}

@@ -181,8 +181,7 @@ def test_pairs_are_accounted_for(done):
     "more",
     [
         {"ray__read_blocks": 1, "scorer__batch_tokens": 512},
-        {"ray__read_blocks": 7, "scorer__batch_tokens": 4096, "ray__scorers": 2},
-        {"ray__read_blocks": 16, "ray__scorers": 2, "ray__embedders": 2},
+        {"ray__read_blocks": 16, "scorer__batch_tokens": 4096, "ray__scorers": 2, "ray__embedders": 2},
     ],
 )
 def test_nothing_but_the_corpus_moves_a_score(done, actors, model_folder, tmp_path, monkeypatch, more):
