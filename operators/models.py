@@ -28,7 +28,7 @@ def check_model_name(name: str, key: str, version: str | None = None) -> None:
     if not looks_local(name):
         reason = why_not_on_hub(name, revision=version)
         if reason:
-            raise _fail(key, name, "the model", OSError(reason))
+            raise _fail(key, name, "the model", OSError(f"there is no folder of this name, and the hub says: {reason}"))
         return
     folder = Path(name)
     if not folder.is_dir():

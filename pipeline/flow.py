@@ -74,8 +74,8 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     read = stages.read(job, request.chunks, checked)
     admitted = [part for record in read for part in record["admitted"]]
     counts = manifest.admitted_counts(read)
-    manifest.require_rows(counts)
     first = [text for record in read for text in record["first_rejected"]][:SHOWN_REJECTED]
+    manifest.require_rows(counts, first)
     manifest.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
     columns = columns_of(read)
     selection.require_columns(config, columns)

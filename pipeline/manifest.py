@@ -121,12 +121,15 @@ def require_few_rejected(
     rejected = sum(total["rejected"].values())
     if rejected > limit * total["read"]:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(total["rejected"].items()))
-        shown = f"; the first: {'; '.join(first)}" if first else ""
         raise RunFailed(
             stage,
             f"{rejected:,} of {total['read']:,} rows rejected ({reasons}), more than max_rejected_fraction: {limit:g} allows; "
-            f"if that is as it should be, set it higher{shown}",
+            f"if that is as it should be, set it higher{_told(first)}",
         )
+
+
+def _told(first: Sequence[str]) -> str:
+    return f"; the first: {'; '.join(first)}" if first else ""
 
 
 def worth_another_try(counts: dict[str, Any]) -> bool:
@@ -139,10 +142,10 @@ def base_of(config: Config) -> dict[str, Any]:
     return {"score": config.score.model_dump(), "select": config.select.model_dump(), "seed": config.seed}
 
 
-def require_rows(counts: dict[str, dict[str, Any]]) -> None:
-    """Raise RunFailed where no row is left: all were rejected, or there was none."""
+def require_rows(counts: dict[str, dict[str, Any]], first: Sequence[str] = ()) -> None:
+    """Raise RunFailed where no row is left: all were rejected, the first ones as given, or there was none."""
     total = in_all(counts)
     if total["read"] == sum(total["rejected"].values()) + total["duplicates"]:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(total["rejected"].items()))
         found = f"none can be scored ({reasons})" if reasons else "the input has no rows"
-        raise RunFailed("read", f"{total['read']} rows read, {found}")
+        raise RunFailed("read", f"{total['read']} rows read, {found}{_told(first)}")

@@ -79,7 +79,7 @@ def checked_bytes(record: Record) -> bytes:
         raise DamagedPart(f"{record['path']}: {_damage(error)}") from error
     if "digest" in record and storage.digest_of(data) != record["digest"]:
         raise DamagedPart(
-            f"{record['path']}: is damaged: {len(data):,} bytes found, {record['bytes']:,} written, and their digests differ"
+            f"{record['path']}: is damaged: its {len(data):,} bytes are not the {record['bytes']:,} that were written"
         )
     return data
 

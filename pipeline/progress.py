@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +24,7 @@ from rich.progress import (
 from pipeline import metrics
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LOOKS = 60.0
 
 
 class Reporter:
@@ -42,8 +46,17 @@ class Reporter:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "parts", *, slow: str = "") -> Iterator[Stage]:
-        """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long."""
+    def stage(
+        self,
+        name: str,
+        total: int | None = None,
+        unit: str = "parts",
+        *,
+        slow: str = "",
+        look: Callable[[], str] | None = None,
+    ) -> Iterator[Stage]:
+        """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long, and `look`
+        from time to time what has come of units that are not finished."""
         self.require_going()
         began = time.monotonic()
         bar = self._bar() if sys.stderr.isatty() and not self._quiet else None
@@ -51,10 +64,7 @@ class Reporter:
         if slow and not bar:
             self.say(f"{name:<12} {stage.summary()}: {slow}")
         try:
-            if bar:
-                with bar:
-                    yield stage
-            else:
+            with bar or contextlib.nullcontext(), stage.looking(look):
                 yield stage
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - began
@@ -100,6 +110,33 @@ class Stage:
         elif self._done != self._total and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._reporter.say(f"{self._name:<12} {self.summary()} so far")
+
+    @contextmanager
+    def looking(self, look: Callable[[], str] | None) -> Iterator[None]:
+        """Show what `look` says while units take long."""
+        if look is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def show() -> None:
+            while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+                with contextlib.suppress(OSError, pa.ArrowException):  # storage that does not answer just now
+                    note = look()
+                    if self._bar and self._task is not None:
+                        self._bar.update(self._task, note=note)
+                    elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LOOKS / 2:
+                        self._reporter.say(
+                            f"{self._name:<12} {self._done} of {self._total} {self._unit}, {note} so far"
+                        )
+
+        watching = threading.Thread(target=show, daemon=True, name="progress")
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join()
 
     def summary(self) -> str:
         """What is done, in words."""

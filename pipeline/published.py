@@ -51,7 +51,7 @@ def latest_run(output: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadRequest(f"{pointer}: cannot be read: {error}") from error
+        raise BadRequest(f"{pointer}: cannot be read: {error}. Name one of runs/<id>, or run again") from error
     run = inside(output, str(pointed))
     if run is None or not storage.exists(storage.join(run, MANIFEST)):
         raise BadRequest(f"{pointer}: points to {pointed!r}, and no published run is there")

@@ -12,10 +12,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline import storage
 from pipeline.config import Columns, Config, Input, expand_inputs
 from pipeline.errors import BadRequest
 
 _MOST_KEYS, _DEEPEST, _MOST_PROBLEMS = 10_000, 50, 20
+_CREDENTIALS = (
+    "a URL with credentials in it, which would be kept in logs and manifests; accepted: a URL without, and credentials in the "
+    "environment, such as AWS_ACCESS_KEY_ID and HF_TOKEN"
+)
 _KIND_NAMES = {type(None): "an empty file", list: "a list"}
 
 
@@ -26,6 +31,8 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 90
 
 def load(path: Path, overrides: list[str]) -> Config:
     """Read a YAML file, apply `a.b=value` overrides and validate; raises BadRequest that names file, line, key and value."""
+    if ":/" in str(path):  # not shown: it may hold credentials
+        raise BadRequest("CONFIG: found a URL; accepted: the path of a YAML config on this machine")
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
@@ -69,8 +76,9 @@ def _parse(text: str, origin: str, otherwise: str) -> Any:
 
 
 def _check_values(data: Any, origin: str) -> None:
-    """Raise BadRequest for a value that no key can have and that would fail far from here: a text that is not Unicode or that
-    holds NUL, a number beyond 64 bits, deep nesting. A value that aliases repeat is looked at once."""
+    """Raise BadRequest for a value that no key can have and that would fail far from here, or be shown and kept: a text that is
+    not Unicode or that holds NUL, a URL with credentials, a number beyond 64 bits, deep nesting. A value that aliases repeat is
+    looked at once."""
     seen: set[int] = set()
     waiting: list[tuple[Any, tuple[str, ...]]] = [(data, ())]
     while waiting:
@@ -79,6 +87,8 @@ def _check_values(data: Any, origin: str) -> None:
         if isinstance(value, str):
             if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
                 raise BadRequest(f"{at}found {_short(value)}: accepted: text without NUL and without lone surrogates")
+            if storage.has_credentials(value):
+                raise BadRequest(f"{at}{_CREDENTIALS}")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise BadRequest(f"{at}found a number beyond 64 bits")
         elif isinstance(value, (Mapping, list)) and id(value) not in seen:
@@ -96,6 +106,8 @@ def override(data: dict, overrides: list[str]) -> dict:
     for text in overrides:
         key, separator, value = text.partition("=")
         parts = key.strip().split(".")
+        if storage.has_credentials(text):
+            raise BadRequest(f"--set {'' if storage.has_credentials(key) else key.strip()}: {_CREDENTIALS}")
         if not separator or not all(parts):
             raise BadRequest(f"--set {text!r}: expected key=value, for example select.budget.tokens=100000")
         parsed = _parse(value, f"--set {_short(text)}", "the value is not YAML")

@@ -55,9 +55,11 @@ def session(address: str | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        with _without_native_log(), _own_sigterm():
+        with without_native_log(), _own_sigterm():
             if local:
-                ray.init(num_cpus=max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1), include_dashboard=False, **quiet)
+                # "local": without an address Ray joins whatever cluster it finds on this machine, of whomever.
+                cpus = max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1)
+                ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
             else:
                 ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -70,7 +72,7 @@ def session(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _without_native_log() -> Iterator[None]:
+def without_native_log() -> Iterator[None]:
     """Keep the lines that Ray's native code prints while it starts off the screen; its errors are exceptions too."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)

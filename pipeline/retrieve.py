@@ -22,6 +22,7 @@ from pipeline.attempts import Attempts, GivenUp, at_most, pieces, this_actor
 from pipeline.errors import BadRequest
 from pipeline.parts import Record, read_part, read_table, record_table, write_part, write_table
 from pipeline.resources import threads_here
+from pipeline.rows import MAX_ROW_BYTES
 from pipeline.storage import load_array, save_array
 
 _COLUMNS = ["instruction_key", "instruction", "input", "task", "n_prompt_tokens", "n_target_tokens"]
@@ -222,6 +223,7 @@ def read_pool_file(path: str) -> list[str]:
                     if line.strip()
                 ]
             case ".csv":
+                csv.field_size_limit(MAX_ROW_BYTES)  # as for rows
                 with Path(path).open(encoding="utf-8-sig", newline="") as file:
                     texts = [row["instruction"] for row in csv.DictReader(file)]
             case ".parquet":

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import encode, metrics, recall, score, scored, store
+from pipeline import encode, metrics, recall, score, scored, storage, store
 from pipeline.encode import Round
 from pipeline.job import Job, by_block, execute, in_actors, items, mapped, over_parts, stream
 from pipeline.parts import Record
@@ -92,7 +92,11 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
         "again": "those above the threshold of ",
     }
     slow = f"{of_round.get(round.name, '')}{rows:,} rows, at most {config.alternatives.k + 2} pairs each"
-    with job.reporter.stage(name, len(blocks), "blocks", slow=slow) as stage:
+
+    def stored() -> str:
+        return f"{store.pairs_of(path for path, _ in store.parts(storage.join(scorer.folder, job.run))):,} pairs stored"
+
+    with job.reporter.stage(name, len(blocks), "blocks", slow=slow, look=stored) as stage:
         pairs, seconds = 0, 0.0
         for record in stream("score", dataset):
             work = record["work"]

@@ -18,7 +18,7 @@ from operators.hub import why_not_on_hub
 from operators.text import first_line
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
-from pipeline.storage import has_credentials, open_filesystem
+from pipeline.storage import open_filesystem
 
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -61,11 +61,6 @@ def plan(config: Config) -> list[Chunk]:
 
 def _files(index: int, one: Input) -> list[Chunk]:
     columns = {key: value for key, value in one.columns.model_dump().items() if value} if one.columns else None
-    if has_credentials(one.path):
-        raise BadRequest(
-            f"input.{index}.path: a URL with credentials in it, which would be kept in logs and manifests; accepted: a URL "
-            "without, and credentials in the environment"
-        )
     if one.path.startswith("hf://datasets/") and _kind(one.path) is None:
         return [_hub(index, one, columns)]
     try:

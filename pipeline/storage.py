@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,7 @@ import pyarrow.fs as pafs
 # file of HDFS is seen while it is written, so neither could switch from one run to the next at once.
 SCHEMES = ("s3", "gs", "gcs")
 DIGEST_BYTES = 16
+_SECRET_OPTION = re.compile(r"[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=", re.IGNORECASE)
 
 
 def is_url(uri: str) -> bool:
@@ -27,7 +29,7 @@ def is_url(uri: str) -> bool:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a URL in a text names a user or a password, which would end up in logs and manifests."""
+    """Whether a URL in a text names a user, a password or a key, which would end up in logs and manifests."""
     return any(map(_names_somebody, text.split("://")[1:]))
 
 
@@ -35,7 +37,8 @@ def _names_somebody(rest: str) -> bool:
     """Of what follows `://`. A key may hold a slash that should have been escaped: then no port stands behind its colon."""
     authority, _, path = rest.partition("/")
     _, colon, port = authority.rpartition(":")
-    return "@" in authority or (bool(colon) and ("@" in path or not port.isdecimal()))
+    named = "@" in authority or (bool(colon) and ("@" in path or not port.isdecimal()))
+    return named or bool(_SECRET_OPTION.search(rest))
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -32,6 +32,7 @@ from pipeline.config import Config
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.read_config import override
+from pipeline.resources import without_native_log
 from pipeline.retrieve import read_pool_file
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -118,6 +119,10 @@ class Jobs:
     def __init__(self, address: str | None):
         """`address`: of the dashboard, or None for that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or of a cluster on this
         machine. Raises BadRequest where there is none."""
+        if address and storage.has_credentials(address):
+            raise BadRequest(
+                "--address: a URL with credentials in it; accepted: a URL without, and RAY_AUTH_TOKEN in the environment"
+            )
         try:
             from ray.job_submission import JobSubmissionClient
         except ImportError as error:
@@ -125,14 +130,18 @@ class Jobs:
         # How Ray packs and uploads is not what anybody waits for; its modules set levels of their own.
         for one in [name for name in logging.root.manager.loggerDict if name.startswith("ray.dashboard")]:
             logging.getLogger(one).setLevel(logging.ERROR)
+        given = (
+            f"{address!r}: no Ray dashboard answers"
+            if address
+            else "none given, and no Ray dashboard answers on this machine"
+        )
         try:
-            self._client = JobSubmissionClient(address)
+            with without_native_log():
+                self._client = JobSubmissionClient(address)
         except (RuntimeError, OSError, ValueError, RayError) as error:
             if "ray[default]" in str(error):
                 raise BadRequest(_NO_JOBS) from error
-            raise _refused(
-                f"--address: {address!r}: no Ray dashboard answers", error, "accepted: a URL such as http://head:8265"
-            ) from error
+            raise _refused(f"--address: {given}", error, "accepted: a URL such as http://head:8265") from error
         self.address = str(self._client.get_address())
 
     def submit(self, folder: Path, command: Sequence[str], name: str) -> None:

@@ -104,6 +104,12 @@ def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error
         submit.Jobs("http://head:8265")
 
 
+def test_an_address_with_credentials_is_not_shown(capsys):
+    assert cli.main(["submit", "--address", "http://key:secret@head:8265", "select", "/shared/run"]) == 2
+    told = capsys.readouterr().err
+    assert "--address: a URL with credentials" in told and "secret" not in told
+
+
 def test_a_value_that_is_no_yaml_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(submit, "Jobs", None)
     assert cli.main(["submit", "select", "/shared/run", "--set", "output=[x"]) == 2

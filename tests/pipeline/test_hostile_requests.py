@@ -48,7 +48,7 @@ def test_a_file_name_that_is_not_text_is_refused(tmp_path):
         ("a.jsonl", deep(100_000)),
         ("a.jsonl", '{"instruction": "\\ud800"}'),
         ("a.jsonl", "[1]"),
-        ("a.csv", 'instruction\n"' + "x" * 200_000 + '"\n'),
+        ("a.csv", 'instruction\n"' + "x" * (17 << 20) + '"\n'),
         ("a.txt", ""),
         ("a.parquet", "PAR1"),
     ],

@@ -1,5 +1,7 @@
 """A wrong configuration is answered with file, line, key, value and what is accepted."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +81,34 @@ def test_any_data_is_a_configuration_or_a_bad_request(data):
         read_config.validate(data if isinstance(data, dict) else {"input": data, "output": "o"}, "here")
     except BadRequest as problem:
         assert str(problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "input=s3://key:secret@bucket/x.jsonl",
+        "input=s3://bucket/x.jsonl?access_key=secret",
+        "input=[s3://key:secret@bucket",
+        "scorer.model=https://key:secret@host/model",
+        "scorer.template=s3://key:secret@host/m.jinja",
+        "s3://key:secret@host=1",
+    ],
+)
+def test_credentials_are_refused_and_not_shown(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(GOOD)
+    with pytest.raises(BadRequest, match="credentials") as problem:
+        read_config.load(tmp_path / "c.yaml", [text])
+    assert "secret" not in str(problem.value)
+
+
+def test_credentials_in_a_file_are_refused_and_not_shown(tmp_path):
+    (tmp_path / "c.yaml").write_text(f"{GOOD}scorer: {{model: 'https://key:secret@host/model'}}\n")
+    with pytest.raises(BadRequest, match=r"c.yaml: scorer.model: a URL with credentials") as problem:
+        read_config.load(tmp_path / "c.yaml", [])
+    assert "secret" not in str(problem.value)
+
+
+def test_a_configuration_is_no_url():
+    with pytest.raises(BadRequest, match="CONFIG: found a URL") as problem:
+        read_config.load(Path("s3://key:secret@host/c.yaml"), [])
+    assert "secret" not in str(problem.value)

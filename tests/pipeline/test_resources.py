@@ -99,3 +99,19 @@ def test_a_pool_is_no_larger_than_its_work():
     assert no_more_than((4, 4), 3) == (3, 3)
     assert no_more_than((1, 8), 3) == (1, 3)
     assert no_more_than((4, 4), 0) == (1, 1)
+
+
+def test_ray_is_started_for_this_command_whatever_cluster_runs_here(monkeypatch):
+    """Without an address, `ray.init` would join one that it finds."""
+    asked = []
+
+    def init(address=None, **more):
+        asked.append(address)
+        raise ConnectionError("seen enough")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BadRequest, match="seen enough"), resources.session(None):
+        raise AssertionError
+    assert asked == ["local"]

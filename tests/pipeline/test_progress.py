@@ -1,0 +1,23 @@
+"""What is shown of stages under way."""
+
+import threading
+
+from pipeline import progress
+from pipeline.progress import Reporter
+
+
+def test_a_stage_whose_units_take_long_says_what_there_is_of_them(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    looked, broken = threading.Event(), [OSError("not now")]
+
+    def look():
+        if broken:
+            raise broken.pop()
+        looked.set()
+        return "7 pairs stored"
+
+    with Reporter().stage("score", 2, "blocks", look=look):
+        assert looked.wait(20)
+    shown = capsys.readouterr().err
+    assert "score        0 of 2 blocks, 7 pairs stored so far" in shown and "in 0." in shown
+    assert not [one for one in threading.enumerate() if one.name == "progress"]
