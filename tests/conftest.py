@@ -143,7 +143,13 @@ def ray_session(object_store):
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     ray.init(
-        num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False, logging_level="error"
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=300 << 20,
+        log_to_driver=False,
+        logging_level="error",
+        # Workers that wait are kept: one that has imported torch is most of what a small run costs.
+        _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000},
     )
     with session(None), _in_actors(warm.in_tasks):
         yield
