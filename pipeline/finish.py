@@ -89,8 +89,7 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
     }
     former = publish.current_run(own.output)
     run = publish.publish(own, content, report.page(content))
-    if own.lock.held():  # else somebody has taken over, and this output is theirs
-        upkeep.after_run(job.reporter, own.output, run, former, job.config.keep_runs)
+    upkeep.after_run(job.reporter, own, former, job.config.keep_runs)
     return summarise(content, run)
 
 

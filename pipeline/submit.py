@@ -49,9 +49,6 @@ def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> li
         _stage_code(folder, with_demo=False)
         _stage_config(folder, config)
         return [parsed.name, _CONFIG, *flags]  # overrides are in it
-    for text in parsed.overrides:
-        key, _, value = text.partition("=")
-        _require_no_credentials(f"--set {key.strip()}", value)
     if "output" in (asked := override({}, parsed.overrides)):
         _require_shared("--set output", str(asked["output"]))
     where = str(parsed.output) if parsed.name == "demo" else parsed.run
@@ -69,7 +66,6 @@ def _stage_config(folder: Path, config: Config) -> None:
         _require_shared(f"input.{index}.path", one.path)
     _require_shared("output", config.output)
     for key, name in (("scorer.model", config.scorer.model), ("embedder.model", config.embedder.model)):
-        _require_no_credentials(key, name)
         if looks_local(name):
             _require_shared(key, name)
     if config.scorer.template not in {*BUILT_IN, "chat"}:
@@ -84,17 +80,13 @@ def _stage_config(folder: Path, config: Config) -> None:
     (folder / _CONFIG).write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
-def _require_no_credentials(key: str, path: str, *, options: bool = True) -> None:
-    """`options`: whether the URL may have some, after a question mark; an output's are kept with what it publishes."""
-    if storage.has_credentials(path) or (storage.is_url(path) and "?" in path and not options):
+def _require_shared(key: str, path: str) -> None:
+    # An output's options are kept with what it publishes; an input may need some.
+    if storage.has_credentials(path) or (storage.is_url(path) and "?" in path and not key.startswith("input")):
         raise BadRequest(
             f"{key}: a URL with credentials or options in it, which would be sent and shown with the job; accepted: a URL "
             "without, and both in the environment of the cluster's machines"
         )
-
-
-def _require_shared(key: str, path: str) -> None:
-    _require_no_credentials(key, path, options=key.startswith("input"))
     if not storage.is_url(path) and not Path(path).is_absolute():
         raise BadRequest(
             f"{key}: {path!r} is relative to this folder, which the cluster does not see; accepted: an absolute path on "

@@ -76,14 +76,16 @@ def prune(output: str, reporter: Reporter) -> Summary:
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
-def after_run(reporter: Reporter, output: str, run: str, former: str | None, keep_runs: int | None) -> None:
+def after_run(reporter: Reporter, own: workspace.Workspace, former: str | None, keep_runs: int | None) -> None:
     """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
     try:
-        for old in publish.remove_old_runs(output, run, former, keep_runs):
+        if not own.lock.held():  # somebody has taken over, and this output is theirs
+            return
+        for old in publish.remove_old_runs(own.output, own.final, former, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
         for kind in KINDS:
-            for folder in _folders(output, kind):
-                kept = _unfinished(output, folder, storage.name_of(run))
+            for folder in _folders(own.output, kind):
+                kept = _unfinished(own.output, folder, own.run_id)
                 if len(_small(folder, kept)) > PARTS_AT_MOST:
                     reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:
