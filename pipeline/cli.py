@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from operators.text import first_line
+from operators.error_text import first_line
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
 
 
@@ -57,7 +57,7 @@ def _shown(text: str) -> str:
 
 def _obey_signals() -> None:
     """End in order on Ctrl-C, and on a scheduler's SIGTERM as well."""
-    from pipeline.progress import Reporter
+    from pipeline.engine.progress import Reporter
 
     def stop(number: int, frame: Any) -> None:
         Reporter.interrupted = True
@@ -70,7 +70,7 @@ def _obey_signals() -> None:
 
 def _left(arguments: argparse.Namespace) -> str:
     """What has come of a command that was interrupted."""
-    from pipeline.progress import Reporter
+    from pipeline.engine.progress import Reporter
 
     if Reporter.published:
         return f"{Reporter.published} was published before; what is left to tidy up waits for the next run."
@@ -185,22 +185,24 @@ def _quiet_libraries() -> None:
 def _make(arguments: argparse.Namespace) -> Any:
     """`run` and `refresh`."""
     from pipeline import flow, read_config
-    from pipeline.progress import Reporter
+    from pipeline.engine.progress import Reporter
 
     wanted = read_config.load(arguments.config, arguments.overrides)
     return getattr(flow, arguments.name)(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
 
 
 def _store(arguments: argparse.Namespace) -> Any:
-    from pipeline import upkeep
-    from pipeline.progress import Reporter
+    from pipeline.engine.progress import Reporter
+    from pipeline.runs import maintenance
 
-    return getattr(upkeep, arguments.what)(arguments.output, Reporter(quiet=arguments.quiet))
+    return getattr(maintenance, arguments.what)(arguments.output, Reporter(quiet=arguments.quiet))
 
 
 def _select(arguments: argparse.Namespace) -> Any:
-    from pipeline import flow, published, read_config, storage
-    from pipeline.progress import Reporter
+    from pipeline import flow, read_config
+    from pipeline.engine.progress import Reporter
+    from pipeline.runs import open_run
+    from pipeline.storage import urls
 
     free = {"score", "select", "ray", "output", "seed", "keep_runs"}
     fixed = [text for text in arguments.overrides if _section(text) not in free]
@@ -209,11 +211,11 @@ def _select(arguments: argparse.Namespace) -> Any:
             f"--set {fixed[0]!r}: this would need the model; "
             "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
         )
-    output, run = published.find_run(arguments.run)
-    known = published.read_manifest(run)
+    output, run = open_run.find_run(arguments.run)
+    known = open_run.read_manifest(run)
     data = read_config.override({**known["config"], **known["base"], "output": output}, arguments.overrides)
     return flow.select(
-        read_config.validate(data, storage.join(run, published.MANIFEST), overrides=arguments.overrides),
+        read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides),
         run,
         Reporter(quiet=arguments.quiet),
     )
@@ -238,16 +240,16 @@ def _section(override: str) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> Any:
-    from pipeline import published, report
+    from pipeline.runs import open_run, report
 
-    return report.of_run(published.find_run(arguments.run)[1])
+    return report.of_run(open_run.find_run(arguments.run)[1])
 
 
 def _demo(arguments: argparse.Namespace) -> Any:
     from pipeline import config, demo, flow, read_config
     from pipeline.demo import truth
-    from pipeline.preflight import check_output
-    from pipeline.progress import Reporter
+    from pipeline.engine.progress import Reporter
+    from pipeline.runs.output import check_output
 
     if any(_section(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")

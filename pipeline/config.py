@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from operators import where
+from operators.selection import filter
 
 
 class _Section(BaseModel):
@@ -95,7 +95,7 @@ class Select(_Section):
         return bool((names | self._filtered()) & ON_ALTERNATIVES)
 
     def _filtered(self) -> set[str]:
-        return where.column_names(where.parse(self.where)) if self.where else set()
+        return filter.column_names(filter.parse(self.where)) if self.where else set()
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Select:
@@ -111,8 +111,8 @@ class Select(_Section):
     def _known_score(cls, value: str | dict[str, float]) -> str | dict[str, float]:
         names = [value] if isinstance(value, str) else list(value)
         for name in names or [""]:
-            if name not in where.SCORE_CHOICES:
-                raise ValueError(f"no numeric column {name!r}; accepted: {', '.join(where.SCORE_CHOICES)}")
+            if name not in filter.SCORE_CHOICES:
+                raise ValueError(f"no numeric column {name!r}; accepted: {', '.join(filter.SCORE_CHOICES)}")
         if not isinstance(value, str) and any(not math.isfinite(one) or not one for one in value.values()):
             raise ValueError("weights must be finite numbers other than 0")
         return value
@@ -133,7 +133,7 @@ class Select(_Section):
     @classmethod
     def _parsed(cls, value: str | None) -> str | None:
         if value is not None:
-            where.check(value)
+            filter.check(value)
         return value
 
     @field_validator("quota")

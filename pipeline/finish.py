@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import manifest, metrics, publish, published, report, scoring, selection, stages, upkeep
+from pipeline.engine import metrics
+from pipeline.engine.job import Job, execute, over_parts
 from pipeline.errors import DamagedInput
-from pipeline.job import Job, execute, over_parts
-from pipeline.overlap import overlap
-from pipeline.parts import Record
-from pipeline.summary import Summary, summarise
-from pipeline.workspace import Workspace
+from pipeline.runs import accounts, maintenance, open_run, publish, report
+from pipeline.runs.changes import compare
+from pipeline.runs.score_digest import digest_scores
+from pipeline.runs.summary import Summary, summarise
+from pipeline.runs.workspace import Workspace
+from pipeline.scoring import rounds
+from pipeline.scoring.rescore import rescore
+from pipeline.selection import choose
+from pipeline.selection.overlap import overlap
+from pipeline.storage.parts import Record
 
 # Of computed pairs; what went through the model for them.
 _TOKENS = {"in_pairs": "tokens", "forwarded": "forwarded_tokens"}
@@ -37,14 +43,14 @@ def finish_rescored(job: Job, own: Workspace, parent: str, known: dict[str, Any]
     it is not what was published."""
     if own.whole:
         return finish(job, own, None)
-    blocks = scoring.rescore(job, published.parts_of(parent, known["files"]["scored"]))
-    scored = scoring.scored_of(blocks)
-    selection.require_scores(job, scored, known["counts"].get("bounded", 0))
-    parts = [part for part in published.parts_of(parent, known["files"]["rejected"]) if part["rows"]]
+    blocks = rescore(job, open_run.parts_of(parent, known["files"]["scored"]))
+    scored = rounds.scored_of(blocks)
+    choose.require_scores(job, scored, known["counts"].get("bounded", 0))
+    parts = [part for part in open_run.parts_of(parent, known["files"]["rejected"]) if part["rows"]]
     rejected = execute("rejected", over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
     kept = ("columns", "instructions", "pool", "inputs", "content", "embedder")
     facts = {"parent": known["run"], **{name: known[name] for name in kept if name in known}}
-    facts["base"] = manifest.base_of(job.config) if since else {"seed": known["config"]["seed"], **known["base"]}
+    facts["base"] = accounts.base_of(job.config) if since else {"seed": known["config"]["seed"], **known["base"]}
     counts = {
         source: {name: value for name, value in one.items() if name != "selected"}
         for source, one in known["counts"]["sources"].items()
@@ -60,19 +66,19 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
     """Select and publish; without an outcome the run is whole, and only the pointer does not name it yet."""
     if outcome is None:
         run = publish.point(own)
-        return summarise(published.read_manifest(run), run)
-    chosen = selection.select(job, outcome.scored)
-    counts = manifest.in_all(manifest.add_selected(outcome.counts, chosen.sources))
+        return summarise(open_run.read_manifest(run), run)
+    chosen = choose.select(job, outcome.scored)
+    counts = accounts.in_all(accounts.add_selected(outcome.counts, chosen.sources))
     metrics.count("tss_rows", counts["selected"], outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
-    digest = stages.digest_scores(job, outcome.scored)
+    digest = digest_scores(job, outcome.scored)
     changes = _changes(job, outcome, chosen)
     own.lock.require()  # parts are moved to a place that another attempt at this run would share
     files = publish.gather(job, own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
     content = {
         "run": own.run_id,
         "config": job.config.model_dump(),
-        "versions": manifest.versions(),
+        "versions": accounts.versions(),
         "scorer": outcome.scorer,
         "counts": counts,
         "pairs": outcome.pairs,
@@ -89,18 +95,18 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
     }
     former = publish.current_run(own.output)
     run = publish.publish(own, content, report.page(content))
-    upkeep.after_run(job.reporter, own, former, job.config.keep_runs)
+    maintenance.after_run(job.reporter, own, former, job.config.keep_runs)
     return summarise(content, run)
 
 
-def _changes(job: Job, outcome: Outcome, chosen: selection.Selection) -> dict[str, Any]:
+def _changes(job: Job, outcome: Outcome, chosen: choose.Selection) -> dict[str, Any]:
     """What a refresh says of the run before it, which must not keep it from being published."""
     if outcome.since is None:
         return {}
-    known = published.read_manifest(outcome.since)
-    before = {kind: published.parts_of(outcome.since, known["files"][kind]) for kind in ("scored", "selected")}
+    known = open_run.read_manifest(outcome.since)
+    before = {kind: open_run.parts_of(outcome.since, known["files"][kind]) for kind in ("scored", "selected")}
     try:
-        found = stages.compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
+        found = compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
         return {"since": known["run"], "changes": found}
     except DamagedInput as damaged:
         job.reporter.say(f"changes      not known: {damaged.cause}")

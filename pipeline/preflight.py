@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from operators.template import TemplateProblem, find_template, make_template, source_of
-from operators.text import first_line
-from pipeline import storage
+from operators.prompts.template import TemplateProblem, find_template, make_template, source_of
+from operators.selection import filter
 from pipeline.config import Config
 from pipeline.errors import BadRequest
-
-_LOOKS = 4  # a second apart
+from pipeline.reading.admit import COLUMN_CHARS, COLUMNS_KEPT
+from pipeline.selection.choose import SCORE_ANEW
+from pipeline.storage import files
 
 
 @dataclass(frozen=True)
@@ -44,64 +39,11 @@ class Checked:
         """The scorer as the manifest names it."""
         return {
             "model": self.encoder["model"],
-            "fingerprint": storage.digest_of(f"{self.identity} {dtype}".encode()),
+            "fingerprint": files.digest_of(f"{self.identity} {dtype}".encode()),
             "dtype": dtype,
             "template_text": self.encoder["template_text"],
             "template_hash": self.template_hash,
         }
-
-
-def check_output(output: str) -> str:
-    """The output folder, absolute; raises BadRequest where nothing can be written there. Creates nothing."""
-    if storage.is_url(output):
-        return _check_store(output.rstrip("/"))
-    try:
-        path = Path(output).expanduser().absolute()
-        is_file = path.exists() and not path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home folder of nobody
-        raise BadRequest(f"output: {output!r} is no place for a folder: {error}") from error
-    if is_file:
-        raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not existing.is_dir():
-        raise BadRequest(f"output: {output!r}: {existing} is a file; accepted: a folder, which need not exist yet")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise BadRequest(f"output: {output!r}: {existing} is not writable")
-    return str(path)
-
-
-def _check_store(output: str) -> str:
-    scheme, _, inner = output.partition("://")
-    if storage.has_credentials(output) or "?" in output:
-        raise BadRequest(
-            "output: a URL with credentials or options in it, which would be kept in logs and manifests; accepted: a URL "
-            "without, and both in the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
-        )
-    if scheme not in storage.SCHEMES or not inner:
-        raise BadRequest(
-            f"output: {output!r}: found a URL of {scheme!r}; accepted: a folder, or a URL of "
-            f"{', '.join(storage.SCHEMES)} with a bucket, such as s3://bucket/runs"
-        )
-    bucket = f"{scheme}://{inner.partition('/')[0]}"
-    try:
-        reached = storage.exists(bucket)
-    except (OSError, pa.ArrowException) as error:
-        raise BadRequest(f"output: {output!r} cannot be reached: {first_line(error)}") from error
-    if not reached:
-        raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
-    return output
-
-
-def check_shared(output: str, claim: str) -> None:
-    """Raise BadRequest where this worker does not see the claim that the driver has just written into the output."""
-    for _ in range(_LOOKS):  # a network file system may show a new file a moment later
-        if storage.exists(claim):
-            return
-        time.sleep(1.0)
-    raise BadRequest(
-        f"output: {output!r} is not the same folder on {platform.node()}, where work is done, as where the command runs; "
-        "accepted: a folder on storage that all machines of the cluster see, or a URL such as s3://bucket/runs"
-    )
 
 
 def check_shadowing() -> None:
@@ -126,10 +68,10 @@ def read_template(name: str) -> str:
 
 def check_models(config: Config, template_text: str) -> Checked:
     """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
-    from operators import models
-    from operators.embedder import EmbedderProblem, fingerprint, resolve_embedder
-    from operators.encode import empty_context, encode_prompts
-    from operators.template_trial import try_template
+    from operators.prompts.template_trial import try_template
+    from operators.prompts.tokenise import empty_context, encode_prompts
+    from operators.retrieval.embedder import EmbedderProblem, fingerprint, resolve_embedder
+    from operators.scoring import models
 
     wanted = config.scorer
     try:
@@ -197,3 +139,27 @@ def check_quota(config: Config, sources: set[str]) -> None:
     for source in config.select.quota:
         if source not in sources:
             raise BadRequest(f"select.quota.{source}: no such source; accepted: {', '.join(sorted(sources))}")
+
+
+def require_columns(config: Config, keys: list[str]) -> None:
+    """Raise BadRequest where a filter or a cap names a column that neither the scored table nor any row has. Of names that may
+    have been left out of `keys` nothing is known: of longer ones, and of any where there are COLUMNS_KEPT."""
+    if len(keys) >= COLUMNS_KEPT:
+        return
+    named = {f"select.max_per.{name}": name for name in config.select.max_per}
+    if config.select.where:
+        named |= {f"select.where ({name})": name for name in filter.column_names(filter.parse(config.select.where))}
+    known = {*filter.SCORED.names, *keys}
+    for key, name in named.items():
+        if name not in known and len(name) <= COLUMN_CHARS:
+            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*filter.SCORED.names, *keys])}")
+
+
+def require_comparable(config: Config, bounded: int) -> None:
+    """Raise BadRequest where a selection cannot be made from a run that has `bounded` rows without a tss_pp."""
+    found = config.select.beyond_bounds()
+    if bounded and found and config.select.on_alternatives():
+        raise BadRequest(
+            f"select: found {' and '.join(found)}, which needs the tss_pp of all rows, and {bounded:,} rows of this run have "
+            f"none: it was scored with mode: bounded. {SCORE_ANEW}"
+        )

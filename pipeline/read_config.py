@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline import storage
 from pipeline.config import Columns, Config, Input, expand_inputs
 from pipeline.errors import BadRequest
+from pipeline.storage import urls
 
 _MOST_KEYS, _DEEPEST, _MOST_PROBLEMS = 10_000, 50, 20
 _CREDENTIALS = (
@@ -87,7 +87,7 @@ def _check_values(data: Any, origin: str) -> None:
         if isinstance(value, str):
             if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
                 raise BadRequest(f"{at}found {_short(value)}: accepted: text without NUL and without lone surrogates")
-            if storage.has_credentials(value):
+            if urls.has_credentials(value):
                 raise BadRequest(f"{at}{_CREDENTIALS}")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise BadRequest(f"{at}found a number beyond 64 bits")
@@ -106,8 +106,8 @@ def override(data: dict, overrides: list[str]) -> dict:
     for text in overrides:
         key, separator, value = text.partition("=")
         parts = key.strip().split(".")
-        if storage.has_credentials(text):
-            raise BadRequest(f"--set {'' if storage.has_credentials(key) else key.strip()}: {_CREDENTIALS}")
+        if urls.has_credentials(text):
+            raise BadRequest(f"--set {'' if urls.has_credentials(key) else key.strip()}: {_CREDENTIALS}")
         if not separator or not all(parts):
             raise BadRequest(f"--set {text!r}: expected key=value, for example select.budget.tokens=100000")
         parsed = _parse(value, f"--set {_short(text)}", "the value is not YAML")

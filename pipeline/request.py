@@ -8,25 +8,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import same_code, stages, storage, store
 from pipeline.config import Config
-from pipeline.job import Job, everywhere, once
-from pipeline.lock import Lock, hold
-from pipeline.parts import Record
+from pipeline.engine import same_code
+from pipeline.engine.job import Job, once
+from pipeline.engine.progress import Reporter
+from pipeline.engine.resources import Pools, is_local, pools, told
 from pipeline.preflight import (
     Checked,
     check_models,
-    check_output,
     check_quota,
     check_shadowing,
-    check_shared,
     read_template,
 )
-from pipeline.progress import Reporter
-from pipeline.resources import Pools, is_local, pools, session, told
-from pipeline.retrieve import read_pool_file
-from pipeline.sources import Chunk, plan
-from pipeline.workspace import Workspace, workspace
+from pipeline.reading.chunks import Chunk, plan
+from pipeline.reading.pool_file import read_pool_file
+from pipeline.reading.snapshot import take_snapshot
+from pipeline.runs.output import check_output, working_on
+from pipeline.runs.workspace import Workspace, workspace
+from pipeline.storage import computed, files
+from pipeline.storage.lock import Lock
+from pipeline.storage.parts import Record
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Request:
             [asked["scorer"][name] for name in ("max_length", "too_long")],
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
-        return storage.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return files.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
     @property
     def identity(self) -> str:
         """A digest of all that the published run follows from."""
         asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
-        return storage.digest_of(json.dumps([self.content, asked]).encode())
+        return files.digest_of(json.dumps([self.content, asked]).encode())
 
     def job(self, own: Workspace) -> Job:
         """The run of this request in a workspace."""
@@ -93,18 +94,9 @@ def scorer_dtype(config: Config, sizes: Pools) -> str:
 
 
 def _dtype_of_gpu() -> str:
-    from operators.models import device_of, resolve_dtype
+    from operators.scoring.models import device_of, resolve_dtype
 
     return str(resolve_dtype("auto", device_of(gpu=True))).removeprefix("torch.")
-
-
-@contextmanager
-def working_on(output: str, command: str, address: str | None) -> Iterator[Lock]:
-    """Hold an output, with Ray up on machines that all see it; raises BadRequest."""
-    with hold(output, command) as lock, session(address):
-        if not is_local(address):
-            everywhere("preflight", check_shared, output, lock.path)
-        yield lock
 
 
 @contextmanager
@@ -124,7 +116,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
         chunks, checked = looked or once("preflight", _look, config, template_text)
         reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")
         dtype = scorer_dtype(config, sizes)
-        inputs, named = stages.take_snapshot(reporter, chunks), checked.scorer(dtype)
+        inputs, named = take_snapshot(reporter, chunks), checked.scorer(dtype)
         yield Request(
             config,
             reporter,
@@ -146,7 +138,7 @@ def workspace_of(request: Request) -> Iterator[Workspace]:
     """The workspace of a request's run, which may have been begun before."""
     with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
         if own.resumed:
-            parts, pairs = store.count_run(request.output, own.run_id)
+            parts, pairs = computed.count_run(request.output, own.run_id)
             request.reporter.say(
                 f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
             )

@@ -24,16 +24,16 @@ from typing import Any
 import yaml
 from ray.exceptions import AuthenticationError, RayError
 
-from operators.hub import looks_local
-from operators.template import BUILT_IN
-from operators.text import first_line
-from pipeline import storage
+from operators.error_text import first_line
+from operators.model_files import looks_local
+from operators.prompts.template import BUILT_IN
 from pipeline.config import Config
+from pipeline.engine.resources import without_native_log
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.read_config import override
-from pipeline.resources import without_native_log
-from pipeline.retrieve import read_pool_file
+from pipeline.reading.pool_file import read_pool_file
+from pipeline.storage import urls
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CONFIG = "config.yaml"
@@ -82,12 +82,12 @@ def _stage_config(folder: Path, config: Config) -> None:
 
 def _require_shared(key: str, path: str) -> None:
     # An output's options are kept with what it publishes; an input may need some.
-    if storage.has_credentials(path) or (storage.is_url(path) and "?" in path and not key.startswith("input")):
+    if urls.has_credentials(path) or (urls.is_url(path) and "?" in path and not key.startswith("input")):
         raise BadRequest(
             f"{key}: a URL with credentials or options in it, which would be sent and shown with the job; accepted: a URL "
             "without, and both in the environment of the cluster's machines"
         )
-    if not storage.is_url(path) and not Path(path).is_absolute():
+    if not urls.is_url(path) and not Path(path).is_absolute():
         raise BadRequest(
             f"{key}: {path!r} is relative to this folder, which the cluster does not see; accepted: an absolute path on "
             "storage that all its machines see, or a URL"
@@ -111,7 +111,7 @@ class Jobs:
     def __init__(self, address: str | None):
         """`address`: of the dashboard, or None for that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or of a cluster on this
         machine. Raises BadRequest where there is none."""
-        if address and storage.has_credentials(address):
+        if address and urls.has_credentials(address):
             raise BadRequest(
                 "--address: a URL with credentials in it; accepted: a URL without, and RAY_AUTH_TOKEN in the environment"
             )

@@ -41,7 +41,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from pipeline import job, scoring, stages, storage
+from pipeline.engine import job
+from pipeline.retrieval import embeddings
+from pipeline.scoring import rounds
+from pipeline.storage import files
 
 settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("suite")
@@ -137,7 +140,7 @@ def ray_session(object_store):
     """The suite's one Ray session. Four slots: shuffles need free ones beside the actors."""
     import ray
 
-    from pipeline.resources import session
+    from pipeline.engine.resources import session
 
     # Workers are sent some functions of the tests' own modules by name.
     before = os.environ.get("PYTHONPATH")
@@ -166,16 +169,16 @@ def actors(ray_session):
 @pytest.fixture
 def mortal(monkeypatch):
     """What is marked when Died is raised stays marked, as when a process ends without a word."""
-    delete = storage.delete
-    monkeypatch.setattr(storage, "delete", lambda path: None if isinstance(sys.exc_info()[1], Died) else delete(path))
+    delete = files.delete
+    monkeypatch.setattr(files, "delete", lambda path: None if isinstance(sys.exc_info()[1], Died) else delete(path))
 
 
 @contextlib.contextmanager
 def _in_actors(how):
-    before = stages.in_actors
-    stages.in_actors = scoring.in_actors = how
+    before = job.in_actors
+    embeddings.in_actors = rounds.in_actors = how
     yield
-    stages.in_actors = scoring.in_actors = before
+    embeddings.in_actors = rounds.in_actors = before
 
 
 def write_jsonl(path: Path, rows: list) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline import flow, published, read_config
-from pipeline.progress import Reporter
+from pipeline import flow, read_config
+from pipeline.engine.progress import Reporter
+from pipeline.runs import open_run
 
 VERBS = ["Sort", "Count", "Reverse", "Double", "Translate", "Copy", "Shorten"]
 THINGS = ["the words", "the numbers", "the list", "the first line"]
@@ -62,7 +63,7 @@ def table(folder: Path, kind: str) -> list[dict]:
 
 
 def reselect(done, **more):
-    known = published.read_manifest(str(done))
+    known = open_run.read_manifest(str(done))
     chosen = read_config.override(
         known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
     )
@@ -70,4 +71,4 @@ def reselect(done, **more):
 
 
 def manifest_of(folder: Path) -> dict:
-    return published.read_manifest(str(folder))
+    return open_run.read_manifest(str(folder))

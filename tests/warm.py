@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.job import mapped
+from pipeline.engine.job import mapped
 
 _instances: dict[str, Any] = {}  # of this worker process
 
 
 def in_tasks(dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0) -> Any:
-    """As `pipeline.job.in_actors`."""
+    """As `pipeline.engine.job.in_actors`."""
     return mapped(dataset, through, fn_kwargs={"actor": actor, "settings": settings}, batch_size=1)
 
 

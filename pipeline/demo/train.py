@@ -24,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from operators.template import load_template
+from operators.prompts.template import load_template
 from pipeline.demo.corpus import draw_pair
 from pipeline.demo.tasks import GENERIC
 

@@ -38,13 +38,14 @@ import ray
 import torch
 from scipy import stats
 
-from operators import where
-from operators.template import Template, from_text, load_template
-from pipeline import demo, flow, published, read_config
+from operators.prompts.template import Template, from_text, load_template
+from operators.selection import filter
+from pipeline import demo, flow, read_config
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
-from pipeline.progress import Reporter
-from pipeline.resources import session
+from pipeline.engine.progress import Reporter
+from pipeline.engine.resources import session
+from pipeline.runs import open_run
 
 # By name: the column that decides, the sign with which it ranks, and whether rows are taken from the top or drawn at random
 # among the best third. Perplexity and the ratio have no agreed direction, so both are tried; highest-IFD selection leaves
@@ -112,7 +113,7 @@ def demo_problem(work: Path, options: argparse.Namespace) -> Problem:
 
 def run_problem(options: argparse.Namespace) -> Problem:
     """A published run with a column `task`; some of its tasks are held out."""
-    run = Path(published.find_run(str(options.run))[1])
+    run = Path(open_run.find_run(str(options.run))[1])
     template = template_of(run, options.model)
     columns = ["id", "instruction", "input", "output", "extra"]
     rows = pq.read_table(run / "scored", columns=columns).sort_by("id").to_pylist()
@@ -128,14 +129,14 @@ def run_problem(options: argparse.Namespace) -> Problem:
 
 def template_of(run: Path, model: str) -> Template:
     """The template of a run as its manifest holds it; a chat template is that of the base model's tokenizer."""
-    known = published.read_manifest(str(run))
+    known = open_run.read_manifest(str(run))
     name, text = known["config"]["scorer"]["template"], known["scorer"]["template_text"]
     return load_template(name, training.load(model)[1]) if name == "chat" else from_text(name, text)
 
 
 def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Iterator[Selected]:
     """Every selection by the code of `tss select`: at the largest fraction, and of that the prefixes that the others are."""
-    known, template = published.read_manifest(str(problem.run)), template_of(problem.run, problem.base)
+    known, template = open_run.read_manifest(str(problem.run)), template_of(problem.run, problem.base)
     for name in options.selectors:
         select = {**_select(problem, name), "budget": {"token_fraction": max(options.fractions)}}
         by_seed = name == "random" or SELECTORS[name][2] == DRAWN
@@ -146,7 +147,7 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
             )
             rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
             costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
-            total = published.read_manifest(str(run))["budget"]["corpus"]
+            total = open_run.read_manifest(str(run))["budget"]["corpus"]
             for fraction in options.fractions:
                 asked = int(total * fraction + 1e-9)
                 count = int(np.searchsorted(costs.cumsum(), asked, side="right"))
@@ -166,7 +167,7 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
 def _scored(problem: Problem, columns: list[str]) -> pa.Table:
     """Columns of the rows that may be trained on."""
     table = pq.read_table(problem.run / "scored", columns=[*columns, "extra"])
-    return table.filter(where.evaluate(where.parse(problem.where), table)) if problem.where else table
+    return table.filter(filter.evaluate(filter.parse(problem.where), table)) if problem.where else table
 
 
 def _select(problem: Problem, name: str) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _select(problem: Problem, name: str) -> dict[str, Any]:
     column, sign, how = SELECTORS[name]
     filters = [f"({problem.where})"] if problem.where else []
     if how == DRAWN:
-        values = sign * where.numeric(_scored(problem, [column]), column)
+        values = sign * filter.numeric(_scored(problem, [column]), column)
         bound = float(np.quantile(values[~np.isnan(values)], 1 - BEST))
         filters.append(f"{column} {'>' if sign > 0 else '<'} {sign * bound!r}")
         return {"score": "random", "where": " and ".join(filters)}
@@ -261,11 +262,11 @@ def main() -> None:
     generated.add_argument(
         "--work", type=Path, help="folder for corpus, run and base model, used again where they exist"
     )
-    published = kinds.add_parser("run", help="a published run whose rows name tasks")
-    published.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
-    published.add_argument("--model", required=True, help="base model: hub name or folder")
-    published.add_argument("--held-out-tasks", type=int, default=20)
-    for kind in (generated, published):
+    of_run = kinds.add_parser("run", help="a published run whose rows name tasks")
+    of_run.add_argument("run", type=Path, help="an output folder, or one of its runs/<id>")
+    of_run.add_argument("--model", required=True, help="base model: hub name or folder")
+    of_run.add_argument("--held-out-tasks", type=int, default=20)
+    for kind in (generated, of_run):
         kind.add_argument("--held-out", type=int, default=2000, help="pairs that are measured")
         kind.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.15, 0.30])
         kind.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=list(SELECTORS))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from operators.encode import encode_prompts, encode_targets
+from operators.prompts.tokenise import encode_prompts, encode_targets
 
 IGNORED = -100
 EVAL_TOKENS = 4096

@@ -29,9 +29,9 @@ def bare(model: str, dtype: str, sample: Path, threads: int) -> float:
     """Seconds for all pairs of the sample with the model loaded."""
     import torch
 
-    from operators.logprob import TargetScorer
-    from operators.memory import FAST
-    from operators.models import load_model
+    from operators.scoring.batch_budget import FAST
+    from operators.scoring.models import load_model
+    from operators.scoring.scorer import TargetScorer
 
     torch.set_num_threads(threads)
     calls = json.loads(sample.read_text())["calls"]

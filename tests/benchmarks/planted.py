@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import demo, published
+from pipeline import demo
 from pipeline.demo import corpus
+from pipeline.runs import open_run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EQUAL_SHARES = dict.fromkeys(corpus.KIND_SHARES, 0.2)
@@ -20,10 +21,10 @@ def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int
     work.mkdir(parents=True, exist_ok=True)
     output, asked = work / "run", work / "asked.json"
     wanted = json.dumps({"rows": rows, "k": k, "shares": dict(shares), "seed": seed, "overrides": overrides})
-    if (output / published.POINTER).exists():
+    if (output / open_run.POINTER).exists():
         if asked.read_text() != wanted:
             raise SystemExit(f"{work}: holds a run of {asked.read_text()}, and {wanted} is asked; take another folder")
-        return Path(published.find_run(str(output))[1])
+        return Path(open_run.find_run(str(output))[1])
     corpus.write(work / "corpus.jsonl", rows, seed, shares)
     settings = demo.settings(work / "corpus.jsonl", output)
     (work / "config.yaml").write_text(json.dumps({**settings, "alternatives": {"k": k}, "seed": seed}))
@@ -31,4 +32,4 @@ def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int
     extra = [word for one in overrides for word in ("--set", one)]
     command = [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), *extra]
     subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
-    return Path(published.find_run(str(output))[1])
+    return Path(open_run.find_run(str(output))[1])

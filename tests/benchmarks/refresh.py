@@ -24,10 +24,10 @@ import torch
 from kills import published
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from operators.encode import Encoder, empty_context
-from operators.likelihoods import pair_digest
-from operators.models import load_tokenizer
-from operators.template import from_text
+from operators.prompts.template import from_text
+from operators.prompts.tokenise import Encoder, empty_context
+from operators.scoring.models import load_tokenizer
+from operators.scoring.score_rows import pair_digest
 
 
 def random_scorer(tokenizer: Path, folder: Path) -> Path:

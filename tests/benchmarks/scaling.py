@@ -24,15 +24,24 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from operators.batching import Sequences, packed_batches
-from pipeline import demo, encode, lock, place, read_config, scoring, stages, workspace
-from pipeline import score as score_module
+from operators.scoring.batching import Sequences, packed_batches
+from pipeline import demo, read_config
 from pipeline.demo import corpus
-from pipeline.job import Job
+from pipeline.engine.job import Job
+from pipeline.engine.progress import Reporter
+from pipeline.engine.resources import pools, session
 from pipeline.preflight import check_models, read_template
-from pipeline.progress import Reporter
-from pipeline.resources import pools, session
-from pipeline.sources import plan
+from pipeline.reading.admit import admit
+from pipeline.reading.chunks import plan
+from pipeline.retrieval import place
+from pipeline.retrieval.embeddings import embed_instructions
+from pipeline.retrieval.index import pool_settings
+from pipeline.retrieval.instructions import collect_instructions
+from pipeline.retrieval.neighbours import find_neighbours
+from pipeline.runs import workspace
+from pipeline.scoring import encode, rounds
+from pipeline.scoring import score_block as score_module
+from pipeline.storage import lock
 
 SHAPE = {  # of Qwen2.5-0.5B
     "hidden_size": 896,
@@ -50,7 +59,7 @@ def seconds_per_token() -> float:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from operators.logprob import TargetScorer
+    from operators.scoring.scorer import TargetScorer
 
     model = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).eval().requires_grad_(False)
     scorer = TargetScorer(model, 4096)
@@ -99,7 +108,7 @@ def simulated(seconds: float, log: Path) -> type:
         """The worker's own actor, with that for a model."""
 
         def __init__(self, **settings):
-            from pipeline.score import ScoreBlock
+            from pipeline.scoring.score_block import ScoreBlock
 
             changes = {"_load": lambda self: Sleeping(), "_context": [0]}
             self._actor = type("Simulated", (ScoreBlock,), changes)(**settings)
@@ -147,11 +156,13 @@ def main() -> None:
         workspace.workspace(str(options.output / "out"), held, "scaling") as own,
     ):
         job = Job(wanted, own.folder, own.run_id, pools(wanted), Reporter())
-        read = stages.read(job, plan(wanted), checked)
+        read = admit(job, plan(wanted), checked.encoder)
         admitted = [part for record in read for part in record["admitted"]]
         embeddings = str(options.output / "out" / "embeddings" / "scaling")
-        index = stages.retrieve_alternatives(job, admitted, None, embeddings, checked.embedder_version)
-        blocks = scoring.fresh_blocks(stages.place_rows(job, admitted, index["tokens"]))
+        table = collect_instructions(job, admitted, None)
+        embed_instructions(job, embeddings, checked.embedder_version)
+        find_neighbours(job, table)
+        blocks = rounds.fresh_blocks(place.place(job, admitted, table["tokens"]))
         print(f"placed       {len(blocks)} blocks of about {rows_a_block} rows", flush=True)
         for number, actors in enumerate([*options.actors, 1]):
             sleeping = number < len(options.actors)
@@ -163,9 +174,9 @@ def main() -> None:
             (Path(own.folder) / str(number)).mkdir()
             (Path(own.folder) / str(number) / "index").symlink_to(Path(own.folder) / "index")
             taken = blocks[: options.blocks * actors] if sleeping else blocks[:100]
-            scorer = scoring.Scorer(checked.encoder, checked.model("float32"), f"{options.output}/likelihoods-{number}")
+            scorer = rounds.Scorer(checked.encoder, checked.model("float32"), f"{options.output}/likelihoods-{number}")
             began = time.monotonic()
-            done = scoring.score_blocks(one, taken, scorer, encode.Round())
+            done = rounds.score_blocks(one, taken, scorer, encode.Round())
             wall = time.monotonic() - began
             up, share, seconds, cpu = utilisation(log)
             pairs = sum(record["work"]["computed"] for record in done)
@@ -194,7 +205,7 @@ def encoding(job: Job, blocks: list[dict], checked: object) -> None:
         "work": job.work,
         "index": job.index,
         "encoder": checked.encoder,  # type: ignore[attr-defined]
-        "pool": stages.pool_settings(job),
+        "pool": pool_settings(job),
         "k": job.config.alternatives.k,
         "round": vars(encode.Round()),
     }

@@ -175,7 +175,7 @@ def describe(sample: dict[str, Any]) -> dict[str, Any]:
 
 def scores(sample: dict[str, Any], means: np.ndarray) -> np.ndarray:
     """tss_pp of each row that has alternatives, with the pipeline's defaults."""
-    from operators.tss import tss_pp
+    from operators.scoring.scores import tss_pp
     from pipeline.config import Score
 
     settings = Score().model_dump(exclude={"normalize"})

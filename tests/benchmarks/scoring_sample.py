@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from operators.encode import empty_context
-from operators.pairs import encode_rows
+from operators.prompts.tokenise import empty_context
+from operators.scoring.encode_pairs import encode_rows
 
 _SHARED_SHAPE = {
     "hidden_size": 384,
@@ -39,7 +39,7 @@ def make_model(folder: Path, shape: str, base: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    from operators.models import load_model
+    from operators.scoring.models import load_model
 
     torch.manual_seed(0)
     if shape == "20m":
@@ -54,13 +54,18 @@ def make_model(folder: Path, shape: str, base: Path) -> None:
 
 def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     """Run the pipeline's stages up to placement; `placed.json`, written last, says where the blocks are."""
-    from pipeline import stages
-    from pipeline.job import Job
+    from pipeline.engine.job import Job
+    from pipeline.engine.progress import Reporter
+    from pipeline.engine.resources import pools, session
     from pipeline.preflight import check_models, read_template
-    from pipeline.progress import Reporter
     from pipeline.read_config import validate
-    from pipeline.resources import pools, session
-    from pipeline.sources import plan
+    from pipeline.reading.admit import admit
+    from pipeline.reading.chunks import plan
+    from pipeline.retrieval.embeddings import embed_instructions
+    from pipeline.retrieval.index import pool_settings
+    from pipeline.retrieval.instructions import collect_instructions
+    from pipeline.retrieval.neighbours import find_neighbours
+    from pipeline.retrieval.place import place
 
     settings = {
         "input": job["corpus"],
@@ -73,10 +78,12 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     chunks, checked = plan(config), check_models(config, read_template(config.scorer.template))
     with session(None):
         run = Job(config, str(folder), "sample", pools(config), Reporter())
-        admitted = [part for record in stages.read(run, chunks, checked) for part in record["admitted"]]
-        index = stages.retrieve_alternatives(run, admitted, None, str(folder / "embeddings"), checked.embedder_version)
-        placed = stages.place_rows(run, admitted, index["tokens"])
-        found = {"placed": placed, "encoder": checked.encoder, "pool": stages.pool_settings(run)}
+        admitted = [part for record in admit(run, chunks, checked.encoder) for part in record["admitted"]]
+        table = collect_instructions(run, admitted, None)
+        embed_instructions(run, str(folder / "embeddings"), checked.embedder_version)
+        find_neighbours(run, table)
+        placed = place(run, admitted, table["tokens"])
+        found = {"placed": placed, "encoder": checked.encoder, "pool": pool_settings(run)}
     (folder / "placed.json").write_text(json.dumps(found))
 
 
@@ -87,9 +94,9 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     `calls`: prompts and targets as the pipeline hands them to the scorer, a call for each block. `rows`: for each row the
     places of its pairs among those of all calls, [l(0), l(I), l(I_1) .. l(I_K)]. `texts`: the same rows as text.
     """
-    from pipeline.admit import cached_encoder
-    from pipeline.encode import Round, candidates_of, rows_of_round
-    from pipeline.retrieve import cached_pool
+    from pipeline.engine.encoder import cached_encoder
+    from pipeline.retrieval.index import cached_pool
+    from pipeline.scoring.encode import Round, candidates_of, rows_of_round
 
     found = json.loads((folder / "placed.json").read_text())
     encoder, pool = cached_encoder(**found["encoder"]), cached_pool(**found["pool"])

@@ -52,7 +52,7 @@ def forget_peak() -> None:
 
 
 def load(job: dict[str, Any], dtype: str = "float32") -> Any:
-    from operators.models import load_model
+    from operators.scoring.models import load_model
 
     return load_model(job["model"], dtype=dtype, device="cpu")
 
@@ -92,8 +92,8 @@ def warm_up_calls(calls: list[Call]) -> list[Call]:
 
 def ours(model: Any, job: dict[str, Any], facts: dict[str, Any]) -> Score:
     """The project's scorer as the pipeline calls it: block by block, with the pipeline's batch size."""
-    from operators.logprob import TargetScorer
-    from operators.memory import FAST
+    from operators.scoring.batch_budget import FAST
+    from operators.scoring.scorer import TargetScorer
 
     scorer = TargetScorer(model, FAST["cpu"])
 

@@ -22,10 +22,10 @@ sys.path.insert(0, str(CHECKOUT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from operators import batching, trie  # noqa: E402
-from operators.logprob import TargetScorer  # noqa: E402
-from operators.memory import FAST  # noqa: E402
-from operators.models import load_model  # noqa: E402
+from operators.scoring import batching, trie  # noqa: E402
+from operators.scoring.batch_budget import FAST  # noqa: E402
+from operators.scoring.models import load_model  # noqa: E402
+from operators.scoring.scorer import TargetScorer  # noqa: E402
 
 
 def main() -> None:

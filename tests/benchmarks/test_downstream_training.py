@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.template import load_template
+from operators.prompts.template import load_template
 from pipeline import demo
 from pipeline.demo import corpus
 

@@ -20,7 +20,7 @@ import numpy as np
 import planted
 import pyarrow.dataset
 
-from operators import tss
+from operators.scoring import scores
 from pipeline.config import Alternatives, Score
 from pipeline.demo import truth
 from pipeline.demo.corpus import KIND_SHARES
@@ -66,12 +66,12 @@ def read_likelihoods(run: Path) -> Likelihoods:
     return Likelihoods(table["loglik_mean"].to_numpy().astype(np.float64), others)
 
 
-def scores(found: Likelihoods, setting: Setting, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def both_scores(found: Likelihoods, setting: Setting, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """tss and tss_pp [N] under a setting, by the functions of the pipeline."""
     both = [
         (
-            tss.tss(own, others),
-            tss.tss_pp(own, others, hardest=setting.hardest, tau=1.0, quality_weight=setting.lam),
+            scores.tss(own, others),
+            scores.tss_pp(own, others, hardest=setting.hardest, tau=1.0, quality_weight=setting.lam),
         )
         for own, others in found.chosen(setting, seed)
     ]
@@ -107,12 +107,12 @@ def settings_table(rows: truth.Rows, found: Likelihoods, options: argparse.Names
     def against_all(values: np.ndarray) -> truth.Estimate:
         return truth.auroc(values, specific, everything, options.resamples)
 
-    default = against_all(scores(found, Setting(), options.seed)[1])
+    default = against_all(both_scores(found, Setting(), options.seed)[1])
     heads = ["alternatives", "K", "h", "lam", "tss", "tss_pp", "tss_pp less the default"]
     heads += ["against ambiguous", "against noisy", "specific in 15%"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for setting in settings():
-        plain, better = scores(found, setting, options.seed)
+        plain, better = both_scores(found, setting, options.seed)
         against = against_all(better)
         kinds = [
             truth.auroc(better, specific, rows.kinds == kind, options.resamples) for kind in ("ambiguous", "noisy")
@@ -133,9 +133,10 @@ def easy_table(rows: truth.Rows, found: Likelihoods, options: argparse.Namespace
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for k in KS:
         hard, easy = (Setting(alternatives, k=k) for alternatives in (HARD, EASY))
-        best = truth.auroc(scores(found, hard, options.seed)[0], specific, ~specific, options.resamples)
+        best = truth.auroc(both_scores(found, hard, options.seed)[0], specific, ~specific, options.resamples)
         plain, better = (
-            truth.auroc(values, specific, ~specific, options.resamples) for values in scores(found, easy, options.seed)
+            truth.auroc(values, specific, ~specific, options.resamples)
+            for values in both_scores(found, easy, options.seed)
         )
         loss, kept = difference(best, plain), difference(better, plain)
         # A share of what is lost, where anything is: not where the interval of the loss holds zero.
@@ -163,7 +164,7 @@ def main() -> None:
         rows, found = truth.read(run), read_likelihoods(run)
         if rows.without:
             raise SystemExit(f"{rows.without} rows lack a score, so that rows and likelihoods do not belong together")
-    plain, better = scores(found, Setting(), options.seed)
+    plain, better = both_scores(found, Setting(), options.seed)
     by_default = replace(rows, signals={**rows.signals, "tss": plain, "tss_pp": better})
     print(truth.section(by_default, options.resamples))
     print(f"\nAUROC of specific rows against all others, {options.resamples} resamples\n")

@@ -2,7 +2,8 @@
 
 import sys
 
-from pipeline import cli, place
+from pipeline import cli
+from pipeline.retrieval import place
 
 if __name__ == "__main__":
     place.BLOCK_TOKENS = int(sys.argv[1])  # only drivers ask for it

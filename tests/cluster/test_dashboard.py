@@ -5,7 +5,7 @@ import re
 import dashboard
 import pytest
 
-from pipeline import metrics
+from pipeline.engine import metrics
 
 OURS = {f"ray_{name}_total": tags for name, (tags, _) in metrics.COUNTERS.items()} | {
     f"ray_{name}": tags for name, (tags, _) in metrics.GAUGES.items()

@@ -19,7 +19,8 @@ from kills import parts_of, published, stored_pairs
 from nodes import Machines, machines, namespaces
 from runs import corpus, run, settings, table
 
-from pipeline import metrics, place
+from pipeline.engine import metrics
+from pipeline.retrieval import place
 
 pytest.importorskip("aiohttp", reason="Ray's job API is not installed")
 ROOT = Path(__file__).resolve().parents[2]

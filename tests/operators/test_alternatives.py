@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import alternatives as slow_alternatives
 
-from operators import neighbours
-from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
-from operators.embedder import LexicalEmbedder, SentenceEmbedder, embed_folded
+from operators.retrieval import neighbours
+from operators.retrieval.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
+from operators.retrieval.embedder import LexicalEmbedder, SentenceEmbedder, embed_folded
 
 ROW = st.fixed_dictionaries(
     {

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import tree_attention, varlen_attention
 
-from operators import attention
-from operators.batching import Segments
+from operators.scoring import attention
+from operators.scoring.batching import Segments
 
 
 @st.composite

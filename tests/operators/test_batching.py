@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.batching import length_batches
+from operators.scoring.batching import length_batches
 
 
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 2000))

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.likelihoods import Scoring
 from operators.schema import ENCODED, from_rows
-from operators.tss import ScoreSettings, add_scores, upper_bound
+from operators.scoring.score_rows import Scoring
+from operators.scoring.scores import ScoreSettings, add_scores, upper_bound
 
 
 class TableScorer:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from reference import cap as slow_cap
 from reference import select as slow_select
 
-from operators import budget
-from operators.text import content_hash
+from operators.hashing import content_hash
+from operators.selection import budget
 
 SCORE = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-50, -1e300, 5e-324]), st.floats(allow_nan=False, allow_infinity=False)

@@ -4,13 +4,13 @@ import pytest
 from conftest import byte_tokenizer
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
-from operators import encode
-from operators.encode import Encoder, empty_context, encode_prompts, encode_targets
-from operators.lengths import Measured, measure
 from operators.normalise import Example, Rejection
-from operators.pairs import _Prompts
-from operators.template import TemplateProblem, from_text, load_template
-from operators.token_text import longest_text
+from operators.prompts import tokenise
+from operators.prompts.measure import Measured, measure
+from operators.prompts.template import TemplateProblem, from_text, load_template
+from operators.prompts.token_bounds import longest_text
+from operators.prompts.tokenise import Encoder, empty_context, encode_prompts, encode_targets
+from operators.scoring.encode_pairs import _Prompts
 
 BOS, EOS = 1, 0
 
@@ -132,7 +132,7 @@ def test_white_space_is_never_certainly_too_long():
 
 
 def test_a_tokenizer_gets_so_much_text_at_a_time(monkeypatch):
-    monkeypatch.setattr(encode, "CHARS_AT_ONCE", 50)
+    monkeypatch.setattr(tokenise, "CHARS_AT_ONCE", 50)
     tokenizer = Watched(byte_tokenizer(bos=True))
     examples = [example("abc" * (i % 9)) for i in range(40)]
     few = measure(examples, Encoder(tokenizer, load_template("plain"), True, 512), too_long="reject")

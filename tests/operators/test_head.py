@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators import head
+from operators.scoring import head
 
 
 @given(st.integers(0, 40), st.integers(1, 700), st.booleans(), st.integers(1, 64), st.integers(1, 9))

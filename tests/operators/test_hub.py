@@ -9,12 +9,12 @@ from conftest import byte_tokenizer, random_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from operators import models
-from operators.embedder import EmbedderProblem, fingerprint, load_embedder, resolve_embedder
-from pipeline.admit import cached_encoder
+from operators.retrieval.embedder import EmbedderProblem, fingerprint, load_embedder, resolve_embedder
+from operators.scoring import models
 from pipeline.errors import BadRequest
 from pipeline.preflight import check_models
 from pipeline.read_config import validate
+from pipeline.reading.admit import cached_encoder
 
 OLD, NEW = "a" * 40, "b" * 40
 

@@ -6,13 +6,13 @@ import pytest
 from conftest import byte_tokenizer, random_model
 from reference import loglik
 
-from operators.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
-from operators.encode import Encoder, empty_context
-from operators.likelihoods import Scoring
-from operators.logprob import TargetScorer
-from operators.pairs import Candidates, encode_rows
-from operators.template import from_text, load_template
-from operators.text import content_hash
+from operators.hashing import content_hash
+from operators.prompts.template import from_text, load_template
+from operators.prompts.tokenise import Encoder, empty_context
+from operators.retrieval.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
+from operators.scoring.encode_pairs import Candidates, encode_rows
+from operators.scoring.score_rows import Scoring
+from operators.scoring.scorer import TargetScorer
 
 INSTRUCTIONS = [
     "Add the numbers.",

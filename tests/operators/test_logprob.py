@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import loglik
 
-from operators.encode import Encoder, empty_context
-from operators.logprob import TargetScorer
-from operators.template import load_template
+from operators.prompts.template import load_template
+from operators.prompts.tokenise import Encoder, empty_context
+from operators.scoring.scorer import TargetScorer
 
 TEXTS = [
     ("Say it.", "yes"),
@@ -91,8 +91,8 @@ def test_known_families_share_prefixes(model):
 
 @pytest.mark.parametrize("way", ["padded", "whole"])
 def test_other_ways_give_the_same(model, way, monkeypatch):
-    monkeypatch.setattr("operators.logprob.walkable", lambda model: False)
-    monkeypatch.setattr("operators.logprob.tiled", lambda model: way == "padded")
+    monkeypatch.setattr("operators.scoring.scorer.walkable", lambda model: False)
+    monkeypatch.setattr("operators.scoring.scorer.tiled", lambda model: way == "padded")
     scorer = TargetScorer(model, 100)
     assert scorer.way == way
     prompts, targets = [[1, 2, 3], [9], [1, 2, 3, 4] * 8], [[4, 5], [6, 7, 8], [5] * 20]

@@ -4,8 +4,8 @@ import pytest
 from conftest import random_model
 from torch.profiler import ProfilerActivity, profile
 
-from operators.logprob import TargetScorer
-from operators.memory import FAST, batch_tokens, bytes_per_token, tokens_that_fit
+from operators.scoring.batch_budget import FAST, batch_tokens, bytes_per_token, tokens_that_fit
+from operators.scoring.scorer import TargetScorer
 
 
 def peak(scorer, tokens):

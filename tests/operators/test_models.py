@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import byte_tokenizer, random_model
 
-from operators import models
-from operators.embedder import EmbedderProblem, resolve_embedder
+from operators.retrieval.embedder import EmbedderProblem, resolve_embedder
+from operators.scoring import models
 
 
 def test_a_folder_loads_in_float32_on_a_cpu(model_folder):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.order import neighbourhood_order, shared_order
+from operators.retrieval.prompt_order import neighbourhood_order, shared_order
 
 
 @given(st.integers(0, 60), st.integers(1, 5), st.booleans())

@@ -10,9 +10,9 @@ from conftest import byte_tokenizer
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from operators import chat_template, sandbox, template_trial
-from operators.template import ALPACA, PLAIN, Source, TemplateProblem, find_template, from_text, load_template
-from operators.template_trial import try_template
+from operators.prompts import chat_template, sandbox, template_trial
+from operators.prompts.template import ALPACA, PLAIN, Source, TemplateProblem, find_template, from_text, load_template
+from operators.prompts.template_trial import try_template
 
 
 def test_alpaca_with_and_without_input():
@@ -297,9 +297,7 @@ def test_what_fails_in_its_trial_is_a_problem(text, words):
 def test_a_trial_that_does_not_end_well_is_a_problem(monkeypatch, child, words):
     # What the process runs instead: no template is known that gets around the account.
     endless = "def answer():\n sys.stdout.flush()\n template_trial._limit(0.1, 1 << 30)\n while True: pass\n"
-    known = (
-        f"import json, os, sys; sys.path[:0] = json.loads(sys.argv[1]); from operators import template_trial\n{endless}"
-    )
+    known = f"import json, os, sys; sys.path[:0] = json.loads(sys.argv[1]); from operators.prompts import template_trial\n{endless}"
     monkeypatch.setattr(template_trial, "_CHILD", known + child)
     with pytest.raises(TemplateProblem, match=words):
         try_template(Source("t", ""), seconds=0.1)
@@ -312,6 +310,6 @@ def test_a_trial_imports_nothing_of_the_working_folder(tmp_path, monkeypatch):
 
 
 def test_a_trial_imports_no_model_code():
-    code = "import sys, operators.template_trial; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    code = "import sys, operators.prompts.template_trial; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "set()\n"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import distinct_prefixes
 
-from operators.trie import build_trie, packs
+from operators.scoring.trie import build_trie, packs
 
 # Few different ids and repeated heads, so that prefixes are shared at many depths.
 HEADS = st.sampled_from([[], [1, 1], [1, 1, 2, 2, 2, 2, 2, 2], [3] * 12])

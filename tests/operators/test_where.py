@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from operators import where
+from operators.selection import filter
 
 TABLE = pa.table(
     {
@@ -47,7 +47,7 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "expected"), CASES)
 def test_filters(text, expected):
-    assert where.evaluate(where.parse(text), TABLE).astype(int).tolist() == expected
+    assert filter.evaluate(filter.parse(text), TABLE).astype(int).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,21 @@ def test_filters(text, expected):
     ],
 )
 def test_refusals(text):
-    with pytest.raises(where.WhereProblem, match="accepted"):
-        where.parse(text)
+    with pytest.raises(filter.WhereProblem, match="accepted"):
+        filter.parse(text)
 
 
 def test_what_does_not_fit_its_columns():
-    with pytest.raises(where.WhereProblem, match="does not fit"):
-        where.evaluate(where.parse("source < 3"), TABLE)
+    with pytest.raises(filter.WhereProblem, match="does not fit"):
+        filter.evaluate(filter.parse("source < 3"), TABLE)
 
 
 def test_columns_to_read():
-    assert where.needed_columns({"ppl", "ifd"}) == ["ppl", "ifd"]
-    assert set(where.needed_columns({"ppl", "stars"})) == {"ppl", "extra"}
+    assert filter.needed_columns({"ppl", "ifd"}) == ["ppl", "ifd"]
+    assert set(filter.needed_columns({"ppl", "stars"})) == {"ppl", "extra"}
 
 
 def test_weighted_scores_are_standardised_and_null_where_a_part_is():
     moments = {"ppl": (5.0, 2.0), "ifd": (0.5, 0.0)}
-    got = where.score_of(TABLE, {"ppl": 2.0, "ifd": 1.0}, moments)
+    got = filter.score_of(TABLE, {"ppl": 2.0, "ifd": 1.0}, moments)
     assert np.allclose(got[[0, 1, 3]], [-4.0, 0.0, 4.0]) and np.isnan(got[2])

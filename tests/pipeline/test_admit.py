@@ -9,11 +9,14 @@ from conftest import byte_tokenizer, write_jsonl
 from deaths import Died
 from runs import corpus, settings
 
-from operators.encode import Encoder
-from operators.template import load_template
-from pipeline import admit, encode, preflight, read_config, selection, sources, storage
-from pipeline.attempts import GivenUp
+from operators.prompts.template import load_template
+from operators.prompts.tokenise import Encoder
+from pipeline import preflight, read_config
+from pipeline.engine.attempts import GivenUp
 from pipeline.errors import BadRequest
+from pipeline.reading import admit, chunks
+from pipeline.scoring import encode
+from pipeline.storage import files
 
 ROWS = corpus(12, seed=4)
 
@@ -25,9 +28,7 @@ def encoder(mortal, monkeypatch):
 
 
 def chunk_of(path):
-    (chunk,) = sources.plan(
-        read_config.validate({"input": str(path), "output": "o", "ray": {"read_blocks": 1}}, "test")
-    )
+    (chunk,) = chunks.plan(read_config.validate({"input": str(path), "output": "o", "ray": {"read_blocks": 1}}, "test"))
     return chunk
 
 
@@ -71,14 +72,14 @@ def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypat
 
 
 def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypatch, tmp_path):
-    from pipeline import read
+    from pipeline.reading import text_files
 
-    def parse(line, data, *, then=read._parse_line):
+    def parse(line, data, *, then=text_files._parse_line):
         if b"POISON" in data:
             raise Died
         return then(line, data)
 
-    monkeypatch.setattr(read, "_parse_line", parse)
+    monkeypatch.setattr(text_files, "_parse_line", parse)
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], "POISON", *ROWS[3:]])
     record, _ = admitted(path, tmp_path / "work")
     (rejected,) = rows_in(record["rejected"])
@@ -119,7 +120,7 @@ def test_a_file_that_ends_its_reader_outside_of_any_row_is_given_up_by_name(monk
 def test_marks_are_few(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(
-        storage, "write", lambda path, data, *, then=storage.write: (written.append(path), then(path, data))[1]
+        files, "write", lambda path, data, *, then=files.write: (written.append(path), then(path, data))[1]
     )
     admitted(write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "work")
     assert sum("attempts" in path for path in written) == 1
@@ -157,10 +158,10 @@ def wanting(name):
 
 
 def test_a_column_that_may_have_been_cut_off_is_not_refused():
-    selection.require_columns(wanting("late"), [f"c{i}" for i in range(admit.COLUMNS_KEPT)])
-    selection.require_columns(wanting("n" * 201), ["stars"])
+    preflight.require_columns(wanting("late"), [f"c{i}" for i in range(admit.COLUMNS_KEPT)])
+    preflight.require_columns(wanting("n" * 201), ["stars"])
     with pytest.raises(BadRequest, match="no column 'late'"):
-        selection.require_columns(wanting("late"), ["stars"])
+        preflight.require_columns(wanting("late"), ["stars"])
 
 
 def test_the_reader_knows_how_many_ids_the_model_has(model_folder, tmp_path):

@@ -155,7 +155,7 @@ def test_a_stage_that_fails_is_named_and_nothing_is_published(ray_session, reque
         def __call__(self, batch):
             return batch
 
-    monkeypatch.setattr("pipeline.score.ScoreBlock", Broken)
+    monkeypatch.setattr("pipeline.scoring.score_block.ScoreBlock", Broken)
     assert cli.main(["run", str(request_folder / "c.yaml"), "--quiet"]) == 1
     shown = capsys.readouterr().err
     assert "stage score" in shown and "the weights are gone" in shown and "Traceback" not in shown

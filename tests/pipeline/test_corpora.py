@@ -9,7 +9,7 @@ from conftest import SHARED, needs_shared
 
 from pipeline import flow, read_config
 from pipeline.demo import MODEL
-from pipeline.progress import Reporter
+from pipeline.engine.progress import Reporter
 
 
 @needs_shared

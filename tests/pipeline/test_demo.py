@@ -11,7 +11,7 @@ from conftest import write_jsonl
 from pipeline import cli, demo, flow, read_config
 from pipeline.demo import MODEL, corpus, truth
 from pipeline.demo.tasks import BY_DOMAIN, GENERIC, TASKS
-from pipeline.progress import Reporter
+from pipeline.engine.progress import Reporter
 
 
 def test_enough_tasks():

@@ -7,8 +7,9 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run, table
 
-from pipeline import score, stages
 from pipeline.errors import RunFailed
+from pipeline.reading import admit
+from pipeline.scoring import score_block
 
 ROWS = corpus(12, seed=4)
 POISON = {"instruction": "Copy the list.", "input": "a b", "output": "POISON"}
@@ -33,14 +34,14 @@ def faulty(monkeypatch, **overrides):
 
     class Faulty:
         def __init__(self, **settings):
-            from pipeline.score import ScoreBlock  # the worker's own
+            from pipeline.scoring.score_block import ScoreBlock  # the worker's own
 
             self._actor = type("Faulty", (ScoreBlock,), overrides)(**settings)
 
         def __call__(self, batch):
             return self._actor(batch)
 
-    monkeypatch.setattr(score, "ScoreBlock", Faulty)
+    monkeypatch.setattr(score_block, "ScoreBlock", Faulty)
 
 
 def failing(fail):
@@ -92,7 +93,7 @@ def deadly_reader():
     """`admit_chunk` in which the poison ends the process."""
 
     def admit_chunk(batch, **settings):
-        from pipeline import admit  # the worker's own
+        from pipeline.reading import admit  # the worker's own
 
         def deadly(record, columns):
             if record["output"] == "POISON":
@@ -112,7 +113,7 @@ def deadly_reader():
 def test_a_row_that_ends_its_reader_every_time_is_rejected_alone(
     ray_session, clean, model_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stages.admit, "admit_chunk", deadly_reader())
+    monkeypatch.setattr(admit, "admit_chunk", deadly_reader())
     path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], POISON])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)

@@ -12,10 +12,12 @@ from hostile import GOOD, deep
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators import models
-from pipeline import cli, config, read_config, retrieve, sources
+from operators.scoring import models
+from pipeline import cli, config, read_config
 from pipeline.errors import BadRequest
-from pipeline.preflight import check_output
+from pipeline.reading import chunks
+from pipeline.reading.pool_file import read_pool_file
+from pipeline.runs.output import check_output
 
 # Files and folders
 
@@ -25,7 +27,7 @@ from pipeline.preflight import check_output
 )
 def test_paths_that_are_none(path):
     with pytest.raises(BadRequest, match=r"^input\.0\.path"):
-        sources.plan(read_config.validate({"input": path, "output": "o"}, "test"))
+        chunks.plan(read_config.validate({"input": path, "output": "o"}, "test"))
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 5000, "/dev/null/x", "s3://x"])
@@ -39,7 +41,7 @@ def test_a_file_name_that_is_not_text_is_refused(tmp_path):
     write_jsonl(tmp_path / name, [GOOD])
     for path in (tmp_path, tmp_path / "*"):
         with pytest.raises(BadRequest, match=r"^input\.0\.path"):
-            sources.plan(read_config.validate({"input": str(path), "output": "o"}, "test"))
+            chunks.plan(read_config.validate({"input": str(path), "output": "o"}, "test"))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_a_file_name_that_is_not_text_is_refused(tmp_path):
 def test_pool_files_that_are_none(tmp_path, name, data):
     (tmp_path / name).write_text(data)
     with pytest.raises(BadRequest, match=r"^alternatives\.pool"):
-        retrieve.read_pool_file(str(tmp_path / name))
+        read_pool_file(str(tmp_path / name))
 
 
 # Configurations
@@ -238,7 +240,7 @@ HOSTILE_MODELS = {
 
 @pytest.mark.parametrize("words", HOSTILE_MODELS)
 def test_hostile_models_are_refused_before_work(own_model, tmp_path, capsys, monkeypatch, words):
-    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.runs.output.session", lambda address: pytest.fail("work began"))
     HOSTILE_MODELS[words](own_model)
     assert model_request(own_model, tmp_path) == 2
     shown = capsys.readouterr().err
@@ -247,7 +249,7 @@ def test_hostile_models_are_refused_before_work(own_model, tmp_path, capsys, mon
 
 
 def test_a_chat_template_that_loops_is_a_bad_request(own_model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.runs.output.session", lambda address: pytest.fail("work began"))
     tokenizer = byte_tokenizer(bos=True)
     tokenizer.chat_template = LOOP
     tokenizer.save_pretrained(own_model)
@@ -256,7 +258,7 @@ def test_a_chat_template_that_loops_is_a_bad_request(own_model, tmp_path, capsys
 
 
 def test_a_template_file_that_loops_is_a_bad_request(model_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.runs.output.session", lambda address: pytest.fail("work began"))
     (tmp_path / "t.jinja").write_text(LOOP)
     assert model_request(model_folder, tmp_path, template=str(tmp_path / "t.jinja")) == 2
     assert "beyond the limit of one rendering" in capsys.readouterr().err

@@ -16,9 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from operators.normalise import FLAT_LAYOUTS, TURN_LAYOUTS, Example, Rejection, normalise
-from pipeline import read, read_config, sources
-from pipeline.admit import UnreadableFile, _rows
+from pipeline import read_config
 from pipeline.errors import BadRequest
+from pipeline.reading import chunks, text_files
+from pipeline.reading.admit import UnreadableFile, _rows
 
 
 def admitted(path, **more):
@@ -27,7 +28,7 @@ def admitted(path, **more):
         {"input": {"path": str(path), **more}, "output": "o", "ray": {"read_blocks": 1}}, "test"
     )
     found = []
-    for chunk in sources.plan(wanted):
+    for chunk in chunks.plan(wanted):
         for unread in _rows(chunk):
             row = unread.read()
             try:
@@ -190,11 +191,11 @@ def test_a_row_of_50_mb_is_rejected_and_the_next_is_read(tmp_path, kind):
         "jsonl.gz",
         "csv",
     ):  # kinds that are read line by line need no more than the limit, a few times
-        assert most < 5 * read.MAX_ROW_BYTES
+        assert most < 5 * text_files.MAX_ROW_BYTES
 
 
 def test_csv_rows_of_many_lines_have_the_same_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(text_files, "MAX_ROW_BYTES", 1000)
     path = tmp_path / "a.csv"
     path.write_text('instruction,output\nI,"' + "line\n" * 150 + '"\nI,"' + "line\n" * 250 + "I,Y\n")
     found = lines_of(admitted(path))
@@ -265,8 +266,8 @@ def test_parquet_columns_of_any_type(tmp_path):
 
 
 def test_a_large_number_in_a_row_cannot_end_a_selection():
-    from operators import where
+    from operators.selection import filter
 
     rows = [f'{{"stars": {value}}}' for value in ("1" + "0" * 400, "-1" + "0" * 400, "3", "true", '"x"')]
     table = pa.table({"extra": rows})
-    assert where.column(table, "stars", float).to_pylist() == [float("inf"), float("-inf"), 3.0, 1.0, None]
+    assert filter.column(table, "stars", float).to_pylist() == [float("inf"), float("-inf"), 3.0, 1.0, None]

@@ -10,8 +10,10 @@ import runs
 from conftest import write_jsonl
 from hostile import MARKUP, deep
 
-from pipeline import cli, config, flow, published, read, report
-from pipeline.progress import Reporter
+from pipeline import cli, config, flow
+from pipeline.engine.progress import Reporter
+from pipeline.reading import text_files
+from pipeline.runs import open_run, report
 
 VERBATIM = [
     MARKUP,
@@ -38,7 +40,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
         '{"instruction": "I", "output": "\\ud800"}',
         b'{"instruction": "\xff", "output": "Y"}',
         b"\0\0\0",
-        b"x" * (read.MAX_ROW_BYTES + 10),
+        b"x" * (text_files.MAX_ROW_BYTES + 10),
         {"instruction": "I", "output": MARKUP, "x": json.loads(deep(300))},
         {MARKUP: MARKUP},
         [MARKUP],
@@ -58,7 +60,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     before = set(tmp_path.iterdir())
     summary = flow.run(wanted, Reporter(quiet=True))
 
-    manifest = published.read_manifest(summary.run)
+    manifest = open_run.read_manifest(summary.run)
     counts = manifest["counts"]
     assert counts["read"] == len(rows) + 1 + len(bad) + 3
     assert counts["read"] == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
@@ -76,7 +78,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert sorted(row["line"] for row in rejected if row["source"] == odd.stem) == list(range(7, 7 + len(bad)))
     assert all(json.loads(row["raw"]) is not None for row in rejected if row["reason"] != "not_an_object")
 
-    page = (Path(summary.run) / published.REPORT).read_text(encoding="utf-8")
+    page = (Path(summary.run) / open_run.REPORT).read_text(encoding="utf-8")
     assert "&lt;script&gt;" in page
     for tag in ("<script", "<img", "<b onclick"):
         assert tag not in page

@@ -9,7 +9,7 @@ from kills import Started, differences, parts_of, published, stored_pairs, switc
 from runs import corpus, settings
 
 from pipeline import flow
-from pipeline.progress import Reporter
+from pipeline.engine.progress import Reporter
 
 
 def test_killed_runs_go_on_to_the_same_end(ray_session, model_folder, tmp_path):

@@ -10,14 +10,14 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run
 
-from pipeline import lock, storage
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.lock import hold
+from pipeline.storage import files, lock
+from pipeline.storage.lock import hold
 
 CHILD = """
 import sys, time
 from pipeline.errors import BadRequest
-from pipeline.lock import hold
+from pipeline.storage.lock import hold
 try:
     with hold(sys.argv[1], "tss run"):
         print("held", flush=True)
@@ -85,7 +85,7 @@ def elsewhere(output, beat=0):
         "since": "then",
         "beat": beat,
     }
-    storage.write(str(output / ".lock" / "0.json"), json.dumps(claim).encode())  # whole, as a process would
+    files.write(str(output / ".lock" / "0.json"), json.dumps(claim).encode())  # whole, as a process would
 
 
 @pytest.fixture
@@ -162,12 +162,12 @@ def test_who_was_held_up_and_taken_for_dead_does_not_publish(tmp_path, quick):
 
 
 def test_a_claim_that_hung_storage_puts_back_is_given_up(tmp_path, quick, monkeypatch):
-    write, back = storage.write, threading.Event()
+    write, back = files.write, threading.Event()
 
     def hang(path, data):
         """Once: another process takes this one for dead meanwhile."""
         if not path.endswith("/0.json") and not back.is_set():
-            storage.delete(path)
+            files.delete(path)
             elsewhere(tmp_path)
             time.sleep(1.2)
             write(path, data)
@@ -176,7 +176,7 @@ def test_a_claim_that_hung_storage_puts_back_is_given_up(tmp_path, quick, monkey
             write(path, data)
 
     with hold(str(tmp_path), "tss run") as held:
-        monkeypatch.setattr(storage, "write", hang)
+        monkeypatch.setattr(files, "write", hang)
         assert back.wait(20)
         deadline = time.monotonic() + 20
         while held.held():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from operators.schema import ENCODED, from_rows
-from pipeline import metrics, score
-from pipeline.lock import hold
-from pipeline.score import ScoreBlock
-from pipeline.workspace import workspace
+from pipeline.engine import metrics
+from pipeline.runs.workspace import workspace
+from pipeline.scoring import score_block
+from pipeline.scoring.score_block import ScoreBlock
+from pipeline.storage.lock import hold
 
 EMPTY = dict.fromkeys(ENCODED.names)
 
@@ -54,7 +55,7 @@ class Shrinking:
 
 
 def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(told, tmp_path, monkeypatch):
-    monkeypatch.setattr(score, "this_actor", lambda: "this")
+    monkeypatch.setattr(score_block, "this_actor", lambda: "this")
     monkeypatch.setattr(ScoreBlock, "_load", lambda self: Shrinking())
     monkeypatch.setattr(ScoreBlock, "_context", [0])
     actor = ScoreBlock(

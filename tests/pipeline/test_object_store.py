@@ -8,10 +8,13 @@ import pytest
 from conftest import write_jsonl
 from runs import corpus, run, settings
 
-from pipeline import flow, place, published, read_config, report, selection
+from pipeline import flow, read_config
+from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest
-from pipeline.lock import hold
-from pipeline.progress import Reporter
+from pipeline.retrieval import place
+from pipeline.runs import open_run, report
+from pipeline.selection import choose
+from pipeline.storage.lock import hold
 
 OUTPUT = "s3://bucket/runs/mine"
 
@@ -53,7 +56,7 @@ def outcome(ray_session, object_store, model_folder, tmp_path_factory):
         patch.setattr(place, "BLOCK_TOKENS", 4000)
         on_disk = run(folder / "out", [path], model_folder)
         with patch.context() as broken, pytest.raises(Stopped):
-            broken.setattr(selection, "select", stop)
+            broken.setattr(choose, "select", stop)
             flow.run(wanted, Reporter(quiet=True))
         between = listed(object_store, "bucket/runs/mine")
         done = flow.run(wanted, Reporter(quiet=True)).run
@@ -85,13 +88,13 @@ def test_it_goes_on_and_is_refreshed(outcome, object_store):
 
 def test_selecting_anew_and_reports(outcome, object_store):
     _, done, again, _ = outcome
-    output, run_ = published.find_run(OUTPUT)
+    output, run_ = open_run.find_run(OUTPUT)
     assert (output, run_) == (OUTPUT, again)
-    known = published.read_manifest(run_)
+    known = open_run.read_manifest(run_)
     chosen = read_config.validate(read_config.override(known["config"], ["select.budget.examples=3"]), "test")
     third = flow.select(chosen, run_, Reporter(quiet=True)).run
     assert [row["selection_rank"] for row in rows(object_store, third, "selected")] == [0, 1, 2]
-    assert third in report.of_run(published.find_run(OUTPUT)[1]).text
+    assert third in report.of_run(open_run.find_run(OUTPUT)[1]).text
     assert not listed(object_store, done.removeprefix("s3://"))  # keep_runs: 2
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from conftest import write_jsonl
 from runs import corpus, manifest_of, run
 
-from pipeline import place
+from pipeline.retrieval import place
 
 
 def test_rows_of_one_input_and_output_stand_together_up_to_a_size(monkeypatch):

@@ -2,8 +2,8 @@
 
 import threading
 
-from pipeline import progress
-from pipeline.progress import Reporter
+from pipeline.engine import progress
+from pipeline.engine.progress import Reporter
 
 
 def test_a_stage_whose_units_take_long_says_what_there_is_of_them(monkeypatch, capsys):

@@ -13,20 +13,21 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import admit, read, read_config, sources
+from pipeline import read_config
 from pipeline.errors import BadRequest
+from pipeline.reading import admit, chunks, text_files
 
 ROWS = [{"instruction": f"I {i}", "input": None if i < 3 else "x", "output": f"Y\n{i}"} for i in range(10)]
 
 
 def plan(*inputs, blocks="auto"):
-    return sources.plan(
+    return chunks.plan(
         read_config.validate({"input": list(inputs), "output": "o", "ray": {"read_blocks": blocks}}, "test")
     )
 
 
 def rows_of(*inputs, blocks="auto"):
-    return [row.read() for chunk in plan(*inputs, blocks=blocks) for row in read.read_chunk(chunk)]
+    return [row.read() for chunk in plan(*inputs, blocks=blocks) for row in text_files.read_chunk(chunk)]
 
 
 def write_all_kinds(folder):
@@ -84,17 +85,17 @@ def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_new
         got, line = [], 1
         for start, stop in pairwise(edges):
             if stop > start:
-                chunk = sources.Chunk(
+                chunk = chunks.Chunk(
                     str(path), "jsonl", None, "s", None, 0, 0, len(data), start=start, stop=stop, first_line=line
                 )
-                line += read.count_lines(chunk)
-                got += [(row.line, row.read().raw) for row in read.read_chunk(chunk)]
-        whole = sources.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data))
-        assert got == [(row.line, row.read().raw) for row in read.read_chunk(whole)]
+                line += text_files.count_lines(chunk)
+                got += [(row.line, row.read().raw) for row in text_files.read_chunk(chunk)]
+        whole = chunks.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data))
+        assert got == [(row.line, row.read().raw) for row in text_files.read_chunk(whole)]
 
 
 def test_bad_lines_have_reason_and_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MAX_ROW_BYTES", 200)
+    monkeypatch.setattr(text_files, "MAX_ROW_BYTES", 200)
     path = write_jsonl(
         tmp_path / "a.jsonl",
         [
@@ -211,7 +212,7 @@ def test_parquet_that_is_small_on_disk_is_decoded_a_few_rows_at_a_time(tmp_path)
     before = most = pa.total_allocated_bytes()
     rows = 0
     for chunk in plan({"path": str(path)}, blocks=1):
-        for batch in admit._batches(read.read_chunk(chunk)):
+        for batch in admit._batches(text_files.read_chunk(chunk)):
             rows += len(batch)
             most = max(most, pa.total_allocated_bytes())
             del batch
@@ -222,8 +223,8 @@ def test_parquet_that_is_small_on_disk_is_decoded_a_few_rows_at_a_time(tmp_path)
 def test_a_json_array_has_a_size_from_which_it_is_refused(tmp_path, monkeypatch, name):
     data = json.dumps([ROWS[0]] * 100).encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    monkeypatch.setattr(read, "MAX_ARRAY_BYTES", len(data))
+    monkeypatch.setattr(text_files, "MAX_ARRAY_BYTES", len(data))
     assert len(rows_of({"path": str(tmp_path / name)})) == 100
-    monkeypatch.setattr(read, "MAX_ARRAY_BYTES", len(data) - 1)
+    monkeypatch.setattr(text_files, "MAX_ARRAY_BYTES", len(data) - 1)
     with pytest.raises(OSError, match=r"found a JSON array of more than .* accepted: smaller arrays, and JSON lines"):
         rows_of({"path": str(tmp_path / name)})

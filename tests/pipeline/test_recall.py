@@ -9,7 +9,8 @@ from reference import changes as slow_changes
 from reference import recalled as slow_recalled
 
 from operators.schema import STORED
-from pipeline import changes, recall
+from pipeline.runs import changes
+from pipeline.scoring import recall
 
 KEYS = st.sampled_from([bytes([i]) * 16 for i in range(5)])
 MEETING = pa.schema([*STORED, pa.field("run", pa.string()), pa.field("block", pa.int64())])

@@ -9,11 +9,11 @@ import pytest
 from conftest import byte_tokenizer, write_jsonl
 from runs import corpus, refresh, run, table
 
-from operators.encode import Encoder
-from operators.likelihoods import pair_digest
-from operators.template import from_text
-from pipeline import place
+from operators.prompts.template import from_text
+from operators.prompts.tokenise import Encoder
+from operators.scoring.score_rows import pair_digest
 from pipeline.errors import BadRequest
+from pipeline.retrieval import place
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,7 @@ import types
 
 from runs import settings
 
-from pipeline import same_code
+from pipeline.engine import same_code
 from pipeline.request import Request
 
 

@@ -4,9 +4,9 @@ import pytest
 import ray
 from runs import settings
 
-from pipeline import resources
+from pipeline.engine import resources
+from pipeline.engine.resources import no_more_than, off_gpus, pools
 from pipeline.errors import BadRequest
-from pipeline.resources import no_more_than, off_gpus, pools
 
 
 def node(name, cpus=0.0, gpus=0.0, alive=True):

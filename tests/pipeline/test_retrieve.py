@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 from deaths import Died
 
-from operators.embedder import LexicalEmbedder, embed_folded
-from pipeline.attempts import GivenUp
-from pipeline.retrieve import BrokenEmbedder, EmbedRange
+from operators.retrieval.embedder import LexicalEmbedder, embed_folded
+from pipeline.engine.attempts import GivenUp
+from pipeline.retrieval.embeddings import BrokenEmbedder, EmbedRange
 
 TEXTS = [f"Sort list {i}." for i in range(11)]
 

@@ -19,15 +19,18 @@ from reference import tss as slow_tss
 from reference import tss_pp as slow_tss_pp
 from runs import corpus, reselect, run, table
 
-from operators.alternatives import instruction_key
-from operators.embedder import LexicalEmbedder, embed_folded
-from operators.encode import Encoder
+from operators.hashing import content_hash
+from operators.prompts.template import from_text
+from operators.prompts.tokenise import Encoder
+from operators.retrieval.alternatives import instruction_key
+from operators.retrieval.embedder import LexicalEmbedder, embed_folded
 from operators.schema import REJECTED, SCORED, SELECTED
-from operators.template import from_text
-from operators.text import content_hash
-from pipeline import cli, flow, job, place, published, read_config
+from pipeline import cli, flow, read_config
+from pipeline.engine import job
+from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.progress import Reporter
+from pipeline.retrieval import place
+from pipeline.runs import open_run
 
 BAD_ROWS = [
     "{not json",
@@ -265,7 +268,7 @@ def test_each_selection_starts_from_the_settings_of_the_run(done, capsys):
 
 
 def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
-    known = published.read_manifest(str(done))
+    known = open_run.read_manifest(str(done))
     summary = flow.select(
         read_config.validate(read_config.override(known["config"], ["select.budget.tokens=10000000"]), "test"),
         str(done),
@@ -278,7 +281,7 @@ def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
 
 
 def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
-    known = published.read_manifest(str(done))
+    known = open_run.read_manifest(str(done))
     summary = flow.select(
         read_config.validate(read_config.override(known["config"], ["select.budget.tokens=1"]), "test"),
         str(done),
@@ -295,7 +298,7 @@ def test_unknown_columns_are_named_before_any_scoring(done, files, model_folder,
 
 
 def test_many_output_files_keep_one_ranking(done, monkeypatch):
-    monkeypatch.setattr("pipeline.selection_passes.ROWS_PER_FILE", 5)
+    monkeypatch.setattr("pipeline.selection.passes.ROWS_PER_FILE", 5)
     other = reselect(done, select__budget__token_fraction=0.6)
     assert len(list((other / "selected").glob("*.parquet"))) > 2
     assert [row["selection_rank"] for row in table(other, "selected")] == list(range(len(table(other, "selected"))))
@@ -306,7 +309,7 @@ def test_many_output_files_keep_one_ranking(done, monkeypatch):
 def test_no_block_of_a_shuffle_is_cut_by_size(done, monkeypatch):
     # Smaller than any file of the selection; a session sets its own.
     monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", 1 << 10)
-    monkeypatch.setattr("pipeline.selection_passes.ROWS_PER_FILE", 5)
+    monkeypatch.setattr("pipeline.selection.passes.ROWS_PER_FILE", 5)
     other = reselect(done, select__budget__token_fraction=0.6)
     assert [row["selection_rank"] for row in table(other, "selected")] == list(range(len(table(other, "selected"))))
 

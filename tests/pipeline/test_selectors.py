@@ -9,7 +9,9 @@ from conftest import write_jsonl
 from reference import select as slow_select
 from runs import corpus, reselect, run, table
 
-from pipeline import cli, overlap, report
+from pipeline import cli
+from pipeline.runs import report
+from pipeline.selection import overlap
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e"
 BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_pp"]

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.parts import DamagedPart, checked_bytes, read_table, write_table
+from pipeline.storage import arrays, files, urls
+from pipeline.storage.parts import DamagedPart, checked_bytes, read_table, write_table
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -19,51 +19,51 @@ def folder(request, tmp_path):
 
 
 def test_files_and_folders(folder):
-    one, two = storage.join(folder, "a", "one"), storage.join(folder, "b")
-    assert storage.list_files(folder) == storage.list_folders(folder) == [] and not storage.exists(one)
-    storage.delete(one)
-    storage.write(one, b"1")
-    storage.write(one, b"22")
-    storage.write(two, b"3")
-    assert storage.read(one) == b"22" and storage.list_files(folder) == [(two, 1)]
-    assert storage.list_files(folder, deep=True) == [(one, 2), (two, 1)] and storage.list_folders(folder) == ["a"]
-    storage.move(one, storage.join(folder, "c"))
-    assert not storage.exists(one) and storage.read(storage.join(folder, "c")) == b"22"
-    storage.delete_folder(folder)
-    assert storage.list_files(folder, deep=True) == []
+    one, two = urls.join(folder, "a", "one"), urls.join(folder, "b")
+    assert files.list_files(folder) == files.list_folders(folder) == [] and not files.exists(one)
+    files.delete(one)
+    files.write(one, b"1")
+    files.write(one, b"22")
+    files.write(two, b"3")
+    assert files.read(one) == b"22" and files.list_files(folder) == [(two, 1)]
+    assert files.list_files(folder, deep=True) == [(one, 2), (two, 1)] and files.list_folders(folder) == ["a"]
+    files.move(one, urls.join(folder, "c"))
+    assert not files.exists(one) and files.read(urls.join(folder, "c")) == b"22"
+    files.delete_folder(folder)
+    assert files.list_files(folder, deep=True) == []
     with pytest.raises(FileNotFoundError):
-        storage.read(two)
+        files.read(two)
 
 
 def test_arrays(folder):
     for array in (np.arange(12, dtype=np.float32).reshape(3, 4), np.zeros((0, 0), dtype=np.float32)):
-        storage.save_array(storage.join(folder, "a.npy"), array)
-        found = storage.load_array(storage.join(folder, "a.npy"))
+        arrays.save_array(urls.join(folder, "a.npy"), array)
+        found = arrays.load_array(urls.join(folder, "a.npy"))
         assert np.array_equal(found, array) and found.dtype == array.dtype
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
 def test_an_array_that_is_not_what_was_written_is_named(folder, harm):
-    path = storage.join(folder, "a.npy")
-    storage.save_array(path, np.arange(1000, dtype=np.float32))
-    data = bytearray(storage.read(path))
+    path = urls.join(folder, "a.npy")
+    arrays.save_array(path, np.arange(1000, dtype=np.float32))
+    data = bytearray(files.read(path))
     data[2000] ^= 1
-    storage.write(path, {"flip": bytes(data), "cut": bytes(data[:-100]), "empty": b""}[harm])
+    files.write(path, {"flip": bytes(data), "cut": bytes(data[:-100]), "empty": b""}[harm])
     with pytest.raises(OSError, match=rf"{path}: is damaged"):
-        storage.load_array(path)
+        arrays.load_array(path)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
 def test_a_part_that_is_not_what_was_written_is_named(folder, harm):
-    path = storage.join(folder, "part.parquet")
+    path = urls.join(folder, "part.parquet")
     record = write_table(path, pa.table({"a": list(range(5000))}))
-    assert checked_bytes(record) == storage.read(path) and len(read_table(path)) == 5000
-    data = bytearray(storage.read(path))
+    assert checked_bytes(record) == files.read(path) and len(read_table(path)) == 5000
+    data = bytearray(files.read(path))
     data[len(data) // 3] ^= 1
     if harm == "gone":
-        storage.delete(path)
+        files.delete(path)
     else:
-        storage.write(path, bytes(data) if harm == "flip" else bytes(data[: len(data) // 2]))
+        files.write(path, bytes(data) if harm == "flip" else bytes(data[: len(data) // 2]))
     for read in (lambda: checked_bytes(record), lambda: read_table(path)):
         with pytest.raises(DamagedPart, match=rf"{path}: is (damaged|gone)"):
             read()
@@ -71,25 +71,25 @@ def test_a_part_that_is_not_what_was_written_is_named(folder, harm):
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "a"
-    storage.write(str(path), b"old")
+    files.write(str(path), b"old")
 
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.storage.os.fsync", full)
+    monkeypatch.setattr("pipeline.storage.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        storage.write(str(path), b"new")
+        files.write(str(path), b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("how", ["write", "move"])
 def test_folders_that_are_new_outlive_a_power_cut(tmp_path, monkeypatch, how):
     synced = []
-    monkeypatch.setattr(storage, "_sync_folder", synced.append)
-    storage.write(str(tmp_path / "a"), b"1")
+    monkeypatch.setattr(files, "_sync_folder", synced.append)
+    files.write(str(tmp_path / "a"), b"1")
     synced.clear()
     target = tmp_path / "b" / "c" / "d"
-    storage.write(str(target), b"1") if how == "write" else storage.move(str(tmp_path / "a"), str(target))
+    files.write(str(target), b"1") if how == "write" else files.move(str(tmp_path / "a"), str(target))
     assert synced == [tmp_path, tmp_path / "b", tmp_path / "b" / "c"]
 
 
@@ -109,4 +109,4 @@ def test_folders_that_are_new_outlive_a_power_cut(tmp_path, monkeypatch, how):
     ],
 )
 def test_credentials_in_a_url(uri, named):
-    assert storage.has_credentials(uri) == named
+    assert urls.has_credentials(uri) == named

@@ -15,14 +15,19 @@ from runs import run as run_with
 from safetensors.torch import load_file, save_file
 
 from operators.schema import STORED
-from pipeline import cli, place, publish, published, score, selection, stages, storage, store, upkeep
-from pipeline import workspace as workspaces
+from pipeline import cli, finish
+from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.lock import hold
 from pipeline.preflight import check_models, read_template
-from pipeline.progress import Reporter
-from pipeline.rewrite import rewrite
-from pipeline.workspace import Workspace, workspace
+from pipeline.retrieval import place
+from pipeline.runs import maintenance, open_run, publish
+from pipeline.runs import workspace as workspaces
+from pipeline.runs.compact import rewrite
+from pipeline.runs.workspace import Workspace, workspace
+from pipeline.scoring import score_block
+from pipeline.selection import choose
+from pipeline.storage import computed, files, urls
+from pipeline.storage.lock import hold
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
 
@@ -83,7 +88,7 @@ def stopped(ray_session, rows, model_folder, tmp_path_factory):
     """An output whose run was stopped when all was scored and nothing published."""
     output = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "select", stop)
+        patch.setattr(choose, "select", stop)
         with pytest.raises(Stopped):
             run(output, [rows], model_folder)
     return output
@@ -125,12 +130,12 @@ def filling(room):
 
     class FullDisk:
         def __init__(self, **settings):
-            from pipeline.score import ScoreBlock  # the worker's own
+            from pipeline.scoring.score_block import ScoreBlock  # the worker's own
 
             self._actor, self._room = ScoreBlock(**settings), room
 
         def __call__(self, batch):
-            write = storage.write
+            write = files.write
 
             def full(path, data):
                 if "/likelihoods/" in path and self._room == 0:
@@ -138,18 +143,18 @@ def filling(room):
                 self._room -= "/likelihoods/" in path
                 write(path, data)
 
-            storage.write = full
+            files.write = full
             try:
                 return self._actor(batch)
             finally:
-                storage.write = write
+                files.write = write
 
     return FullDisk
 
 
 def test_a_run_goes_on_after_the_disk_was_full(ray_session, whole, rows, model_folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(RunFailed, match="No space left on device"):
-        patch.setattr(score, "ScoreBlock", filling(3))
+        patch.setattr(score_block, "ScoreBlock", filling(3))
         run(tmp_path, [rows], model_folder)
     before = parts_of(tmp_path)
     assert before and not (tmp_path / "latest.json").exists()
@@ -199,7 +204,7 @@ def test_a_manifest_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path,
     def busy(uri):
         raise TimeoutError("the store does not answer")
 
-    monkeypatch.setattr("pipeline.storage.read", busy)
+    monkeypatch.setattr("pipeline.storage.files.read", busy)
     with pytest.raises(TimeoutError):
         own.whole  # noqa: B018 (a property that looks)
 
@@ -279,7 +284,7 @@ def test_damaged_parts_of_an_interrupted_run_are_computed_again(interrupted, who
     same(done, whole)
     pairs = manifest(done)["pairs"]
     assert 0 < pairs["resumed"] < pairs["computed"] == manifest(whole)["pairs"]["computed"]
-    assert [path.with_name(path.name + store.DAMAGED).exists() for path in harmed] == [True, True, False]
+    assert [path.with_name(path.name + computed.DAMAGED).exists() for path in harmed] == [True, True, False]
     assert manifest(done)["damaged"] == sorted(map(str, harmed[:2]))
 
 
@@ -304,81 +309,81 @@ def test_a_damaged_run_is_refused_by_name(whole, tmp_path, harm):
     harm(done / "manifest.json")
     words = r"manifest.json: (cannot be read|is not as it was published)"
     with pytest.raises(BadRequest, match=words):
-        published.read_manifest(str(done))
+        open_run.read_manifest(str(done))
 
 
 def test_a_part_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
-    path = store.write(str(tmp_path), rows)
+    path = computed.write(str(tmp_path), rows)
 
     def busy(uri):
         raise TimeoutError("the store does not answer")
 
     with monkeypatch.context() as patch, pytest.raises(TimeoutError):
-        patch.setattr("pipeline.storage.read", busy)
-        list(store.sound([path], str(tmp_path / "work")))
-    assert [one for one, _ in store.sound([path, str(tmp_path / "gone.parquet")], None)] == [path]
+        patch.setattr("pipeline.storage.files.read", busy)
+        list(computed.sound([path], str(tmp_path / "work")))
+    assert [one for one, _ in computed.sound([path, str(tmp_path / "gone.parquet")], None)] == [path]
 
 
 def test_parts_with_columns_of_another_version_are_read(tmp_path):
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5], "later": ["x"]})
     schema = pa.schema([*STORED, pa.field("later", pa.string())])
-    path = store.write(str(tmp_path), rows.cast(schema), schema)
-    assert store.read(path).to_pylist() == [{"group": b"g" * 16, "pair": b"p" * 16, "tokens": 3, "sum": -1.5}]
+    path = computed.write(str(tmp_path), rows.cast(schema), schema)
+    assert computed.read(path).to_pylist() == [{"group": b"g" * 16, "pair": b"p" * 16, "tokens": 3, "sum": -1.5}]
 
 
 def test_a_part_that_lacks_a_column_is_left_to_its_version(ray_session, tmp_path):
     """Of the store of an earlier version: neither used nor set aside, and no upkeep removes it."""
-    folder = store.scorer_folder(str(tmp_path), "scorer")
+    folder = computed.scorer_folder(str(tmp_path), "scorer")
     older = pa.schema([field for field in STORED if field.name != "tokens"])
     rows = {"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}
-    paths = [store.write(f"{folder}/{run}", pa.table(rows).cast(STORED), STORED) for run in ("1", "2")]
-    other = store.write(f"{folder}/0", pa.table({**rows, "sum": [-2.5]}).select(older.names).cast(older), older)
-    assert [path for path, _ in store.sound([other, *paths], str(tmp_path / "work"))] == paths
-    assert store.damaged(str(tmp_path / "work")) == []
-    upkeep.compact(str(tmp_path), Reporter(quiet=True))
-    found = [path for path, _ in store.parts(folder)]
+    paths = [computed.write(f"{folder}/{run}", pa.table(rows).cast(STORED), STORED) for run in ("1", "2")]
+    other = computed.write(f"{folder}/0", pa.table({**rows, "sum": [-2.5]}).select(older.names).cast(older), older)
+    assert [path for path, _ in computed.sound([other, *paths], str(tmp_path / "work"))] == paths
+    assert computed.damaged(str(tmp_path / "work")) == []
+    maintenance.compact(str(tmp_path), Reporter(quiet=True))
+    found = [path for path, _ in computed.parts(folder)]
     assert other in found and len(found) == 2 and not set(paths) & set(found)
 
 
 def test_parts_written_anew_in_the_same_second_are_not_those_that_go(ray_session, tmp_path, monkeypatch):
     clock = SimpleNamespace(now=lambda zone: datetime.datetime(2026, 1, 1, tzinfo=zone))
     monkeypatch.setattr(workspaces, "datetime", SimpleNamespace(datetime=clock, UTC=datetime.UTC))
-    folder = store.scorer_folder(str(tmp_path), "scorer")
+    folder = computed.scorer_folder(str(tmp_path), "scorer")
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
-    store.write(f"{folder}/run", rows)
+    computed.write(f"{folder}/run", rows)
     names = []
     for _ in range(2):
-        rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
-        ((_, path, _),) = store.by_run(folder)
-        assert store.read(path).equals(rows)
-        names.append(storage.name_of(path))
+        rewrite(Reporter(quiet=True), computed.LIKELIHOODS, folder, computed.by_run(folder))
+        ((_, path, _),) = computed.by_run(folder)
+        assert computed.read(path).equals(rows)
+        names.append(urls.name_of(path))
     assert names[0] == names[1]  # the same content, in another folder
 
 
 def test_parts_that_a_worker_does_not_see_are_not_rewritten(ray_session, tmp_path, monkeypatch):
     """Nor is one removed whose new one is not where the driver looks."""
-    folder = store.scorer_folder(str(tmp_path), "scorer")
+    folder = computed.scorer_folder(str(tmp_path), "scorer")
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
-    path = store.write(f"{folder}/run", rows)
+    path = computed.write(f"{folder}/run", rows)
     unseen = ("run", f"{folder}/run/{'0' * 32}-1.parquet", 100)
     with pytest.raises(RunFailed, match="is gone, or this machine does not see it"):
-        rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, [*store.by_run(folder), unseen])
-    monkeypatch.setattr(storage, "exists", lambda path: "-compacted" not in path)
+        rewrite(Reporter(quiet=True), computed.LIKELIHOODS, folder, [*computed.by_run(folder), unseen])
+    monkeypatch.setattr(files, "exists", lambda path: "-compacted" not in path)
     with pytest.raises(RunFailed, match="and it is not there"):
-        rewrite(Reporter(quiet=True), store.LIKELIHOODS, folder, store.by_run(folder))
-    assert store.read(path).equals(rows)
+        rewrite(Reporter(quiet=True), computed.LIKELIHOODS, folder, computed.by_run(folder))
+    assert computed.read(path).equals(rows)
 
 
 def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_folder, monkeypatch):
-    digest = stages.digest_scores
+    digest = finish.digest_scores
 
     def lose(job, parts):
         for claim in (interrupted / ".lock").iterdir():
             claim.unlink()
         return digest(job, parts)
 
-    monkeypatch.setattr(stages, "digest_scores", lose)
+    monkeypatch.setattr(finish, "digest_scores", lose)
     monkeypatch.setattr(publish, "gather", stop)
     with pytest.raises(RunFailed, match="another run has taken over"):
         run(interrupted, [rows], model_folder)
@@ -403,8 +408,8 @@ def test_what_storage_does_not_let_go_of_changes_no_end(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "gone")
 
     with pytest.raises(Stopped), hold(str(tmp_path), "test") as lock, workspace(str(tmp_path), lock, "request"):
-        monkeypatch.setattr(storage, "exists", gone)
-        monkeypatch.setattr(storage, "delete", gone)
+        monkeypatch.setattr(files, "exists", gone)
+        monkeypatch.setattr(files, "delete", gone)
         raise Stopped
 
 
@@ -417,21 +422,21 @@ def test_what_was_begun_fresh_is_known_before_anything_is_stored(tmp_path):
 
 
 def test_what_was_found_damaged_before_an_interruption_is_named_after(tmp_path):
-    path = store.write(str(tmp_path / "likelihoods"), STORED.empty_table())
+    path = computed.write(str(tmp_path / "likelihoods"), STORED.empty_table())
     with hold(str(tmp_path), "test") as lock:
         with pytest.raises(Stopped), workspace(str(tmp_path), lock, "request") as own:
-            (tmp_path / "likelihoods" / storage.name_of(path)).write_bytes(b"PAR1")
-            assert list(store.sound([path], own.folder)) == []
+            (tmp_path / "likelihoods" / urls.name_of(path)).write_bytes(b"PAR1")
+            assert list(computed.sound([path], own.folder)) == []
             raise Stopped
         with workspace(str(tmp_path), lock, "request") as again:
-            assert again.run_id == own.run_id and store.damaged(again.folder) == [path]
+            assert again.run_id == own.run_id and computed.damaged(again.folder) == [path]
 
 
 def test_parts_of_interrupted_runs_are_left_alone_and_others_are_joined(
     interrupted, rows, model_folder, capsys, monkeypatch
 ):
     kept = parts_of(interrupted)
-    monkeypatch.setattr(upkeep, "PARTS_AT_MOST", 3)
+    monkeypatch.setattr(maintenance, "PARTS_AT_MOST", 3)
     # Another request: its pairs are stored again, in many parts, which are joined when it is published.
     done = run(interrupted, [rows], model_folder, fresh=True, select__budget__examples=3)
     assert manifest(done)["pairs"]["computed"] > 0
@@ -462,14 +467,14 @@ def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder,
 
 def test_the_run_before_stays_for_its_readers(tmp_path):
     def published_run(name):
-        storage.write(str(tmp_path / "runs" / name / "manifest.json"), b"{}")
+        files.write(str(tmp_path / "runs" / name / "manifest.json"), b"{}")
         return str(tmp_path / "runs" / name)
 
     first, resumed, _, third = (published_run(f"2026010{day}T000000-000000") for day in (1, 2, 3, 4))
-    storage.write(str(tmp_path / "latest.json"), json.dumps({"run": f"runs/{storage.name_of(resumed)}"}).encode())
+    files.write(str(tmp_path / "latest.json"), json.dumps({"run": f"runs/{urls.name_of(resumed)}"}).encode())
     former = publish.current_run(str(tmp_path))
     assert former == resumed  # it was begun before the second and published after it
-    assert publish.remove_old_runs(str(tmp_path), third, former, 3) == [storage.name_of(first)]
+    assert publish.remove_old_runs(str(tmp_path), third, former, 3) == [urls.name_of(first)]
     for keep in (2, 1):
         publish.remove_old_runs(str(tmp_path), third, former, keep)
         assert {str(path) for path in (tmp_path / "runs").iterdir()} == {resumed, third}
@@ -478,13 +483,13 @@ def test_the_run_before_stays_for_its_readers(tmp_path):
 
 
 def test_a_pointer_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, monkeypatch):
-    storage.write(str(tmp_path / "latest.json"), b"{")
+    files.write(str(tmp_path / "latest.json"), b"{")
     assert publish.current_run(str(tmp_path)) is None
 
     def unread(path):
         raise OSError(errno.EIO, "not now")
 
-    monkeypatch.setattr(storage, "read", unread)
+    monkeypatch.setattr(files, "read", unread)
     with pytest.raises(OSError, match="not now"):
         publish.current_run(str(tmp_path))
 

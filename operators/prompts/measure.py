@@ -1,0 +1,85 @@
+"""Token counts of valid rows, and what to do with rows that are longer than a sequence may be (SPEC 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from operators.normalise import Example, Rejection
+from operators.prompts.template import TemplateProblem
+from operators.prompts.tokenise import Encoder, Ids, TooLong, slices
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Token counts of a row as it will be scored; `input_chars` characters of its input are used."""
+
+    n_prompt_tokens: int
+    n_target_tokens: int
+    input_chars: int
+
+
+def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list[Measured | Rejection]:
+    """Count tokens of each example; reject with `too_long`, `template_failed`, `empty_output` (no target ids),
+    `outside_vocabulary` (an id that the model does not know) or, where the tokenizer itself fails, `encode_failed`.
+
+    `too_long`: "reject", or "truncate_input", which cuts the input from its end until the sequence fits.
+    """
+    return [one for some in slices(examples, _chars) for one in _in_halves(some, encoder, too_long)]
+
+
+def _chars(example: Example) -> int:
+    return len(example.instruction) + len(example.input) + len(example.output)
+
+
+def _in_halves(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
+    try:
+        return _measure(examples, encoder, too_long)
+    except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises on a text; halves lead to the row that it fails on
+        if len(examples) == 1:
+            return [
+                Rejection("encode_failed", f"the tokenizer fails on this row: {type(error).__name__}: {error}"[:500])
+            ]
+        middle = len(examples) // 2
+        halves = (examples[:middle], examples[middle:])
+        return [one for half in halves for one in _in_halves(half, encoder, too_long)]
+
+
+def _measure(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
+    over = [encoder.certainly_over(example.output) for example in examples]
+    open_ = [example for example, certain in zip(examples, over, strict=True) if not certain]
+    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in open_]))
+    targets = iter(encoder.targets([example.output for example in open_]))
+    return [
+        _rejected(f"{len(example.output):,} characters of output", encoder)
+        if certain
+        else _measure_one(example, next(prompts), next(targets), encoder, too_long)
+        for example, certain in zip(examples, over, strict=True)
+    ]
+
+
+def _measure_one(
+    example: Example, prompt: Ids | TemplateProblem | TooLong, target: Ids, encoder: Encoder, too_long: str
+) -> Measured | Rejection:
+    if isinstance(prompt, TemplateProblem):
+        return Rejection("template_failed", str(prompt))
+    if len(target) == int(encoder.append_eos):
+        return Rejection("empty_output", "the tokenizer gives no token for this output")
+    if isinstance(prompt, list) and len(prompt) + len(target) <= encoder.max_length:
+        return _counted(prompt, target, len(example.input), encoder)
+    if too_long == "truncate_input" and example.input:
+        kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - len(target))
+        if kept is not None:
+            return _counted(encoder.prompt(example.instruction, example.input[:kept]), target, kept, encoder)
+    found = f"{len(prompt)} prompt tokens" if isinstance(prompt, list) else str(prompt)
+    return _rejected(f"{found} and {len(target)} target tokens", encoder)
+
+
+def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Measured | Rejection:
+    problem = encoder.outside(prompt) or encoder.outside(target)
+    if problem is not None:
+        return Rejection("outside_vocabulary", problem)
+    return Measured(len(prompt), len(target), input_chars)
+
+
+def _rejected(found: str, encoder: Encoder) -> Rejection:
+    return Rejection("too_long", f"{found}, at most {encoder.max_length} tokens together")

@@ -1,0 +1,168 @@
+"""Instruction embeddings, L2-normalised: sentence-transformers, or a lexical one that needs no model at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from operators.error_text import first_line
+from operators.hashing import DIGEST_BYTES, fold_space
+from operators.model_files import SAFETENSORS, files_digest, files_of, looks_local, read_file, revision_of, version_of
+
+LEXICAL = "lexical"
+_FEATURES, _DIMENSIONS = 1 << 16, 512
+_PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
+_VERSION = 1  # of what this file does to a text and its vector; stored embeddings of another one are not used
+
+
+class EmbedderProblem(ValueError):
+    """An embedder that cannot be loaded, in words for the person who named it."""
+
+
+class Embedder(Protocol):
+    """What both embedders are."""
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Float32 [N, D] with rows of length 1 (or 0 for a text without any feature)."""
+
+
+class LexicalEmbedder:
+    """Hashed character n-grams (3 to 5, within words) under a fixed sparse random projection.
+
+    Similar wording gives similar vectors; it knows nothing of meaning. For machines without a GPU or a model hub.
+    """
+
+    def __init__(self) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+        from sklearn.random_projection import SparseRandomProjection
+
+        self._vectorizer = HashingVectorizer(
+            analyzer="char_wb", ngram_range=(3, 5), n_features=_FEATURES, dtype=np.float32
+        )
+        # The projection depends on the shape and the seed alone, so fitting needs no data.
+        self._projection = SparseRandomProjection(_DIMENSIONS, random_state=0).fit(self._vectorizer.transform([""]))
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """See `Embedder.embed`."""
+        vectors = np.asarray(self._projection.transform(self._vectorizer.transform(texts)).todense(), dtype=np.float32)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+class SentenceEmbedder:
+    """Any sentence-transformers model with safetensors weights: a hub name or a folder, whose code is not run."""
+
+    def __init__(self, model: str, batch_size: int, version: str | None = None):
+        from sentence_transformers import SentenceTransformer
+
+        if looks_local(model):
+            _check_weights(model, "")
+        try:
+            self._model = SentenceTransformer(
+                model, revision=revision_of(model, version), model_kwargs={"use_safetensors": True}
+            )
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise _fail(model, error) from error
+        self._batch_size = batch_size
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """See `Embedder.embed`."""
+        return self._model.encode(
+            texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+
+
+def load_embedder(model: str, batch_size: int, version: str | None = None) -> Embedder:
+    """`lexical`, or a `version` of a sentence-transformers model as `resolve_embedder` gives it; raises EmbedderProblem."""
+    return LexicalEmbedder() if model == LEXICAL else SentenceEmbedder(model, batch_size, version)
+
+
+def resolve_embedder(model: str) -> str:
+    """The version of an embedder that a run holds to.
+
+    Raises EmbedderProblem, before anything is loaded, where `model` cannot be had or its weights are pickled.
+    """
+    if model == LEXICAL:
+        return metadata.version("scikit-learn")
+    if looks_local(model) and not any((Path(model) / file).is_file() for file in ("modules.json", "config.json")):
+        raise EmbedderProblem(
+            f"embedder.model: {model!r}: no such folder in sentence-transformers format; "
+            f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline"
+        )
+    try:
+        found = version_of(model)
+        _check_weights(model, found)
+    except OSError as error:
+        raise _fail(model, error) from error
+    return found
+
+
+def _check_weights(model: str, version: str) -> None:
+    """Raise EmbedderProblem where a module's weights are pickled, or not there; OSError."""
+    files = files_of(model, version)
+    try:
+        modules = _modules(model, version, files)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise EmbedderProblem(
+            f"embedder.model: {model!r}: modules.json or a config.json is none ({first_line(error)})"
+        ) from error
+    for folder, of_transformers, named in modules:
+        own = {Path(file).name for file in files if Path(file).parent == folder}
+        where = f"embedder.model: {model!r}" + (f": {folder.as_posix()}" if folder.name else "")
+        if of_transformers and "adapter_config.json" in own:
+            raise EmbedderProblem(f"{where}: holds an adapter; merge it into its base model and save the result")
+        found = own & _PICKLED | ({named} if named else set())
+        if named or (not own & SAFETENSORS and (found or of_transformers)):
+            raise EmbedderProblem(
+                f"{where}: found {', '.join(sorted(found)) or 'no weights'}; accepted: model.safetensors, since pickled "
+                "weights are not loaded; load the model where you trust it and save it again with save_pretrained"
+            )
+
+
+def _modules(model: str, version: str, files: set[str]) -> list[tuple[Path, bool, str | None]]:
+    """Of each module its folder, whether it is a model of transformers, and the file of weights that such a one insists on.
+    Folders inside of another module's are modules too: it may be made of them."""
+    listed = [(Path(), True)]
+    if "modules.json" in files:
+        entries = json.loads(read_file(model, version, "modules.json"))
+        listed = [(Path(one["path"]), one["type"].endswith(".Transformer")) for one in entries]
+    folders = {Path(file).parent for file in files}
+    inner = {one for one in folders for path, of in listed if path in one.parents and not (of and path == Path())}
+    found = [*((one, False) for one in sorted(inner - {path for path, _ in listed})), *listed]
+    return [(path, of, _named_weights(model, version, path) if of else None) for path, of in found]
+
+
+def _named_weights(model: str, version: str, folder: Path) -> str | None:
+    named = json.loads(read_file(model, version, (folder / "config.json").as_posix())).get("transformers_weights")
+    return None if named is None or str(named).endswith((".safetensors", ".safetensors.index.json")) else str(named)
+
+
+def fingerprint(model: str, version: str) -> str:
+    """128-bit hex digest of all that decides an embedding: the model's files, or its name and version on the hub.
+
+    Releases of torch, transformers and sentence-transformers are not in it, for the reason given at `models.identity`.
+    """
+    if model == LEXICAL:
+        identity = f"{LEXICAL} {_FEATURES} {_DIMENSIONS} {version}"
+    elif looks_local(model):
+        identity = files_digest(Path(model), "*.json", "*.txt", "*.model", "*.py", "*.safetensors")
+    else:
+        identity = f"{model}@{version}"
+    return hashlib.blake2b(f"{_VERSION} {identity}".encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _fail(model: str, error: Exception) -> EmbedderProblem:
+    first = first_line(error)
+    return EmbedderProblem(
+        f"embedder.model: {model!r} could not be loaded ({first}); is the name right and the model hub reachable? "
+        f"Offline: set embedder.model to {LEXICAL!r} or to a local folder"
+    )
+
+
+def embed_folded(embedder: Embedder, texts: list[str]) -> np.ndarray:
+    """Embeddings of instructions as they are compared: with white space folded."""
+    return np.ascontiguousarray(embedder.embed([fold_space(text) for text in texts]), dtype=np.float32)

@@ -1,0 +1,129 @@
+"""From placed rows to the pairs that are to be scored: choose alternatives that fit, turn all prompts and targets into ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from operators.prompts.template import TemplateProblem
+from operators.prompts.tokenise import Encoder, Ids, TooLong
+from operators.retrieval.alternatives import Pool, Query
+from operators.schema import ENCODED, from_rows
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The ranked candidates of one row, from its NEIGHBOURS row."""
+
+    query: Query
+    rows: Sequence[int]
+    similarities: Sequence[float]
+    complete: bool
+    paraphrases_skipped: int
+
+
+class _Prompts:
+    """Prompt ids by (instruction, input), each encoded once and in batches."""
+
+    def __init__(self, encoder: Encoder):
+        self._encoder = encoder
+        self._known: dict[tuple[str, str], Ids | TemplateProblem | TooLong] = {}
+
+    def learn(self, keys: list[tuple[str, str]]) -> None:
+        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+        self._known.update(zip(new, self._encoder.prompts(new), strict=True))
+
+    def fits(self, key: tuple[str, str], room: int) -> bool:
+        """Whether the template works on it and its ids are at most `room`, all of which the model knows."""
+        ids = self._known[key]
+        return isinstance(ids, list) and len(ids) <= room and self._encoder.outside(ids) is None
+
+    def __getitem__(self, key: tuple[str, str]) -> Ids:
+        ids = self._known[key]
+        if not isinstance(ids, list):
+            raise ids
+        return ids
+
+
+@dataclass
+class _Choice:
+    """Alternatives of one row while they are being chosen."""
+
+    rows: list[int] = field(default_factory=list)
+    similarities: list[float] = field(default_factory=list)
+    next: int = 0
+
+
+def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder: Encoder, k: int) -> pa.Table:
+    """ENCODED of rows (columns of ADMITTED) with their candidates: the ids of every prompt and target that may be scored."""
+    records = rows.to_pylist()
+    inputs = [record["input"][: record["input_chars"]] for record in records]
+    outputs = list({record["output"]: None for record in records})
+    targets = dict(zip(outputs, encoder.targets(outputs), strict=True))
+    prompts = _Prompts(encoder)
+    prompts.learn([(record["instruction"], input) for record, input in zip(records, inputs, strict=True)])
+    room = [encoder.max_length - len(targets[record["output"]]) for record in records]
+    choices = _choose_alternatives(inputs, room, candidates, pool, prompts, k)
+    return from_rows(
+        [
+            {
+                **{name: record[name] for name in _KEPT},
+                "input_truncated": len(input) < len(record["input"]),
+                "paraphrases_skipped": ranked.paraphrases_skipped,
+                "prompt": prompts[record["instruction"], input],
+                "target": targets[record["output"]],
+                "alternatives": [
+                    {"instruction": text, "similarity": similarity, "prompt": prompts[text, input]}
+                    for text, similarity in zip(
+                        map(pool.texts.__getitem__, choice.rows), choice.similarities, strict=True
+                    )
+                ],
+            }
+            for record, input, choice, ranked in zip(records, inputs, choices, candidates, strict=True)
+        ],
+        ENCODED,
+    )
+
+
+_KEPT = ("id", "source", "instruction", "input", "output", "extra", "file", "line", "n_prompt_tokens", "pair_key")
+
+
+def _choose_alternatives(
+    inputs: list[str], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts, k: int
+) -> list[_Choice]:
+    """The first `k` candidates of each row whose prompt has at most `room` ids, all known to the model; any other is replaced
+    by the next.
+
+    Where a stored candidate list ends too early, the row's whole ranking is computed.
+    """
+    choices = [_Choice() for _ in inputs]
+    candidates = list(candidates)
+    open_rows = list(range(len(inputs)))
+    while open_rows:
+        offers: dict[int, list[int]] = {}
+        for row in open_rows:
+            offer = _offer(choices[row], candidates, row, pool, k)
+            if offer:
+                offers[row] = offer
+        prompts.learn(
+            [(pool.texts[candidates[row].rows[i]], inputs[row]) for row, offer in offers.items() for i in offer]
+        )
+        for row, offer in offers.items():
+            choice, ranked = choices[row], candidates[row]
+            for i in offer:
+                if prompts.fits((pool.texts[ranked.rows[i]], inputs[row]), room[row]):
+                    choice.rows.append(ranked.rows[i])
+                    choice.similarities.append(ranked.similarities[i])
+            choice.next = offer[-1] + 1
+        open_rows = [row for row in offers if len(choices[row].rows) < k]
+    return choices
+
+
+def _offer(choice: _Choice, candidates: list[Candidates], row: int, pool: Pool, k: int) -> list[int]:
+    ranked = candidates[row]
+    if choice.next >= len(ranked.rows) and not ranked.complete:
+        ((_, rows, similar, complete, skipped),) = pool.search([ranked.query], len(pool))
+        ranked = candidates[row] = Candidates(ranked.query, rows.tolist(), similar.tolist(), complete, skipped)
+    return list(range(choice.next, min(choice.next + k - len(choice.rows), len(ranked.rows))))

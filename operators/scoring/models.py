@@ -1,0 +1,202 @@
+"""Loading a tokenizer and a causal LM safely: safetensors only, no remote code unless asked, clear words when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from operators.error_text import first_line
+from operators.model_files import (
+    SAFETENSORS,
+    files_digest,
+    files_of,
+    looks_local,
+    revision_of,
+    version_of,
+    why_not_on_hub,
+)
+
+_VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
+_NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelProblem(ValueError):
+    """A model or tokenizer that cannot be used, in words for the person who named it."""
+
+
+def check_model_name(name: str, key: str, version: str | None = None) -> None:
+    """Raise ModelProblem where `name` is no folder in transformers format with safetensors and not on the hub either."""
+    if not looks_local(name):
+        reason = why_not_on_hub(name, revision=version)
+        if reason:
+            raise _fail(key, name, "the model", OSError(f"there is no folder of this name, and the hub says: {reason}"))
+        return
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ModelProblem(
+            f"{key}: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelProblem(f"{key}: {name!r}: the folder has no config.json; accepted: a folder in transformers format")
+    if not any(folder.rglob("*.safetensors")):
+        raise ModelProblem(f"{key}: {name!r}: the folder has no {_NO_SAFETENSORS}")
+
+
+def resolve(name: str) -> str:
+    """The version of a model that a run holds to, as `hub.version_of` gives it; raises ModelProblem."""
+    try:
+        if looks_local(name):
+            check_model_name(name, "scorer.model")
+        return version_of(name)
+    except OSError as error:
+        raise _fail("scorer.model", name, "the model", error) from error
+
+
+def check_weights(name: str, version: str, config: Any) -> None:
+    """Raise ModelProblem where a model has no weights that `load_model` would load, before anything depends on them."""
+    try:
+        files = files_of(name, version)
+    except OSError as error:
+        raise _fail("scorer.model", name, "the list of its files", error) from error
+    if "adapter_config.json" in files:
+        # With the package peft, transformers would load whatever base model it names; without, the base alone.
+        raise ModelProblem(f"scorer.model: {name!r} is an adapter; merge it into its base model and save the result")
+    _refuse_pickle(name, config)
+    named = getattr(config, "transformers_weights", None)
+    if not files & ({named} if named else SAFETENSORS):
+        raise ModelProblem(
+            f"scorer.model: {name!r}: there is no {named or ' or '.join(sorted(SAFETENSORS))}, so it has no {_NO_SAFETENSORS}"
+        )
+
+
+def _refuse_pickle(name: str, config: Any) -> None:
+    named = getattr(config, "transformers_weights", None)  # the model's own choice, which comes before ours
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise ModelProblem(f"scorer.model: {name!r}: config.json names {named!r} as its weights: no {_NO_SAFETENSORS}")
+
+
+def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
+    first = first_line(error)
+    if "trust_remote_code" in str(error):
+        hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
+    elif looks_local(name):
+        hint = "is the folder complete?"
+    else:
+        hint = (
+            f"the hub could not give it; is the name right and the hub reachable? Offline, set {key} to a local folder"
+        )
+    return ModelProblem(f"{key}: {name!r}: {what} could not be loaded ({first}); {hint}")
+
+
+def load_tokenizer(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of `name`; raises ModelProblem."""
+    check_model_name(name, "scorer.model", version)
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision_of(name, version), trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise _fail("scorer.model", name, "the tokenizer", error) from error
+
+
+def load_config(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The model's configuration; raises ModelProblem."""
+    check_model_name(name, "scorer.model", version)
+    try:
+        return AutoConfig.from_pretrained(
+            name, revision=revision_of(name, version), trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise _fail("scorer.model", name, "the configuration", error) from error
+
+
+def window(config: Any) -> int | None:
+    """How many positions the model was built for, or None where its configuration does not say."""
+    text = config.get_text_config()
+    return next(
+        (
+            n
+            for key in ("max_position_embeddings", "n_positions", "max_seq_len")
+            if isinstance(n := getattr(text, key, None), int)
+        ),
+        None,
+    )
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    if dtype != "auto":
+        return DTYPES[dtype]
+    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+
+
+class NoGpu(RuntimeError):
+    """A process that holds a GPU which torch cannot use."""
+
+
+def device_of(*, gpu: bool) -> str:
+    """`cuda` where torch can use a GPU, else `cpu`. A process that was given a `gpu` must not compute on the CPU unnoticed:
+    raises NoGpu, unless TSS_COUNTED_GPUS says that GPUs here are numbers, as in a simulated cluster."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if gpu and not os.environ.get("TSS_COUNTED_GPUS"):
+        raise NoGpu(
+            f"this process on {platform.node()} holds a GPU that torch {torch.__version__} cannot use; install a build of "
+            "torch with CUDA and a driver that is new enough for it there, or set ray.gpus_per_scorer: 0 to score on CPUs"
+        )
+    return "cpu"
+
+
+def load_model(
+    name: str,
+    *,
+    version: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> torch.nn.Module:
+    """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem."""
+    config = load_config(name, version=version, trust_remote_code=trust_remote_code)
+    _refuse_pickle(name, config)
+    device = device or device_of(gpu=False)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision_of(name, version),
+            dtype=resolve_dtype(dtype, device),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _fail("scorer.model", name, "the weights", error) from error
+    return model.eval().requires_grad_(False).to(torch.device(device))
+
+
+def identity(
+    name: str, version: str, tokenizer: Any, *, template_hash: str, append_eos: bool, trust_remote_code: bool = False
+) -> str:
+    """128-bit hex digest of all that decides a likelihood, but for the dtype that it is computed in: model and version, whether
+    its own code runs, template, tokenizer, EOS policy.
+
+    Releases of torch and transformers are not in it: from one to the next likelihoods differ as they do between two kinds of
+    GPU, by less than scores can tell, and a patch release must not cost all that is stored. One that changes what a model
+    computes is a reason to count _VERSION up.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(name)
+    patterns = ("config.json", "*.py", "*.safetensors", "*.safetensors.index.json")
+    weights = files_digest(folder, *patterns) if looks_local(name) else f"{name}@{version}"
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
+    own_code = ["trust_remote_code"] if trust_remote_code else []
+    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos), *own_code):
+        digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""One run under way, and how its stages run on Ray Data: datasets of items, batches as Arrow tables, errors as RunFailed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.config import Config
+from pipeline.engine.progress import Reporter
+from pipeline.engine.resources import ANYWHERE, Pools, actor_pool, nodes_that_work, off_gpus
+from pipeline.engine.same_code import guarded
+from pipeline.errors import BadRequest, DamagedInput, RunFailed
+from pipeline.storage import urls
+from pipeline.storage.parts import DamagedPart, Record
+
+# In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
+_PARTS_TOGETHER = 8
+SHUFFLE_BYTES = 64 << 20  # of rows in one block of a shuffle
+TEXT_PER_PARQUET_BYTE = 4  # what compressed text takes in memory
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run under way: its folder for parts, its name, and what every stage needs."""
+
+    config: Config
+    work: str
+    run: str
+    pools: Pools
+    reporter: Reporter
+    fresh: bool = False  # leave what earlier runs have stored aside
+
+    @property
+    def index(self) -> str:
+        """Folder of the instruction table, its embeddings and neighbours."""
+        return urls.join(self.work, "index")
+
+
+def items(values: list[Any], together: int = 1) -> Any:
+    """A dataset of values as JSON in the column `item`, `together` of them (or fewer) in each block. What follows runs on
+    machines without GPUs, as far as there are any (`in_actors` says otherwise)."""
+    ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    return ray.data.from_items(
+        [{"item": text} for text in texts], override_num_blocks=max(1, -(-len(texts) // together))
+    )
+
+
+def mapped(dataset: Any, function: Any, **options: Any) -> Any:
+    """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has."""
+    return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
+
+
+def in_actors(dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0) -> Any:
+    """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
+    `gpus`, each where it has so many."""
+    placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
+    return mapped(dataset, actor, fn_constructor_kwargs=settings, compute=actor_pool(sizes), batch_size=1, **placed)
+
+
+def over_parts(parts: list[Any], function: Any, **kwargs: Any) -> Any:
+    """A light pass: `function` with these keyword arguments over recorded parts, several in a task."""
+    return mapped(items(parts, _PARTS_TOGETHER), function, fn_kwargs=kwargs)
+
+
+def stream(stage: str, dataset: Any) -> Iterator[Record]:
+    """Run a stage; its records as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one line."""
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for text in batch["record"].to_pylist():
+                yield json.loads(text)
+    except (RayError, ExecutionTimeoutError) as error:
+        raise _failed(stage, error) from error
+
+
+def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda record: None) -> list[Record]:
+    """Run a stage to its end and keep its records; `tick` sees each as it arrives."""
+    records = []
+    for record in stream(stage, dataset):
+        tick(record)
+        records.append(record)
+    return records
+
+
+def by_block(stage: str, records: list[Record]) -> list[Record]:
+    """Records in the order of their blocks. Raises RunFailed where one came in pieces: its rows would be taken for all."""
+    numbers = [record["block"] for record in records]
+    if len(set(numbers)) < len(numbers):
+        raise RunFailed(stage, "a block came in pieces, though Ray was told not to cut any")
+    return sorted(records, key=lambda record: record["block"])
+
+
+def _failed(stage: str, error: BaseException) -> RunFailed:
+    """What a stage that failed is for the driver."""
+    damaged = any(isinstance(one, DamagedPart) for one in _chain(error))
+    return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception, what it wraps, and so on."""
+    chain = [error]
+    while isinstance(deeper := getattr(chain[-1], "cause", None) or chain[-1].__cause__, BaseException):
+        chain.append(deeper)
+    return chain
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
+    cause = type(error).__name__
+    for one in _chain(error):
+        told = str(one).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
+        lines = [line.strip() for line in told.splitlines() if line.strip()]
+        cause = lines[-1] if lines else cause
+    return cause[:1000]
+
+
+def everywhere(stage: str, function: Callable, *args: Any) -> None:
+    """Run a plain function on each machine that takes work. Raises BadRequest where the function does."""
+    tasks = []
+    for node in nodes_that_work():
+        # A label would be waited for where its machine is lost meanwhile; this fails then.
+        placed: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        tasks.append(ray.remote(num_cpus=0, **placed)(guarded(function)).remote(*args))
+    _answers(stage, tasks)
+
+
+def once(stage: str, function: Callable, *args: Any, gpus: float = 0.0) -> Any:
+    """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
+    the driver's. Raises BadRequest where the function does."""
+    placed = {"num_gpus": gpus} if gpus else {"label_selector": off_gpus()}
+    return _answers(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
+
+
+def _answers(stage: str, tasks: list[Any]) -> list[Any]:
+    try:
+        return ray.get(tasks)
+    except RayError as error:
+        for one in _chain(error):
+            if isinstance(one, BadRequest) and not isinstance(one, RayError):
+                raise one from None
+        raise _failed(stage, error) from error

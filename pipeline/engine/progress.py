@@ -1,0 +1,144 @@
+"""Live progress per stage: a bar in a terminal, plain log lines elsewhere, and gauges for whoever watches a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipeline.engine import metrics
+
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LOOKS = 60.0
+
+
+class Reporter:
+    """Shows stages on standard error and keeps the seconds that each took."""
+
+    # Set by the command line. An interrupt that arrives within a callback of a library is swallowed there, and the run would go
+    # on: then the next sign of progress ends it.
+    interrupted = False
+    published = ""  # the run that this command has made the current one; what comes after is tidying up
+
+    def __init__(self, *, quiet: bool = False):
+        self.timings: dict[str, float] = {}
+        self._quiet = quiet
+        self._console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line for the person who waits."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(
+        self,
+        name: str,
+        total: int | None = None,
+        unit: str = "parts",
+        *,
+        slow: str = "",
+        look: Callable[[], str] | None = None,
+    ) -> Iterator[Stage]:
+        """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long, and `look`
+        from time to time what has come of units that are not finished."""
+        self.require_going()
+        began = time.monotonic()
+        bar = self._bar() if sys.stderr.isatty() and not self._quiet else None
+        stage = Stage(self, name, total, unit, bar)
+        if slow and not bar:
+            self.say(f"{name:<12} {stage.summary()}: {slow}")
+        try:
+            with bar or contextlib.nullcontext(), stage.looking(look):
+                yield stage
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - began
+        self.say(f"{name:<12} {stage.summary()} in {time.monotonic() - began:.1f} s")
+
+    def require_going(self) -> None:
+        """Raise KeyboardInterrupt where the command was told to stop before."""
+        if Reporter.interrupted:
+            raise KeyboardInterrupt
+
+    def _bar(self) -> Progress:
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+
+
+class Stage:
+    """A stage under way; `advance` moves it."""
+
+    def __init__(self, reporter: Reporter, name: str, total: int | None, unit: str, bar: Progress | None):
+        self._reporter, self._name, self._total, self._unit, self._bar = reporter, name, total, unit, bar
+        self._done, self._note, self._last_line = 0, "", time.monotonic()
+        self._task = bar.add_task(name, total=total, note="") if bar else None
+        metrics.show("tss_stage_total", total or 0, stage=name)
+        metrics.show("tss_stage_done", 0, stage=name)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count finished units; `note` says more, such as rows so far."""
+        self._reporter.require_going()
+        self._done += units
+        self._note = note or self._note
+        metrics.show("tss_stage_done", self._done, stage=self._name)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._done, note=self._note)
+        elif self._done != self._total and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._reporter.say(f"{self._name:<12} {self.summary()} so far")
+
+    @contextmanager
+    def looking(self, look: Callable[[], str] | None) -> Iterator[None]:
+        """Show what `look` says while units take long."""
+        if look is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def show() -> None:
+            while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+                with contextlib.suppress(OSError, pa.ArrowException):  # storage that does not answer just now
+                    note = look()
+                    if self._bar and self._task is not None:
+                        self._bar.update(self._task, note=note)
+                    elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LOOKS / 2:
+                        self._reporter.say(
+                            f"{self._name:<12} {self._done} of {self._total} {self._unit}, {note} so far"
+                        )
+
+        watching = threading.Thread(target=show, daemon=True, name="progress")
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join()
+
+    def summary(self) -> str:
+        """What is done, in words."""
+        of = f" of {self._total}" if self._total is not None else ""
+        return f"{self._done}{of} {self._unit}" + (f", {self._note}" if self._note else "")

@@ -1,0 +1,41 @@
+"""What retrieval leaves for the stages after it, as each worker process loads it: the pool and the ranked candidates."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from operators.retrieval.alternatives import Pool
+from pipeline.engine.job import Job
+from pipeline.storage.arrays import load_array
+from pipeline.storage.parts import read_table
+
+
+def ranges_of(count: int, size: int) -> list[dict[str, int]]:
+    """Ranges of rows of the instruction table, `size` rows each."""
+    return [{"start": start, "stop": min(start + size, count)} for start in range(0, count, size)]
+
+
+def pool_settings(job: Job) -> dict[str, Any]:
+    """What a worker needs to load the pool."""
+    wanted = job.config.alternatives
+    return {"index": job.index, "paraphrase_max": wanted.paraphrase_max, "same_task": wanted.same_task}
+
+
+@lru_cache(maxsize=1)
+def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
+    """The pool of this worker process."""
+    return Pool(
+        read_table(f"{index}/instructions.parquet"),
+        load_array(f"{index}/embeddings.npy"),
+        paraphrase_max=paraphrase_max,
+        same_task=same_task,
+    )
+
+
+@lru_cache(maxsize=1)
+def cached_neighbours(index: str) -> pa.Table:
+    """The NEIGHBOURS of this worker process; a row's `query_row` is its row here."""
+    return read_table(f"{index}/neighbours.parquet")

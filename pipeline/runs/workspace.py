@@ -1,0 +1,161 @@
+"""Where a run is written before readers see it, and how the same request finds the run that it had begun before.
+
+A work folder says which request it serves: a digest of the inputs' content and of all settings. The same request goes on under
+the same run id: whatever it has stored of likelihoods and embeddings is its own. Of the folder it keeps the names of parts that
+it has found damaged; everything else is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.engine import metrics
+from pipeline.storage import files, urls
+from pipeline.errors import BadRequest
+from pipeline.storage.lock import Lock
+from pipeline.engine.progress import Reporter
+from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
+from pipeline.storage.computed import NOTES, count_run, damaged
+
+WORK, _REQUEST = ".work", "request.json"
+_RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of a run that is being made: `<output>/.work/<id>/`, and where it will be published."""
+
+    output: str
+    run_id: str
+    lock: Lock
+    resumed: bool = False
+    fresh: bool = False  # leave what earlier runs have stored aside, also when it goes on
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run was made to its end before, and only the pointer does not name it yet. Raises OSError where storage
+        does not say."""
+        try:
+            return bool(read_manifest(self.final))
+        except BadRequest as problem:  # there is none, or it is cut off
+            require_readable(problem)
+            return False
+
+    @property
+    def folder(self) -> str:
+        """The run's own folder for parts."""
+        return urls.join(self.output, WORK, self.run_id)
+
+    @property
+    def final(self) -> str:
+        """Where readers will find it."""
+        return urls.join(self.output, RUNS, self.run_id)
+
+    @property
+    def staged(self) -> str:
+        """Where the files of the published run are put together."""
+        return self.final if urls.is_url(self.output) else urls.join(self.folder, "run")
+
+
+@contextmanager
+def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> Iterator[Workspace]:
+    """The workspace of an interrupted run of this request, or a new one; leftovers of all others are removed.
+
+    However it ends, parts are removed. Where the same request would go on, the folder stays, with the request and the names of
+    damaged parts alone: the next attempt is then known as one.
+    """
+    own = _enter(output, lock, request, fresh)
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    said = json.dumps({"request": request, "run": own.run_id, "began": began, "fresh": own.fresh})
+    metrics.of_run(own.run_id)
+    try:
+        files.write(urls.join(own.folder, _REQUEST), said.encode())
+        yield own
+    finally:
+        metrics.of_run("")
+        # What storage does not let go of now is removed by the next command; how this one has ended matters more.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            if lock.held():  # whoever has taken over meanwhile may work in the same folder
+                _clear(own, keep_request=_goes_on(own))
+                files.delete_empty(urls.join(output, WORK))
+
+
+def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
+    found = None
+    for name in files.list_folders(urls.join(output, WORK)):
+        left = Workspace(output, name, lock, resumed=True)
+        known = _request_of(left)
+        left = replace(left, fresh=bool(known.get("fresh")))
+        same = known.get("request") == request
+        # What stands on a disk under its final name without a sound manifest is in the way of a run of that name.
+        free = urls.is_url(output) or left.whole or not files.exists(left.final)
+        if same and free and not fresh and found is None:
+            found = left
+            _clear(left, keep_request=True)
+        else:
+            # An interrupted run of another request keeps its name as long as it has pairs in the store.
+            _clear(left, keep_request=not same and not left.whole and _worth_keeping(left))
+    _remove_unpublished(output)
+    return found or Workspace(output, new_run_id(), lock, fresh=fresh)
+
+
+def _remove_unpublished(output: str) -> None:
+    """Runs of an object store that never got their manifest."""
+    if urls.is_url(output):
+        folder = urls.join(output, RUNS)
+        for name in run_ids(folder):
+            if not files.exists(urls.join(folder, name, MANIFEST)):
+                files.delete_folder(urls.join(folder, name))
+
+
+def _request_of(left: Workspace) -> dict[str, Any]:
+    try:
+        known = json.loads(files.read(urls.join(left.folder, _REQUEST)))
+    except (OSError, ValueError):
+        return {}  # not even the request was written whole: there is nothing to go on with
+    return known if isinstance(known, dict) else {}
+
+
+def _goes_on(own: Workspace) -> bool:
+    """Whether the same request has to know of this run: readers do not see it, and it lacks nothing but the pointer, was begun
+    fresh, or is worth keeping."""
+    return Reporter.published != own.final and (own.whole or own.fresh or _worth_keeping(own))
+
+
+def _worth_keeping(own: Workspace) -> bool:
+    """Whether a run that is not whole has stored pairs, or has found damaged parts that its manifest will name."""
+    return count_run(own.output, own.run_id)[0] > 0 or bool(damaged(own.folder))
+
+
+def _clear(own: Workspace, *, keep_request: bool = False) -> None:
+    if keep_request:
+        for name in files.list_folders(own.folder):
+            if name != NOTES:
+                files.delete_folder(urls.join(own.folder, name))
+        for path, _ in files.list_files(own.folder):
+            if urls.name_of(path) != _REQUEST:
+                files.delete(path)
+    else:
+        files.delete_folder(own.folder)
+    if own.staged == own.final and not own.whole:
+        files.delete_folder(own.final)
+
+
+def run_ids(folder: str) -> list[str]:
+    """The runs among the folders in a folder, sorted by time; what bears another name is not ours."""
+    return [name for name in files.list_folders(folder) if _RUN_ID.fullmatch(name)]
+
+
+def new_run_id() -> str:
+    """A name that sorts by time and that two runs of one second do not share."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"

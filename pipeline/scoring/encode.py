@@ -1,0 +1,105 @@
+"""Stage 5a: blocks of placed rows become token ids.
+
+Where scorers hold GPUs these are tasks of their own, so that the next block is encoded while one is scored; on CPUs Ray Data
+joins both steps in the actor, and they do not compete for its cores. An encoded block goes straight to the scorer that takes
+it, through Ray's object store, with the record it came from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.retrieval.alternatives import Query
+from operators.scoring.encode_pairs import Candidates, encode_rows
+from pipeline.engine.attempts import at_most
+from pipeline.engine.encoder import cached_encoder
+from pipeline.retrieval.index import cached_neighbours, cached_pool
+from pipeline.storage.parts import Record, read_part
+
+
+@dataclass(frozen=True)
+class Round:
+    """One pass of scoring over the blocks, and which of their rows it takes.
+
+    all: every row. pilot: a sample of rows, by id. rest: all but these. again: rows of earlier rounds without a score, whose
+    bound is not below the threshold. With a threshold, rows are scored only until they are known to be below it.
+    """
+
+    name: Literal["all", "pilot", "rest", "again"] = "all"
+    share: float = 0.0  # of the pilot
+    threshold: float | None = None
+    number: int = 0  # of `again`
+
+    @property
+    def label(self) -> str:
+        """A name that no other round of a run has."""
+        return f"again-{self.number}" if self.name == "again" else self.name
+
+
+def encode_block(
+    batch: pa.Table,
+    *,
+    work: str,
+    index: str,
+    encoder: dict[str, Any],
+    pool: dict[str, Any],
+    k: int,
+    round: dict[str, Any],
+) -> pa.Table:
+    """For each block record: the record, and beside it the rows that this round takes, ENCODED."""
+    blocks = []
+    for part in map(json.loads, batch["item"].to_pylist()):
+        this = Round(**round)
+        # Every row was tokenised before, when it was admitted: if a process ends here, it is no row's fault.
+        with at_most(work, f"encode-{part['block']:06d}-{this.label}", f"encoding block {part['block']}"):
+            rows = rows_of_round(part, this)
+            candidates = candidates_of(rows, cached_neighbours(index))
+            encoded = encode_rows(rows, candidates, cached_pool(**pool), cached_encoder(**encoder), k)
+            blocks.append(to_bytes(encoded))
+    return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
+
+
+def rows_of_round(part: Record, round: Round) -> pa.Table:
+    """The PLACED rows of a block that a round takes."""
+    placed = read_part(part["placed"])
+    rows = placed.filter(pc.invert(placed["duplicate"]))
+    if round.name == "all":
+        return rows
+    if round.name == "again":
+        scored = read_part(part["scored"], ["id", "tss_pp", "tss_pp_bound"])
+        reaches = pc.greater_equal(scored["tss_pp_bound"], pa.scalar(round.threshold, pa.float64()))
+        open_ids = scored.filter(pc.fill_null(reaches, False))["id"]
+        return rows.filter(pc.is_in(rows["id"], value_set=open_ids.combine_chunks()))
+    # Ids are hashes: their first digits draw a sample that depends on nothing else.
+    drawn = pa.array([int(one[:8], 16) < round.share * 2**32 for one in rows["id"].to_pylist()], pa.bool_())
+    return rows.filter(drawn if round.name == "pilot" else pc.invert(drawn))
+
+
+def candidates_of(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
+    """The ranked candidates of PLACED rows."""
+    found = []
+    for row in neighbours.take(rows["query_row"]).to_pylist():
+        query = Query(row["instruction_row"], row["has_input"], row["task"])
+        found.append(
+            Candidates(query, row["candidates"], row["similarities"], row["complete"], row["paraphrases_skipped"])
+        )
+    return found
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """A table as one value, so that a block is one row and no block is ever cut or joined with another."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def from_bytes(data: bytes) -> pa.Table:
+    """See `to_bytes`."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()

@@ -1,0 +1,268 @@
+"""Stage 5b: encoded blocks become SCORED parts, and what is computed for them is stored."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.prompts.tokenise import empty_context
+from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
+from operators.scoring.score_rows import Memory, Scoring, Work
+from operators.scoring.scores import ScoreSettings, add_scores
+from pipeline.engine import metrics
+from pipeline.engine.attempts import Attempts, at_most, this_actor
+from pipeline.engine.encoder import cached_encoder
+from pipeline.engine.resources import threads_here
+from pipeline.scoring.encode import from_bytes
+from pipeline.scoring.rescore import sources_of
+from pipeline.storage import computed
+from pipeline.storage.parts import Record, read_part, record_table, write_part
+
+if TYPE_CHECKING:
+    from operators.scoring.scorer import TargetScorer
+
+
+class BrokenScorer(RuntimeError):
+    """A scorer that fails on what it could do when it was loaded: no row is to blame."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of a block, ENCODED; their LIKELIHOODS so far; and sums of pairs that earlier runs have stored, by digest."""
+
+    number: int
+    encoded: pa.Table
+    known: pa.Table | None
+    stored: dict[bytes, float]
+
+    def rows(self, start: int, stop: int) -> _Block:
+        known = None if self.known is None else self.known.slice(start, stop - start)
+        return replace(self, encoded=self.encoded.slice(start, stop - start), known=known)
+
+
+@dataclass
+class _Found:
+    """What came of a stretch of rows: LIKELIHOODS tables in order, rows that cannot be scored with the reason, the cost."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+
+    def add(self, other: _Found) -> _Found:
+        self.tables += other.tables
+        self.rejected += other.rejected
+        for name, value in vars(other.work).items():
+            setattr(self.work, name, getattr(self.work, name) + value)
+        return self
+
+
+class _Keeper:
+    """Writes finished pairs to the store: all that are waiting, every so many seconds and at the end of a stretch of rows."""
+
+    def __init__(self, folder: str, every: float):
+        self._folder, self._every = folder, every
+        self._waiting: list[pa.Table] = []
+        self._written = time.monotonic()
+
+    def take(self, finished: pa.Table) -> None:
+        self._waiting.append(finished)
+        if time.monotonic() - self._written >= self._every:
+            self.write()
+
+    def write(self) -> None:
+        rows = pa.concat_tables(self._waiting) if self._waiting else None
+        if rows is not None and len(rows):
+            computed.write(self._folder, rows.sort_by([("group", "ascending"), ("pair", "ascending")]))
+        self._waiting, self._written = [], time.monotonic()
+
+
+class ScoreBlock:
+    """Actor: holds the model, once a pair needs it; turns each encoded block into one SCORED part, and stores what it computes.
+
+    Rows of a block that an earlier round has scored are in `scored` of its record, and the new part holds them too. A row that
+    raises or ends the process is found by halving its block, and rejected. `kept` is the scorer's folder of the store, the
+    run's name in it and that of the round. `share` is what the actor has of its machine: with how many others it shares the
+    cores, and its GPUs.
+    """
+
+    # A block whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one row.
+    whole_tries, row_tries = 3, 2
+
+    def __init__(
+        self,
+        *,
+        work: str,
+        kept: dict[str, str],
+        every: float,
+        encoder: dict[str, Any],
+        model: dict[str, Any],
+        batch_tokens: int | str,
+        score: dict[str, Any],
+        seed: int,
+        threshold: float | None,
+        share: dict[str, float],
+    ):
+        self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
+        self._kept, self._every, self._seed = kept, every, seed
+        self._encoder, self._model, self._batch_tokens, self._share = encoder, model, batch_tokens, share
+        self._loaded = 0
+        metrics.of_run(kept["run"])
+
+    @cached_property
+    def _context(self) -> list[int]:
+        return empty_context(cached_encoder(**self._encoder).tokenizer)
+
+    @cached_property
+    def _scorer(self) -> TargetScorer:
+        # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
+        # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
+        with at_most(self._work, f"load-{this_actor()}", "loading the scorer"):
+            scorer = self._load()
+        self._loaded = 1
+        metrics.count("tss_models_loaded", 1)
+        metrics.scorer(scorer)
+        return scorer
+
+    def _load(self) -> TargetScorer:
+        import torch
+
+        from operators.scoring.batch_budget import batch_tokens
+        from operators.scoring.models import device_of, load_model
+        from operators.scoring.scorer import TargetScorer
+
+        gpus = self._share["gpus"]
+        torch.set_num_threads(threads_here(int(self._share["a_node"]), gpus))
+        model = load_model(**self._model, device=device_of(gpu=gpus > 0))
+        if self._batch_tokens != "auto":
+            return TargetScorer(model, int(self._batch_tokens))
+        return TargetScorer(model, batch_tokens(model, min(1.0, gpus) or 1.0))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return record_table(
+            self._block(json.loads(item), from_bytes(encoded))
+            for item, encoded in zip(batch["item"].to_pylist(), batch["encoded"].to_pylist(), strict=True)
+        )
+
+    def _block(self, part: Record, encoded: pa.Table) -> Record:
+        began = time.monotonic()
+        before = read_part(part["scored"]) if part["scored"] else SCORED.empty_table()
+        seen = pc.index_in(encoded["id"], value_set=before["id"].combine_chunks())
+        known = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
+        stored = _sums(read_part(part["known"])) if part.get("known") else {}
+        found = self._stretch(_Block(part["block"], encoded, known, stored), 0, len(encoded))
+        others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
+        tables = [add_scores(table, self._score, self._seed) for table in found.tables]
+        scored = pa.concat_tables([others, *tables])
+        return {
+            "block": part["block"],
+            "scored": write_part(f"{self._work}/scored", scored, SCORED),
+            "sources": sources_of(scored),
+            **self._reject(found.rejected),
+            "work": {**vars(found.work), "loaded": self._loads()},
+            "seconds": time.monotonic() - began,
+        }
+
+    def _loads(self) -> int:
+        """1 in the record of the first block after a model was loaded."""
+        loaded, self._loaded = self._loaded, 0
+        return loaded
+
+    def _stretch(self, block: _Block, start: int, stop: int) -> _Found:
+        """Score rows `start` to `stop` of a block, in halves where they have failed together."""
+        if start == stop:  # a round may take no row of a block
+            return self._scored(block.rows(start, stop))
+        attempts, name = Attempts(self._work, f"block-{block.number:06d}-{self._kept['part']}"), f"{start}-{stop}"
+        whole, alone = stop - start == len(block.encoded), stop - start == 1
+        limit = self.whole_tries + alone if whole else self.row_tries if alone else 1
+        problem = None
+        if (deaths := attempts.deaths(name)) < limit:
+            for _ in range(2):  # what fails once may have been the machine's fault
+                try:
+                    with attempts.trying(name):
+                        return self._scored(block.rows(start, stop))
+                except OSError:
+                    raise  # a disk that is full, a store that is gone
+                except Exception as error:  # noqa: BLE001 - whatever a model raises on a row; it ends in rejected/ in words
+                    problem = error
+                    self._require_scorer(error)
+        if not alone:
+            middle = (start + stop) // 2
+            return self._stretch(block, start, middle).add(self._stretch(block, middle, stop))
+        if problem is not None:
+            reason, detail = "scorer_failed", f"the scorer fails on this row: {type(problem).__name__}: {problem}"[:500]
+        else:
+            reason, detail = "scorer_died", f"the scorer's process ended {deaths} times while it scored this row alone"
+        return _Found(rejected=[_rejected(block.encoded.slice(start, 1), reason, detail)])
+
+    def _require_scorer(self, error: Exception) -> None:
+        """Raise BrokenScorer where it is not the rows: the model cannot be loaded, or fails on anything by now."""
+        try:
+            healthy = self._scorer.works()
+        except Exception as problem:
+            raise BrokenScorer(f"{type(problem).__name__}: {problem}") from problem
+        if not healthy:
+            raise BrokenScorer(f"the scorer fails on everything since {type(error).__name__}: {error}") from error
+
+    def _scored(self, block: _Block) -> _Found:
+        folder = computed.block_folder(self._kept["scorer"], self._kept["run"], block.number, self._kept["part"])
+        # Sums wait for the device, then for the disk: half of the time each.
+        keeper, work = _Keeper(folder, self._every / 2), Work()
+        meter = metrics.Meter(work)
+
+        def keep(finished: pa.Table) -> None:
+            keeper.take(finished)
+            meter.read()
+            metrics.scorer(self._scorer)  # batches have become smaller where memory ran out
+
+        memory = Memory(block.stored, self._finished(folder), keep, self._every / 2)
+        scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory, work)
+        try:
+            if self._threshold is None:
+                scoring.score_all()
+            else:
+                scoring.score_down_to(self._threshold, self._score)
+        finally:
+            keeper.write()
+        meter.read(finished=True)
+        good = pa.array(scoring.finite(), pa.bool_())
+        bad = block.encoded.filter(pc.invert(good))
+        detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
+        rejected = [_rejected(bad.slice(row, 1), "not_finite", detail) for row in range(len(bad))]
+        return _Found([scoring.table().filter(good)], rejected, scoring.work)
+
+    def _finished(self, folder: str) -> dict[bytes, float]:
+        """What this run has stored of a block in this round before."""
+        found: dict[bytes, float] = {}
+        for _, table in computed.sound((path for path, _ in computed.parts(folder)), self._work):
+            found.update(_sums(table))
+        return found
+
+    def _reject(self, rows: list[dict[str, Any]]) -> Record:
+        """Write a REJECTED part."""
+        reasons: dict[str, dict[str, int]] = {}
+        for row in rows:
+            of_source = reasons.setdefault(row["source"], {})
+            of_source[row["reason"]] = of_source.get(row["reason"], 0) + 1
+        parts = [write_part(f"{self._work}/rejected", from_rows(rows, REJECTED), REJECTED)] if rows else []
+        return {"rejected": parts, "reasons": reasons}
+
+
+def _rejected(row: pa.Table, reason: str, detail: str) -> dict[str, Any]:
+    """The REJECTED row of one ENCODED row."""
+    (values,) = row.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
+    return {
+        **{name: values[name] for name in ("source", "file", "line")},
+        "raw": json.dumps({name: values[name] for name in ("instruction", "input", "output", "extra")}),
+        "reason": reason,
+        "detail": detail.encode("utf-8", "backslashreplace").decode(),
+    }
+
+
+def _sums(stored: pa.Table) -> dict[bytes, float]:
+    return dict(zip(stored["pair"].to_pylist(), stored["sum"].to_pylist(), strict=True))
