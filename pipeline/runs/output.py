@@ -1,0 +1,83 @@
+"""The folder or URL that a command writes into: checked before anything is made, then held while the command lasts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from operators.error_text import first_line
+from pipeline.engine.job import everywhere
+from pipeline.engine.resources import is_local, session
+from pipeline.errors import BadRequest
+from pipeline.storage import files, urls
+from pipeline.storage.lock import Lock, hold
+
+_LOOKS = 4  # a second apart
+
+
+@contextmanager
+def working_on(output: str, command: str, address: str | None) -> Iterator[Lock]:
+    """Hold an output, with Ray up on machines that all see it; raises BadRequest."""
+    with hold(output, command) as lock, session(address):
+        if not is_local(address):
+            everywhere("preflight", check_shared, output, lock.path)
+        yield lock
+
+
+def check_output(output: str) -> str:
+    """The output folder, absolute; raises BadRequest where nothing can be written there. Creates nothing."""
+    if urls.is_url(output):
+        return _check_store(output.rstrip("/"))
+    try:
+        path = Path(output).expanduser().absolute()
+        is_file = path.exists() and not path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home folder of nobody
+        raise BadRequest(f"output: {output!r} is no place for a folder: {error}") from error
+    if is_file:
+        raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise BadRequest(f"output: {output!r}: {existing} is a file; accepted: a folder, which need not exist yet")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise BadRequest(f"output: {output!r}: {existing} is not writable")
+    return str(path)
+
+
+def _check_store(output: str) -> str:
+    scheme, _, inner = output.partition("://")
+    if urls.has_credentials(output) or "?" in output:
+        raise BadRequest(
+            "output: a URL with credentials or options in it, which would be kept in logs and manifests; accepted: a URL "
+            "without, and both in the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
+        )
+    if scheme not in urls.SCHEMES or not inner:
+        raise BadRequest(
+            f"output: {output!r}: found a URL of {scheme!r}; accepted: a folder, or a URL of "
+            f"{', '.join(urls.SCHEMES)} with a bucket, such as s3://bucket/runs"
+        )
+    bucket = f"{scheme}://{inner.partition('/')[0]}"
+    try:
+        reached = files.exists(bucket)
+    except (OSError, pa.ArrowException) as error:
+        raise BadRequest(f"output: {output!r} cannot be reached: {first_line(error)}") from error
+    if not reached:
+        raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
+    return output
+
+
+def check_shared(output: str, claim: str) -> None:
+    """Raise BadRequest where this worker does not see the claim that the driver has just written into the output."""
+    for _ in range(_LOOKS):  # a network file system may show a new file a moment later
+        if files.exists(claim):
+            return
+        time.sleep(1.0)
+    raise BadRequest(
+        f"output: {output!r} is not the same folder on {platform.node()}, where work is done, as where the command runs; "
+        "accepted: a folder on storage that all machines of the cluster see, or a URL such as s3://bucket/runs"
+    )
