@@ -239,7 +239,7 @@ def submit_held_back(cluster: Machines, config: Path, go: Path) -> str:
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(cluster.dashboard, headers=_authorised(cluster))
-    script = Path(__file__).with_name("held_back.py")
+    script = ROOT / "tests" / "held_back.py"
     return client.submit_job(
         entrypoint=f"{sys.executable} {script} {BLOCK_TOKENS} {PARTS} {go} run {config}",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
