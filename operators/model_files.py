@@ -130,3 +130,13 @@ def files_digest(folder: Path, *patterns: str) -> str:
             while chunk := file.read(1 << 22):
                 digest.update(hashlib.blake2b(chunk, digest_size=16).digest())
     return digest.hexdigest()
+
+
+def hub_version(name: str, kind: str) -> str:
+    """The commit of a model or dataset of the hub; raises OSError with the reason in one line."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().repo_info(name, repo_type=kind, timeout=SECONDS).sha)
+    except Exception as error:
+        raise OSError(first_line(error)) from error

@@ -213,7 +213,7 @@ def _select(arguments: argparse.Namespace) -> Any:
         )
     output, run = open_run.find_run(arguments.run)
     known = open_run.read_manifest(run)
-    data = read_config.override({**known["config"], **known["base"], "output": output}, arguments.overrides)
+    data = read_config.override({**known.config, **known.base, "output": output}, arguments.overrides)
     return flow.select(
         read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides),
         run,

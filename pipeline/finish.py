@@ -2,64 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from operators.scoring.score_rows import Work
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.errors import DamagedInput
+from pipeline.reading.snapshot import InputFile
 from pipeline.runs import accounts, maintenance, open_run, publish, report
 from pipeline.runs.changes import compare
+from pipeline.runs.manifest import Budget, Counts, Manifest, Pairs, RowChanges, ScorerName, Tokens
 from pipeline.runs.score_digest import digest_scores
 from pipeline.runs.summary import Summary, summarise
 from pipeline.runs.workspace import Workspace
-from pipeline.scoring import rounds
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
 from pipeline.selection.overlap import overlap
-from pipeline.storage.parts import Record
+from pipeline.storage.records import BlockPart, Part
 
-# Of computed pairs; what went through the model for them.
-_TOKENS = {"in_pairs": "tokens", "forwarded": "forwarded_tokens"}
+
+@dataclass(frozen=True)
+class Origin:
+    """What the scored rows of a run follow from, as its manifest says."""
+
+    inputs: list[InputFile]
+    content: str | None
+    columns: list[str]
+    instructions: int
+    pool: int
+    embedder: str | None
+    base: dict[str, Any]
+    damaged: list[str] = field(default_factory=list)
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has found: parts and records of the scored rows, parts of the rejected ones, and what the manifest says;
-    `since` is the run that it is compared with."""
+    """What a run has made before it selects: scored rows, rejected ones, their accounts; `since` is the run that it is compared
+    with."""
 
-    scored: list[Record]
-    rejected: list[Record]
-    counts: dict[str, dict[str, Any]]
-    pairs: dict[str, int]
-    scorer: dict[str, Any]
-    facts: dict[str, Any]
-    work: dict[str, int] = field(default_factory=dict)
+    scored: list[BlockPart]
+    rejected: list[Part]
+    counts: dict[str, Counts]
+    pairs: Pairs
+    scorer: ScorerName
+    origin: Origin
+    work: Work = field(default_factory=Work)
     since: str | None = None
 
 
-def finish_rescored(job: Job, own: Workspace, parent: str, known: dict[str, Any], since: str | None = None) -> Summary:
+def finish_rescored(job: Job, own: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
     """Select and publish from the likelihoods of a published run, `known` by its manifest; raises DamagedInput where a part of
     it is not what was published."""
     if own.whole:
         return finish(job, own, None)
-    blocks = rescore(job, open_run.parts_of(parent, known["files"]["scored"]))
-    scored = rounds.scored_of(blocks)
-    choose.require_scores(job, scored, known["counts"].get("bounded", 0))
-    parts = [part for part in open_run.parts_of(parent, known["files"]["rejected"]) if part["rows"]]
-    rejected = execute("rejected", over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
-    kept = ("columns", "instructions", "pool", "inputs", "content", "embedder")
-    facts = {"parent": known["run"], **{name: known[name] for name in kept if name in known}}
-    facts["base"] = accounts.base_of(job.config) if since else {"seed": known["config"]["seed"], **known["base"]}
-    counts = {
-        source: {name: value for name, value in one.items() if name != "selected"}
-        for source, one in known["counts"]["sources"].items()
-    }
-    reused = known["pairs"]["computed"] + known["pairs"]["reused"]
-    pairs = {"computed": 0, "reused": reused, "stored": 0, "resumed": 0}
-    rejected.sort(key=lambda record: record["block"])
-    named = {**known["scorer"], "loaded": 0}
-    return finish(job, own, Outcome(scored, rejected, counts, pairs, named, facts, since=since))
+    scored = rescore(job, open_run.parts_of(parent, known.files["scored"]))
+    choose.require_scores(job, scored, known.counts.bounded)
+    parts = [record for record in open_run.parts_of(parent, known.files["rejected"]) if record.part.rows]
+    copied = execute("rejected", BlockPart, over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
+    base = accounts.base_of(job.config) if since else {"seed": known.config["seed"], **known.base}
+    outcome = Outcome(
+        scored=scored,
+        rejected=[record.part for record in sorted(copied, key=lambda record: record.block)],
+        counts={source: replace(rows, selected=0) for source, rows in known.counts.sources.items()},
+        pairs=Pairs(computed=0, reused=known.pairs.computed + known.pairs.reused),
+        scorer=replace(known.scorer, loaded=0),
+        origin=Origin(
+            inputs=known.inputs,
+            content=known.content,
+            columns=known.columns,
+            instructions=known.instructions,
+            pool=known.pool,
+            embedder=known.embedder,
+            base=base,
+            parent=known.run,
+        ),
+        since=since,
+    )
+    return finish(job, own, outcome)
 
 
 def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
@@ -68,46 +89,55 @@ def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
         run = publish.point(own)
         return summarise(open_run.read_manifest(run), run)
     chosen = choose.select(job, outcome.scored)
-    counts = accounts.in_all(accounts.add_selected(outcome.counts, chosen.sources))
-    metrics.count("tss_rows", counts["selected"], outcome="selected")
-    overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
-    digest = digest_scores(job, outcome.scored)
-    changes = _changes(job, outcome, chosen)
-    own.lock.require()  # parts are moved to a place that another attempt at this run would share
-    files = publish.gather(job, own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
-    content = {
-        "run": own.run_id,
-        "config": job.config.model_dump(),
-        "versions": accounts.versions(),
-        "scorer": outcome.scorer,
-        "counts": counts,
-        "pairs": outcome.pairs,
-        "tokens": {name: outcome.work.get(key, 0) for name, key in _TOKENS.items()},
-        "budget": {"asked": chosen.asked, "unit": chosen.unit, "used": chosen.used, "corpus": chosen.total},
-        "eligible": chosen.eligible,
-        "scores": digest.shown(),
-        "overlap": overlapping,
-        "seed": job.config.seed,
-        "timings": {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
-        "files": files,
-        **outcome.facts,
-        **changes,
-    }
+    manifest = _manifest(job, own, outcome, chosen)
     former = publish.current_run(own.output)
-    run = publish.publish(own, content, report.page(content))
+    run = publish.publish(own, manifest, report.page(manifest))
     maintenance.after_run(job.reporter, own, former, job.config.keep_runs)
-    return summarise(content, run)
+    return summarise(manifest, run)
 
 
-def _changes(job: Job, outcome: Outcome, chosen: choose.Selection) -> dict[str, Any]:
+def _manifest(job: Job, own: Workspace, outcome: Outcome, chosen: choose.Selection) -> Manifest:
+    """Gather the parts of the run; its manifest."""
+    counts = accounts.in_all(accounts.add_selected(outcome.counts, chosen.sources))
+    metrics.count("tss_rows", counts.selected, outcome="selected")
+    overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
+    digest = digest_scores(job, outcome.scored)
+    since, changes = _changes(job, outcome, chosen)
+    own.lock.require()  # parts are moved to a place that another attempt at this run would share
+    kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
+    return Manifest(
+        run=own.run_id,
+        config=job.config.model_dump(),
+        versions=accounts.versions(),
+        scorer=outcome.scorer,
+        counts=counts,
+        pairs=outcome.pairs,
+        tokens=Tokens(outcome.work.tokens, outcome.work.forwarded_tokens),
+        budget=Budget(chosen.asked, chosen.unit, chosen.used, chosen.total),
+        eligible=chosen.eligible,
+        scores=digest.shown(),
+        overlap=overlapping,
+        seed=job.config.seed,
+        files=publish.gather(job, own, kinds),
+        timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
+        since=since,
+        changes=changes,
+        **vars(outcome.origin),
+    )
+
+
+def _parts(records: list[BlockPart]) -> list[Part]:
+    return [record.part for record in records]
+
+
+def _changes(job: Job, outcome: Outcome, chosen: choose.Selection) -> tuple[str | None, dict[str, RowChanges] | None]:
     """What a refresh says of the run before it, which must not keep it from being published."""
     if outcome.since is None:
-        return {}
+        return None, None
     known = open_run.read_manifest(outcome.since)
-    before = {kind: open_run.parts_of(outcome.since, known["files"][kind]) for kind in ("scored", "selected")}
+    before = {kind: open_run.parts_of(outcome.since, known.files[kind]) for kind in ("scored", "selected")}
     try:
-        found = compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
-        return {"since": known["run"], "changes": found}
+        return known.run, compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
     except DamagedInput as damaged:
         job.reporter.say(f"changes      not known: {damaged.cause}")
-        return {"since": known["run"], "changes": None}
+        return known.run, None

@@ -11,6 +11,7 @@ from operators.selection import filter
 from pipeline.config import Config
 from pipeline.errors import BadRequest
 from pipeline.reading.admit import COLUMN_CHARS, COLUMNS_KEPT
+from pipeline.runs.manifest import ScorerName
 from pipeline.selection.choose import SCORE_ANEW
 from pipeline.storage import files
 
@@ -35,15 +36,15 @@ class Checked:
             "trust_remote_code": asked["trust_remote_code"],
         }
 
-    def scorer(self, dtype: str) -> dict[str, Any]:
+    def scorer(self, dtype: str) -> ScorerName:
         """The scorer as the manifest names it."""
-        return {
-            "model": self.encoder["model"],
-            "fingerprint": files.digest_of(f"{self.identity} {dtype}".encode()),
-            "dtype": dtype,
-            "template_text": self.encoder["template_text"],
-            "template_hash": self.template_hash,
-        }
+        return ScorerName(
+            model=self.encoder["model"],
+            fingerprint=files.digest_of(f"{self.identity} {dtype}".encode()),
+            dtype=dtype,
+            template_text=self.encoder["template_text"],
+            template_hash=self.template_hash,
+        )
 
 
 def check_shadowing() -> None:

@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.config import Config
-from pipeline.engine import same_code
 from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, is_local, pools, told
+from pipeline.finish import Origin
 from pipeline.preflight import (
     Checked,
     check_models,
@@ -22,12 +21,18 @@ from pipeline.preflight import (
 )
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
-from pipeline.reading.snapshot import take_snapshot
+from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
+from pipeline.runs import accounts
+from pipeline.runs.manifest import ScorerName
 from pipeline.runs.output import check_output, working_on
 from pipeline.runs.workspace import Workspace, workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
-from pipeline.storage.parts import Record
+from pipeline.storage.records import InstructionTable
+
+# Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows: what
+# an earlier release began or published is then made again, from the likelihoods that are stored.
+ROWS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Request:
     checked: Checked
     pools: Pools
     dtype: str
-    scorer: dict[str, Any]  # as the manifest names it
-    inputs: list[Record]
+    scorer: ScorerName
+    inputs: list[InputFile]
     fresh: bool  # as it was asked for; a run that goes on is what it was begun as
 
     @property
@@ -53,12 +58,12 @@ class Request:
         asked = self.config.model_dump()
         bounded = asked["select"]["mode"] == "bounded"
         parts = [
-            same_code.digest(),  # another release may make other rows of the same likelihoods
-            [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
+            ROWS_VERSION,
+            same_content(self.inputs),
             self.pool_texts,
             self.checked.embedder,
             asked["alternatives"],
-            self.scorer["fingerprint"],
+            self.scorer.fingerprint,
             [asked["scorer"][name] for name in ("max_length", "too_long")],
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
@@ -69,6 +74,19 @@ class Request:
         """A digest of all that the published run follows from."""
         asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
         return files.digest_of(json.dumps([self.content, asked]).encode())
+
+    def origin(self, columns: list[str], table: InstructionTable, damaged: list[str]) -> Origin:
+        """What the manifest says of where rows come from: `columns` of the rows' own, and their distinct instructions."""
+        return Origin(
+            inputs=self.inputs,
+            content=self.content,
+            columns=columns,
+            instructions=table.instructions,
+            pool=table.pool,
+            embedder=self.checked.embedder,
+            base=accounts.base_of(self.config),
+            damaged=damaged,
+        )
 
     def job(self, own: Workspace) -> Job:
         """The run of this request in a workspace."""

@@ -28,7 +28,8 @@ _EMPTY, _OWN, _FIRST = 0, 1, 2
 class Work:
     """What a block of rows cost: pairs asked for; distinct ones that this run computed, `resumed` of them before it was
     interrupted; ones that earlier runs had stored; and, of pairs computed now, their tokens, the tokens that went through
-    the model, with padding and without prefixes that were shared, those that were padding, and the seconds that took."""
+    the model, with padding and without prefixes that were shared, those that were padding, the seconds
+    that took, and the processes that loaded the model."""
 
     pairs: int = 0
     computed: int = 0
@@ -38,6 +39,10 @@ class Work:
     forwarded_tokens: int = 0
     padding_tokens: int = 0
     seconds: float = 0.0
+    loaded: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(value + more for value, more in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def pair_digest(prompt: np.ndarray, target: np.ndarray) -> bytes:

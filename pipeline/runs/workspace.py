@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine import metrics
-from pipeline.storage import files, urls
-from pipeline.errors import BadRequest
-from pipeline.storage.lock import Lock
 from pipeline.engine.progress import Reporter
+from pipeline.errors import BadRequest
 from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
+from pipeline.storage import files, urls
 from pipeline.storage.computed import NOTES, count_run, damaged
+from pipeline.storage.lock import Lock
 
 WORK, _REQUEST = ".work", "request.json"
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,12 +42,11 @@ def embedder_folder(output: str, fingerprint: str) -> str:
     return urls.join(output, EMBEDDINGS, fingerprint)
 
 
-def describe(folder: str, scorer: dict[str, Any]) -> None:
+def describe(folder: str, model: str, dtype: str, template_hash: str) -> None:
     """Leave a note of which scorer a folder of the store belongs to: its name is a digest."""
     path = urls.join(folder, SCORER)
     if not files.exists(path):
-        said = {name: scorer[name] for name in ("model", "dtype", "template_hash")}
-        files.write(path, json.dumps(said).encode())
+        files.write(path, json.dumps({"model": model, "dtype": dtype, "template_hash": template_hash}).encode())
 
 
 def block_folder(scorer: str, run: str, block: int, part: str) -> str:
