@@ -25,11 +25,11 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
+import shared_workers
 import torch
-import warm
-from deaths import Died
 from hypothesis import settings
 from moto.server import ThreadedMotoServer
+from simulated_death import Died
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Gemma3ForCausalLM,
@@ -106,6 +106,18 @@ def random_model(family: str) -> torch.nn.Module:
     return model.eval()
 
 
+# Tests that ask for one of these, through other fixtures too, start Ray, processes or servers.
+RAY_FIXTURES = {"ray_session", "object_store", "own_ray"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what is not a unit test."""
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session", params=["llama", "qwen", "gemma"])
 def model(request):
     """Each family in turn."""
@@ -154,9 +166,15 @@ def ray_session(object_store):
         # Workers that wait are kept: one that has imported torch is most of what a small run costs.
         _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000},
     )
-    with session(None), _in_actors(warm.in_tasks):
+    with session(None), _in_actors(shared_workers.in_tasks):
         yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def own_ray():
+    """The environment of processes that start a Ray of their own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
 @pytest.fixture

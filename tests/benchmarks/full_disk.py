@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from kill import configuration
-from kills import differences, parts_of, published
+from killed_runs import differences, parts_of, published
 
 SMALL, LARGE = "1536k", "512m"
 

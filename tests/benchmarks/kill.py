@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from kills import KINDS, Started, differences, published, stored_pairs, switch_off
+from killed_runs import KINDS, Started, differences, published, stored_pairs, switch_off
 
 from pipeline import demo
 from pipeline.demo import corpus

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from kills import published
+from killed_runs import published
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from operators.prompts.template import from_text

@@ -15,9 +15,9 @@ import dashboard
 import pytest
 import yaml
 from conftest import write_jsonl
-from kills import parts_of, published, stored_pairs
+from killed_runs import parts_of, published, stored_pairs
 from nodes import Machines, machines, namespaces
-from runs import corpus, run, settings, table
+from small_runs import corpus, run, settings, table
 
 from pipeline.engine import metrics
 from pipeline.retrieval import place
@@ -41,7 +41,7 @@ def unseen(tmp_path_factory, model_folder):
 
 
 @pytest.fixture(scope="module")
-def cluster(unseen):
+def cluster(unseen, own_ray):
     """A head that takes no work, a machine with CPUs, and one with a GPU (as far as Ray can tell)."""
     with machines(hidden=unseen) as found:
         found.start_head()

@@ -112,12 +112,12 @@ def test_a_process_of_its_own_says_one_thing_and_exits_with_2(request_folder):
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, signal_):
+def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, own_ray, signal_):
     run = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run", str(request_folder / "c.yaml")],
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        env=own_ray,
         cwd=Path(__file__).resolve().parents[2],
     )
     assert "Ray is up" in run.stderr.readline()

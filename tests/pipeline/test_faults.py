@@ -5,7 +5,7 @@ import os
 
 import pytest
 from conftest import write_jsonl
-from runs import corpus, run, table
+from small_runs import corpus, run, table
 
 from pipeline.errors import RunFailed
 from pipeline.reading import admit

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import byte_tokenizer, random_model, write_jsonl
-from hostile import GOOD, deep
+from hostile_inputs import GOOD, deep
 from hypothesis import example, given
 from hypothesis import strategies as st
 

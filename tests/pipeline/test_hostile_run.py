@@ -6,9 +6,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import runs
+import small_runs
 from conftest import write_jsonl
-from hostile import MARKUP, deep
+from hostile_inputs import MARKUP, deep
 
 from pipeline import cli, config, flow
 from pipeline.engine.progress import Reporter
@@ -55,7 +55,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
         writer = csv.writer(file)
         writer.writerows([["instruction", "output", MARKUP], ["=1+1", "=cmd|x", "+1"], ["-2+3", "@x", "\0"], ["short"]])
     escape = config.Input(path=str(tmp_path / "formulas.csv"), source="../../../" + MARKUP + "/\x1b[31m" + "y" * 5000)
-    wanted = runs.settings(tmp_path / "out", [odd], model_folder, scorer__too_long="reject")
+    wanted = small_runs.settings(tmp_path / "out", [odd], model_folder, scorer__too_long="reject")
     wanted = wanted.model_copy(update={"input": [*wanted.input, escape]})
     before = set(tmp_path.iterdir())
     summary = flow.run(wanted, Reporter(quiet=True))
@@ -67,13 +67,13 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert counts["duplicates"] == 1 and sum(counts["rejected"].values()) == len(bad) + 1
     assert set(counts["sources"]) == {odd.stem, escape.source}
 
-    scored = {row["instruction"]: row for row in runs.table(Path(summary.run), "scored")}
+    scored = {row["instruction"]: row for row in small_runs.table(Path(summary.run), "scored")}
     for row, text in zip(rows, VERBATIM, strict=True):
         found = scored[row["instruction"]]
         assert (found["input"], found["output"], json.loads(found["extra"])) == (text, text, {text: text})
     assert scored["=1+1"]["output"] == "=cmd|x" and json.loads(scored["-2+3"]["extra"]) == {MARKUP: "\0"}
     assert scored["=1+1"]["source"] == escape.source
-    rejected = runs.table(Path(summary.run), "rejected")
+    rejected = small_runs.table(Path(summary.run), "rejected")
     assert Counter(row["reason"] for row in rejected) == counts["rejected"]
     assert sorted(row["line"] for row in rejected if row["source"] == odd.stem) == list(range(7, 7 + len(bad)))
     assert all(json.loads(row["raw"]) is not None for row in rejected if row["reason"] != "not_an_object")

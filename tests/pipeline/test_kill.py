@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 from conftest import write_jsonl
-from kills import Started, differences, parts_of, published, stored_pairs, switch_off
-from runs import corpus, settings
+from killed_runs import Started, differences, parts_of, published, stored_pairs, switch_off
+from small_runs import corpus, settings
 
 from pipeline import flow
 from pipeline.engine.progress import Reporter

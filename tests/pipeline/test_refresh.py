@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import byte_tokenizer, write_jsonl
-from runs import corpus, refresh, run, table
+from small_runs import corpus, refresh, run, table
 
 from operators.prompts.template import from_text
 from operators.prompts.tokenise import Encoder

@@ -3,7 +3,7 @@
 import importlib.metadata
 import types
 
-from runs import settings
+from small_runs import settings
 
 from pipeline.engine import same_code
 from pipeline.request import Request

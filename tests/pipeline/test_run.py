@@ -17,7 +17,7 @@ from reference import fold, loglik
 from reference import select as slow_select
 from reference import tss as slow_tss
 from reference import tss_pp as slow_tss_pp
-from runs import corpus, reselect, run, table
+from small_runs import corpus, reselect, run, table
 
 from operators.hashing import content_hash
 from operators.prompts.template import from_text

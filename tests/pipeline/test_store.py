@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import byte_tokenizer, write_jsonl
-from runs import corpus, reselect, settings, table
-from runs import run as run_with
 from safetensors.torch import load_file, save_file
+from small_runs import corpus, reselect, settings, table
+from small_runs import run as run_with
 
 from operators.schema import STORED
 from pipeline import cli, finish

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import byte_tokenizer, write_jsonl
-from deaths import Died
-from runs import corpus, settings
+from simulated_death import Died
+from small_runs import corpus, settings
 
 from operators.prompts.template import load_template
 from operators.prompts.tokenise import Encoder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import write_jsonl
 from reference import select as slow_select
-from runs import corpus, reselect, run, table
+from small_runs import corpus, reselect, run, table
 
 from pipeline import cli
 from pipeline.runs import report

@@ -2,7 +2,7 @@
 
 import pytest
 import ray
-from runs import settings
+from small_runs import settings
 
 from pipeline.engine import resources
 from pipeline.engine.resources import no_more_than, off_gpus, pools

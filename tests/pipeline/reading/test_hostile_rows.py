@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
-from hostile import GOOD, deep
+from hostile_inputs import GOOD, deep
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
-from runs import corpus, run, settings
+from small_runs import corpus, run, settings
 
 from pipeline import flow, read_config
 from pipeline.engine.progress import Reporter

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import write_jsonl
-from runs import corpus, reselect, run, settings, table
+from small_runs import corpus, reselect, run, settings, table
 
 from pipeline.errors import BadRequest
 from pipeline.retrieval import place

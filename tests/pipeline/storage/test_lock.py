@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import write_jsonl
-from runs import corpus, run
+from small_runs import corpus, run
 
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.storage import files, lock

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 from conftest import write_jsonl
-from runs import corpus, manifest_of, run
+from small_runs import corpus, manifest_of, run
 
 from pipeline.retrieval import place
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from deaths import Died
+from simulated_death import Died
 
 from operators.retrieval.embedder import LexicalEmbedder, embed_folded
 from pipeline.engine.attempts import GivenUp
