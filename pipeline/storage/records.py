@@ -112,7 +112,7 @@ def to_json(value: Any) -> str:
 
 @cache
 def _reader(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(kind)  # type: ignore[arg-type]
 
 
 def from_json(kind: type[R], text: str | bytes) -> R:

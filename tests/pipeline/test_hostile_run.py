@@ -60,7 +60,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     before = set(tmp_path.iterdir())
     summary = flow.run(wanted, Reporter(quiet=True))
 
-    manifest = open_run.read_manifest(summary.run)
+    manifest = small_runs.manifest_of(Path(summary.run))
     counts = manifest["counts"]
     assert counts["read"] == len(rows) + 1 + len(bad) + 3
     assert counts["read"] == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]

@@ -9,8 +9,10 @@ from operators.schema import ENCODED, from_rows
 from pipeline.engine import metrics
 from pipeline.runs.workspace import workspace
 from pipeline.scoring import score_block
+from pipeline.scoring.encode import BlockToScore
 from pipeline.scoring.score_block import ScoreBlock
 from pipeline.storage.lock import hold
+from pipeline.storage.records import Part
 
 EMPTY = dict.fromkeys(ENCODED.names)
 
@@ -79,7 +81,7 @@ def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(told, tmp_
         "target": [3],
         "alternatives": [alternative],
     }
-    actor._block({"block": 0, "scored": None}, from_rows([{**EMPTY, **row}], ENCODED))
+    actor._block(BlockToScore(0, Part("placed", 1, 0, ""), None, None), from_rows([{**EMPTY, **row}], ENCODED))
     assert {tags["run"] for _, _, tags in told} == {"of-this-run"}
     assert [value for name, value, _ in told if name == "tss_scorer_batch_tokens"] == [64, 32]
     assert ("tss_pairs", 3, {"source": "computed", "run": "of-this-run"}) in told
