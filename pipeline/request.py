@@ -30,8 +30,8 @@ from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
 from pipeline.storage.records import InstructionTable
 
-# Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows: what
-# an earlier release began or published is then made again, from the likelihoods that are stored.
+# Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
+# what an earlier release began or published is then made again, from the likelihoods that are stored.
 ROWS_VERSION = 1
 
 

@@ -3,8 +3,8 @@
 Rows go first by hash of (input, output): there duplicates meet, and so do rows that share pairs. Such a group then takes
 the place of its first row's instruction, and instructions stand so that those which share prompts meet
 (`operators/retrieval/prompt_order.py`): what rows of a block ask for together is computed once. Blocks are cut by cost. A row's
-block and the rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of actors:
-that is why these cannot move a score.
+block and the rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of
+actors: that is why these cannot move a score.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray
     head_of = np.empty(len(order), dtype=np.int64)
     head_of[order] = np.where(np.repeat(sizes > GROUP_ROWS, sizes), order, order[np.repeat(heads, sizes)])
     first, last = stretches[instruction_rows[head_of]].T
-    return (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
+    places: np.ndarray = (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
+    return places
 
 
 def write_block(batch: pa.Table, *, work: str) -> pa.Table:

@@ -76,10 +76,10 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
     """
     own = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    said = json.dumps({"request": request, "run": own.run_id, "began": began, "fresh": own.fresh})
+    note = json.dumps({"request": request, "run": own.run_id, "began": began, "fresh": own.fresh})
     metrics.of_run(own.run_id)
     try:
-        files.write(urls.join(own.folder, _REQUEST), said.encode())
+        files.write(urls.join(own.folder, _REQUEST), note.encode())
         yield own
     finally:
         metrics.of_run("")
@@ -91,7 +91,7 @@ def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> 
 
 
 def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
-    found = None
+    resumed: Workspace | None = None
     for name in files.list_folders(urls.join(output, WORK)):
         left = Workspace(output, name, lock, resumed=True)
         known = _request_of(left)
@@ -99,14 +99,14 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
         same = known.get("request") == request
         # What stands on a disk under its final name without a sound manifest is in the way of a run of that name.
         free = urls.is_url(output) or left.whole or not files.exists(left.final)
-        if same and free and not fresh and found is None:
-            found = left
+        if same and free and not fresh and resumed is None:
+            resumed = left
             _clear(left, keep_request=True)
         else:
             # An interrupted run of another request keeps its name as long as it has pairs in the store.
             _clear(left, keep_request=not same and not left.whole and _worth_keeping(left))
     _remove_unpublished(output)
-    return found or Workspace(output, new_run_id(), lock, fresh=fresh)
+    return resumed or Workspace(output, new_run_id(), lock, fresh=fresh)
 
 
 def _remove_unpublished(output: str) -> None:

@@ -129,7 +129,9 @@ def select(job: Job, scored: list[BlockPart]) -> Selection:
 
 def _moments(parts: list[PartTotals], names: list[str]) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were merged, which
-    moves the last bits of a float, cannot move a selection."""
+    moves the last bits of a float, cannot move a selection. One column alone is ordered as it is."""
+    if len(names) == 1:
+        return {names[0]: (0.0, 1.0)}
     columns = {name: merged(part.moments[place] for part in parts) for place, name in enumerate(names)}
     return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
 

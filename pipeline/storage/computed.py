@@ -124,14 +124,14 @@ def by_run(folder: str) -> list[tuple[str, str, int]]:
 
 def pairs_of(paths: Iterable[str]) -> int:
     """How many rows parts hold, by their names."""
-    return sum(int(found[2]) for path in paths if (found := _PART.fullmatch(urls.name_of(path))))
+    return sum(int(named[2]) for path in paths if (named := _PART.fullmatch(urls.name_of(path))))
 
 
 def count_run(output: str, run: str) -> tuple[int, int]:
     """(parts, pairs) that a run has stored so far."""
     folder = urls.join(output, LIKELIHOODS)
-    found = [path for scorer in files.list_folders(folder) for path, _ in parts(urls.join(folder, scorer, run))]
-    return len(found), pairs_of(found)
+    paths = [path for scorer in files.list_folders(folder) for path, _ in parts(urls.join(folder, scorer, run))]
+    return len(paths), pairs_of(paths)
 
 
 def newest(stored: pa.Table, keys: Sequence[str] = ("group", "pair")) -> pa.Table:

@@ -52,7 +52,7 @@ class AdmittedChunk:
 
 @dataclass(frozen=True)
 class InstructionTable:
-    """The distinct instructions of a run: how many there are, how many are offered as alternatives, the tokens of their rows."""
+    """The distinct instructions of a run: how many, how many of them are offered as alternatives, the tokens of their rows."""
 
     instructions: int
     pool: int
