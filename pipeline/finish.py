@@ -52,61 +52,63 @@ class Outcome:
     since: str | None = None
 
 
-def finish_rescored(job: Job, own: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
+def finish_rescored(
+    job: Job, workspace: Workspace, parent: str, manifest: Manifest, since: str | None = None
+) -> Summary:
     """Select and publish from the likelihoods of a published run, `known` by its manifest; raises DamagedInput where a part of
     it is not what was published."""
-    if own.whole:
-        return finish(job, own, None)
-    scored = rescore(job, open_run.parts_of(parent, known.files["scored"]))
-    choose.require_scores(job, scored, known.counts.bounded)
-    parts = [record for record in open_run.parts_of(parent, known.files["rejected"]) if record.part.rows]
+    if workspace.whole:
+        return finish(job, workspace, None)
+    scored = rescore(job, open_run.parts_of(parent, manifest.files["scored"]))
+    choose.require_scores(job, scored, manifest.counts.bounded)
+    parts = [record for record in open_run.parts_of(parent, manifest.files["rejected"]) if record.part.rows]
     copied = execute("rejected", BlockPart, over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
-    base = accounts.base_of(job.config) if since else {"seed": known.config["seed"], **known.base}
+    base = accounts.base_of(job.config) if since else {"seed": manifest.config["seed"], **manifest.base}
     outcome = Outcome(
         scored=scored,
         rejected=[record.part for record in sorted(copied, key=lambda record: record.block)],
-        counts={source: replace(rows, selected=0) for source, rows in known.counts.sources.items()},
-        pairs=Pairs(computed=0, reused=known.pairs.computed + known.pairs.reused),
-        scorer=replace(known.scorer, loaded=0),
+        counts={source: replace(rows, selected=0) for source, rows in manifest.counts.sources.items()},
+        pairs=Pairs(computed=0, reused=manifest.pairs.computed + manifest.pairs.reused),
+        scorer=replace(manifest.scorer, loaded=0),
         origin=Origin(
-            inputs=known.inputs,
-            content=known.content,
-            columns=known.columns,
-            instructions=known.instructions,
-            pool=known.pool,
-            embedder=known.embedder,
+            inputs=manifest.inputs,
+            content=manifest.content,
+            columns=manifest.columns,
+            instructions=manifest.instructions,
+            pool=manifest.pool,
+            embedder=manifest.embedder,
             base=base,
-            parent=known.run,
+            parent=manifest.run,
         ),
         since=since,
     )
-    return finish(job, own, outcome)
+    return finish(job, workspace, outcome)
 
 
-def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
+def finish(job: Job, workspace: Workspace, outcome: Outcome | None) -> Summary:
     """Select and publish; without an outcome the run is whole, and only the pointer does not name it yet."""
     if outcome is None:
-        run = publish.point(own)
+        run = publish.point(workspace)
         return summarise(open_run.read_manifest(run), run)
     chosen = choose.select(job, outcome.scored)
-    manifest = _manifest(job, own, outcome, chosen)
-    former = publish.current_run(own.output)
-    run = publish.publish(own, manifest, report.page(manifest))
-    maintenance.after_run(job.reporter, own, former, job.config.keep_runs)
+    manifest = _manifest(job, workspace, outcome, chosen)
+    former = publish.current_run(workspace.output)
+    run = publish.publish(workspace, manifest, report.page(manifest))
+    maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
     return summarise(manifest, run)
 
 
-def _manifest(job: Job, own: Workspace, outcome: Outcome, chosen: choose.Selection) -> Manifest:
+def _manifest(job: Job, workspace: Workspace, outcome: Outcome, chosen: choose.Selection) -> Manifest:
     """Gather the parts of the run; its manifest."""
     counts = accounts.in_all(accounts.add_selected(outcome.counts, chosen.sources))
     metrics.count("tss_rows", counts.selected, outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
     digest = digest_scores(job, outcome.scored)
     since, changes = _changes(job, outcome, chosen)
-    own.lock.require()  # parts are moved to a place that another attempt at this run would share
+    workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
     kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
     return Manifest(
-        run=own.run_id,
+        run=workspace.run_id,
         config=job.config.model_dump(),
         versions=accounts.versions(),
         scorer=outcome.scorer,
@@ -118,7 +120,7 @@ def _manifest(job: Job, own: Workspace, outcome: Outcome, chosen: choose.Selecti
         scores=digest.shown(),
         overlap=overlapping,
         seed=job.config.seed,
-        files=publish.gather(job, own, kinds),
+        files=publish.gather(job, workspace, kinds),
         timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
         since=since,
         changes=changes,
@@ -134,10 +136,10 @@ def _changes(job: Job, outcome: Outcome, chosen: choose.Selection) -> tuple[str 
     """What a refresh says of the run before it, which must not keep it from being published."""
     if outcome.since is None:
         return None, None
-    known = open_run.read_manifest(outcome.since)
-    before = {kind: open_run.parts_of(outcome.since, known.files[kind]) for kind in ("scored", "selected")}
+    manifest = open_run.read_manifest(outcome.since)
+    before = {kind: open_run.parts_of(outcome.since, manifest.files[kind]) for kind in ("scored", "selected")}
     try:
-        return known.run, compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
+        return manifest.run, compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
     except DamagedInput as damaged:
         job.reporter.say(f"changes      not known: {damaged.cause}")
-        return known.run, None
+        return manifest.run, None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from operators.prompts.template import TemplateProblem, find_template, make_template, source_of
+from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.config import Config
 from pipeline.errors import BadRequest
@@ -150,10 +151,10 @@ def require_columns(config: Config, keys: list[str]) -> None:
     named = {f"select.max_per.{name}": name for name in config.select.max_per}
     if config.select.where:
         named |= {f"select.where ({name})": name for name in filter.column_names(filter.parse(config.select.where))}
-    known = {*filter.SCORED.names, *keys}
+    known = {*SCORED.names, *keys}
     for key, name in named.items():
         if name not in known and len(name) <= COLUMN_CHARS:
-            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*filter.SCORED.names, *keys])}")
+            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*SCORED.names, *keys])}")
 
 
 def require_comparable(config: Config, bounded: int) -> None:

@@ -25,7 +25,7 @@ from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
 from pipeline.runs import accounts
 from pipeline.runs.manifest import ScorerName
 from pipeline.runs.output import check_output, working_on
-from pipeline.runs.workspace import Workspace, workspace
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
 from pipeline.storage.records import InstructionTable
@@ -88,9 +88,9 @@ class Request:
             damaged=damaged,
         )
 
-    def job(self, own: Workspace) -> Job:
+    def job(self, workspace: Workspace) -> Job:
         """The run of this request in a workspace."""
-        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, own.fresh)
+        return Job(self.config, workspace.folder, workspace.run_id, self.pools, self.reporter, workspace.fresh)
 
 
 def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
@@ -154,10 +154,10 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
 @contextmanager
 def workspace_of(request: Request) -> Iterator[Workspace]:
     """The workspace of a request's run, which may have been begun before."""
-    with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
-        if own.resumed:
-            parts, pairs = computed.count_run(request.output, own.run_id)
+    with open_workspace(request.output, request.lock, request.identity, fresh=request.fresh) as workspace:
+        if workspace.resumed:
+            parts, pairs = computed.count_run(request.output, workspace.run_id)
             request.reporter.say(
-                f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
+                f"resume       run {workspace.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
             )
-        yield own
+        yield workspace

@@ -64,7 +64,7 @@ def recall_embeddings(paths: list[tuple[str, str]], index: str, work: str) -> in
     rows = {key: row for row, key in enumerate(keys)}
     vectors: dict[int, np.ndarray] = {}
     ordered = [path for _, path in sorted(paths, reverse=True)]
-    for _, table in computed.sound(ordered, work, EMBEDDINGS):
+    for _, table in computed.undamaged(ordered, work, EMBEDDINGS):
         for key, vector in zip(table["key"].to_pylist(), table["embedding"].to_numpy(), strict=True):
             row = rows.get(key)
             if row is not None:
@@ -105,7 +105,7 @@ class EmbedRange:
 
     def _range(self, start: int, stop: int) -> EmbeddedRange:
         folder = urls.join(self._folder, f"range-{start:09d}")
-        for path, table in computed.sound((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
+        for path, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
             if table["key"].equals(self._table["key"][start:stop]):
                 return EmbeddedRange(start, path)
         rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(self._embed(start, stop))})

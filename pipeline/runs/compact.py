@@ -97,9 +97,9 @@ def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
         if source.run is None:
             yield _wanted_groups(source)
             continue
-        if not files.exists(source.path):  # `sound` would pass it over, and then it would be removed
+        if not files.exists(source.path):  # `undamaged` would pass it over, and then it would be removed
             raise FileNotFoundError(f"{source.path}: is gone, or this machine does not see it")
-        for _, table in computed.sound([source.path], None, schema):
+        for _, table in computed.undamaged([source.path], None, schema):
             yield conform(table.append_column("run", pa.array([source.run] * len(table))), _schema(source.kind))
 
 

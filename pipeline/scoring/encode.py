@@ -48,7 +48,7 @@ class BlockToScore:
     block: int
     placed: Part
     scored: Part | None
-    known: Part | None
+    recalled: Part | None
 
 
 def encode_block(

@@ -150,7 +150,7 @@ class ScoreBlock:
         before = read_table(block.scored.path) if block.scored else SCORED.empty_table()
         seen = pc.index_in(encoded["id"], value_set=before["id"].combine_chunks())
         likelihoods = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
-        stored = _sums(read_table(block.known.path)) if block.known else {}
+        stored = _sums(read_table(block.recalled.path)) if block.recalled else {}
         outcome = self._stretch(_Rows(block.block, encoded, likelihoods, stored), 0, len(encoded))
         others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
         tables = [add_scores(table, self._score, self._seed) for table in outcome.tables]
@@ -237,7 +237,7 @@ class ScoreBlock:
     def _finished(self, folder: str) -> dict[bytes, float]:
         """What this run has stored of a block in this round before."""
         sums: dict[bytes, float] = {}
-        for _, table in computed.sound((path for path, _ in computed.parts(folder)), self._work):
+        for _, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work):
             sums.update(_sums(table))
         return sums
 

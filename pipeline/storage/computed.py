@@ -81,7 +81,7 @@ def checked(path: str) -> bytes:
     return data
 
 
-def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:
+def undamaged(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:
     """Each part that is what was written, with its path. A damaged one is renamed, so that it is never met again, and noted in
     the work folder of the run; what it held is computed again, as is that of one that is gone, or of another version's, which
     stays as it is. Raises OSError."""
@@ -98,7 +98,7 @@ def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) ->
 
 def has_columns(path: str, schema: pa.Schema) -> bool:
     """Whether a part holds what this version reads, by its last bytes alone; one that does not say is damaged or gone, and
-    `sound` deals with it."""
+    `undamaged` deals with it."""
     filesystem, inner = urls.open_filesystem(path)
     try:
         with filesystem.open_input_file(inner) as file:

@@ -97,7 +97,7 @@ class Block:
     block: int
     placed: Part
     duplicates: dict[str, int]
-    known: Part | None = None  # sums of its pairs that earlier runs have stored
+    recalled: Part | None = None  # sums of its pairs that earlier runs have stored
     scored: Part | None = None
     sources: dict[str, SourceScores] = field(default_factory=dict)
     rejected: list[Part] = field(default_factory=list)
