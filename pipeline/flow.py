@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from pipeline import preflight
 from pipeline.config import Config
@@ -104,16 +103,8 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     counts = accounts.add_scored(counts, blocks)
     accounts.require_rows(counts)
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "score")
-    work = accounts.work_of(blocks)
-    outcome = Outcome(
-        scored=scored_parts(blocks),
-        rejected=[part for chunk in chunks for part in chunk.rejected]
-        + [part for block in blocks for part in block.rejected],
-        counts=counts,
-        pairs=accounts.pairs_of(work, workspace.resumed),
-        scorer=replace(request.scorer, loaded=work.loaded),
-        origin=request.origin(columns, table, computed.damaged(job.work)),
-        work=work,
-        since=since,
-    )
-    return finish(job, workspace, outcome)
+    rejected = [part for chunk in chunks for part in chunk.rejected] + [
+        part for block in blocks for part in block.rejected
+    ]
+    manifest = request.manifest(workspace, columns, table, counts, accounts.work_of(blocks))
+    return finish(job, workspace, Outcome(scored_parts(blocks), rejected, manifest), since)

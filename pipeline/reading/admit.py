@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -63,7 +63,7 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     if not split:
         return chunks
     counted = execute("read", ChunkLines, mapped(items(split), count_chunk))
-    lines = {(chunk.input_index, chunk.file_index, chunk.start): chunk.lines for chunk in counted}
+    lines = {(input_index, file_index, start): count for input_index, file_index, start, count in counted}
     result: list[Chunk] = []
     next_line: dict[tuple[int, int], int] = {}
     for chunk in chunks:
@@ -73,8 +73,7 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     return result
 
 
-@dataclass(frozen=True)
-class ChunkLines:
+class ChunkLines(NamedTuple):
     """How many lines begin in a chunk."""
 
     input_index: int

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from operators.schema import EMBEDDINGS
 from pipeline.engine.attempts import Attempts, GivenUp, at_most, pieces, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, once
 from pipeline.engine.resources import no_more_than, threads_here
-from pipeline.retrieval.index import RowRange, ranges_of, save_embeddings
+from pipeline.retrieval.index import RowRange, ranges_of
 from pipeline.storage import computed, urls
 from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.parts import read_table
@@ -25,8 +24,7 @@ EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 SHOWN_CHARS = 200  # of an instruction that cannot be embedded
 
 
-@dataclass(frozen=True)
-class EmbeddedRange:
+class EmbeddedRange(NamedTuple):
     """The part of the store that holds the embeddings of the missing instructions from `start` on."""
 
     start: int
@@ -152,11 +150,10 @@ class BrokenEmbedder(RuntimeError):
 def build_matrix(embedded: list[EmbeddedRange], index: str) -> None:
     """All embeddings as one array, rows as in the table."""
     missing, recalled = load_array(f"{index}/missing.arrow"), load_array(f"{index}/recalled.arrow")
-    ordered = sorted(embedded, key=lambda record: record.start)
-    new = [np.stack(computed.read(record.path, EMBEDDINGS)["embedding"].to_numpy()) for record in ordered]
+    new = [np.stack(computed.read(path, EMBEDDINGS)["embedding"].to_numpy()) for _, path in sorted(embedded)]
     width = new[0].shape[1] if new else recalled.shape[1]
     matrix = np.zeros((len(missing) + len(recalled), width), dtype=np.float32)
     if new:
         matrix[missing] = np.concatenate(new)
     matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(-1, width)
-    save_embeddings(index, matrix)
+    save_array(f"{index}/embeddings.arrow", matrix)

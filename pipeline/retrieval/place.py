@@ -20,7 +20,7 @@ from operators.retrieval.alternatives import has_input
 from operators.schema import PLACED, conform
 from pipeline.engine import metrics
 from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, items, mapped
-from pipeline.retrieval.index import load_order
+from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table, write_part
 from pipeline.storage.records import Part, PlacedBlock, record_table, records_of
 
@@ -63,7 +63,7 @@ def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, 
     instructions = read_table(f"{index}/instructions.parquet", ["key", "tokens"])
     queries = read_table(f"{index}/neighbours.parquet", ["instruction_row", "has_input", "task"]).to_pydict()
     rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
-    order, tokens = load_order(index), instructions["tokens"].to_numpy()
+    order, tokens = load_array(f"{index}/order.arrow"), instructions["tokens"].to_numpy()
     stretches = np.zeros((len(order), 2), dtype=np.int64)
     stretches[order, 1] = np.cumsum(tokens[order])
     stretches[:, 0] = stretches[:, 1] - tokens

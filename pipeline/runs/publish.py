@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 import yaml
@@ -30,8 +31,7 @@ from pipeline.storage.records import BlockPart, Part, record_table, records_of
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A file on its way to its final name."""
 
     path: str
@@ -58,9 +58,9 @@ def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict
 def move_parts(batch: pa.Table) -> pa.Table:
     """Give parts their final names. A part that has it already was moved by an attempt that died after."""
     moves = list(records_of(Move, batch))
-    for move in moves:
-        if files.exists(move.path) or not files.exists(move.target):
-            files.move(move.path, move.target)
+    for path, target in moves:
+        if files.exists(path) or not files.exists(target):
+            files.move(path, target)
     return record_table(moves)
 
 

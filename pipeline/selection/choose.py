@@ -164,7 +164,7 @@ def _write_ranked(job: Job, chosen: list[ChosenPart], rows: int) -> list[BlockPa
     boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
     parts = [record.part for record in chosen]
     counts = execute("select", FileRows, over_parts(parts, passes.count_files, boundaries=boundaries))
-    in_file = [sum(part.rows[file] for part in counts) for file in range(files)]
+    in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = over_parts(parts, passes.file_of_rows, boundaries=boundaries)
     dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)

@@ -43,7 +43,7 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
         ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
         parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_part, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")
-    common = np.sum([part.common for part in parts], axis=0)
+    common = np.sum(parts, axis=0)
     rows = np.diag(common)
     either = rows[:, None] + rows[None, :] - common
     places = range(len(rankings))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -107,7 +107,7 @@ class Block:
 
 def to_json(value: Any) -> str:
     """A record, or a value that JSON knows, as JSON."""
-    return json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
+    return json.dumps(value, default=asdict)
 
 
 @cache

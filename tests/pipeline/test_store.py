@@ -23,7 +23,7 @@ from pipeline.retrieval import place
 from pipeline.runs import maintenance, open_run, publish
 from pipeline.runs import workspace as workspaces
 from pipeline.runs.compact import rewrite
-from pipeline.runs.workspace import Workspace
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.scoring import score_block
 from pipeline.selection import choose
 from pipeline.storage import computed, files, urls
