@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from operators.error_text import first_line
-from operators.model_files import why_not_on_hub
+from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.storage.urls import open_filesystem
@@ -145,12 +145,13 @@ def _hidden(path: str, root: str) -> bool:
 
 def _hub(index: int, one: Input, columns: dict[str, str] | None) -> Chunk:
     name = one.path.removeprefix("hf://datasets/").strip("/")
-    reason = why_not_on_hub(name, "dataset")
-    if reason:
+    try:
+        hub_version(name, "dataset")
+    except OSError as error:
         raise BadRequest(
-            f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({reason}); is the name right and the hub "
+            f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({error}); is the name right and the hub "
             "reachable? Offline, give the path of a dataset saved by datasets"
-        )
+        ) from error
     return Chunk(name, "hub", None, one.source or name.rpartition("/")[2], columns, index, 0, 1, split=one.split)
 
 
