@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from operators.prompts.template import TemplateProblem, find_template, make_template, source_of
+from operators.prompts.template import TemplateProblem, load_template, source_of, try_template
 from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.config import Config
@@ -70,7 +70,6 @@ def read_template(name: str) -> str:
 
 def check_models(config: Config, template_text: str) -> Checked:
     """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
-    from operators.prompts.template_trial import try_template
     from operators.prompts.tokenise import empty_context, encode_prompts
     from operators.retrieval.embedder import EmbedderProblem, fingerprint, resolve_embedder
     from operators.scoring import models
@@ -84,9 +83,8 @@ def check_models(config: Config, template_text: str) -> Checked:
         tokenizer = models.load_tokenizer(wanted.model, **loaded)
         model = models.load_config(wanted.model, **loaded)
         models.check_weights(wanted.model, version, model)
-        source = find_template(wanted.template, tokenizer, template_text)
-        prompt, *_ = try_template(source)
-        template = make_template(source)
+        template = load_template(wanted.template, tokenizer, template_text)
+        prompt, *_ = try_template(template)
         if not encode_prompts(tokenizer, [prompt])[0]:
             raise TemplateProblem("the template renders an empty prompt")
         empty_context(tokenizer)

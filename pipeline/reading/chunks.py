@@ -177,7 +177,7 @@ def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
         commit = hub_version(name, "dataset")
     except OSError as error:
         raise BadRequest(
-            f"input.{index}.path: {asked.path!r}: the hub could not give this dataset ({first_line(error)}); is the name right "
+            f"input.{index}.path: {asked.path!r}: the hub could not give this dataset ({error}); is the name right "
             "and the hub reachable? Offline, give the path of a dataset saved by datasets"
         ) from error
     source = asked.source or name.rpartition("/")[2]

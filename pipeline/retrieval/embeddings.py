@@ -11,7 +11,7 @@ import pyarrow as pa
 from operators.error_text import first_line
 from operators.retrieval.embedder import Embedder, embed_folded, load_embedder
 from operators.schema import EMBEDDINGS
-from pipeline.engine.attempts import Attempts, GivenUp, at_most, pieces, this_actor
+from pipeline.engine.attempts import Attempts, Died, GivenUp, at_most, halve_by_deaths, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, once
 from pipeline.engine.resources import no_more_than, threads_here
 from pipeline.retrieval.index import RowRange, ranges_of
@@ -110,32 +110,34 @@ class EmbedRange:
         return EmbeddedRange(start, computed.write(folder, rows, EMBEDDINGS))
 
     def _embed(self, start: int, stop: int) -> np.ndarray:
-        """Float32 [stop - start, D]. Instructions that have ended a process together are embedded in halves; raises GivenUp for
-        one that does so alone."""
-        attempts, embedder, found = Attempts(self._work, f"embed-{start}"), self._embedder, []
-        for first, last, hope in pieces(start, stop, attempts.counts(), self.whole_tries, self.alone_tries):
-            texts = self._table["text"][first:last].to_pylist()
-            if not hope:
-                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {_shown(texts[0])}")
-            with attempts.trying(f"{first}-{last}"):
-                found.append(_embed_in_halves(embedder, texts))
-        return np.concatenate(found)
+        """Float32 [stop - start, D]. Raises BrokenEmbedder or GivenUp, with the instruction that the embedder fails on or that
+        ends its process, if it is only one."""
+        attempts, embedder = Attempts(self._work, f"embed-{start}"), self._embedder
+
+        def attempt(rows: range, name: str) -> np.ndarray:
+            with attempts.trying(name):
+                return embed_folded(embedder, self._table["text"][rows.start : rows.stop].to_pylist())
+
+        def alone(row: int, error: Exception) -> np.ndarray:
+            shown = _shown(self._table["text"][row].as_py())
+            if isinstance(error, Died):
+                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {shown}")
+            raise BrokenEmbedder(f"the embedder fails on this instruction: {shown} ({_words(error)})") from error
+
+        def excuse(error: Exception) -> None:
+            try:
+                embed_folded(embedder, ["Sort the words."])
+            except Exception as problem:
+                raise BrokenEmbedder(f"the embedder fails on everything since {_words(error)}") from problem
+
+        tries = self.whole_tries, self.alone_tries
+        return np.concatenate(
+            halve_by_deaths(range(start, stop), attempts.counts(), attempt, alone, excuse, tries=tries)
+        )
 
 
-def _embed_in_halves(embedder: Embedder, texts: list[str]) -> np.ndarray:
-    """Float32 [N, D]; raises BrokenEmbedder, which names the instruction that the embedder fails on, if it is only one."""
-    try:
-        return embed_folded(embedder, texts)
-    except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
-        if len(texts) == 1:
-            raise BrokenEmbedder(f"the embedder fails on this instruction: {_shown(texts[0])} ({said})") from error
-        try:
-            embed_folded(embedder, ["Sort the words."])
-        except Exception as problem:
-            raise BrokenEmbedder(f"the embedder fails on everything since {said}") from problem
-    middle = len(texts) // 2
-    return np.concatenate([_embed_in_halves(embedder, half) for half in (texts[:middle], texts[middle:])])
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _shown(text: str) -> str:
