@@ -88,7 +88,8 @@ def add_scores(likelihoods: pa.Table, settings: ScoreSettings, seed: int) -> pa.
     """SCORED from LIKELIHOODS; `seed` is for the column `random` alone.
 
     Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that were not scored, and these
-    get tss_pp_bound.
+    get tss_pp_bound. A score that is no finite number is null: a perplexity of a whole sequence of 800 nats is too large for a
+    float64, and a ratio over nothing has no value.
     """
     normalize = settings.normalize
     lengths = likelihoods["n_target_tokens"].to_numpy().astype(np.float64)
@@ -116,9 +117,9 @@ def add_scores(likelihoods: pa.Table, settings: ScoreSettings, seed: int) -> pa.
         with_prompt, without_prompt = means * scale, empty * scale
         columns["ppl"] = np.exp(-with_prompt).tolist()
         columns["ifd"] = np.exp(without_prompt - with_prompt).tolist()
-        columns["ifd_loss"] = [
-            ratio if np.isfinite(ratio) else None for ratio in (with_prompt / without_prompt).tolist()
-        ]
+        columns["ifd_loss"] = (with_prompt / without_prompt).tolist()
+    for name in ("tss", "tss_pp", "ppl", "ifd", "ifd_loss"):
+        columns[name] = [value if value is not None and math.isfinite(value) else None for value in columns[name]]
     columns["length"] = likelihoods["n_target_tokens"].to_pylist()
     columns["random"] = random_of(likelihoods["id"].to_pylist(), seed).tolist()
     table = conform(likelihoods, LIKELIHOODS)
