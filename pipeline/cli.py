@@ -13,14 +13,16 @@ from typing import Any
 
 from operators.error_text import first_line
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
+from pipeline.shadowing import check_shadowing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status."""
     arguments = _parser().parse_args(argv)
-    _quiet_libraries()
-    _obey_signals()
     try:
+        check_shadowing(starts_ray=arguments.name not in ("report", "submit"))
+        _quiet_libraries()
+        _obey_signals()
         summary = arguments.verb(arguments)
     except BadRequest as problem:
         print(_shown(f"tss: {problem}"), file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from operators.prompts.template import TemplateProblem, find_template, make_template, source_of
@@ -45,18 +44,6 @@ class Checked:
             template_text=self.encoder["template_text"],
             template_hash=self.template_hash,
         )
-
-
-def check_shadowing() -> None:
-    """Raise BadRequest where the working folder holds other packages of our names: Ray's workers would import those."""
-    here, installed = Path.cwd(), Path(__file__).resolve().parents[1]
-    for name in ("operators", "pipeline"):
-        other = next((path for path in (here / name / "__init__.py", here / f"{name}.py") if path.is_file()), None)
-        if other and other.resolve().parent not in (installed / name, installed):
-            raise BadRequest(
-                f"{other} would be imported by Ray's workers instead of the installed package {installed / name}; "
-                "run tss from another folder"
-            )
 
 
 def read_template(name: str) -> str:

@@ -12,13 +12,7 @@ from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, is_local, pools, told
 from pipeline.finish import Origin
-from pipeline.preflight import (
-    Checked,
-    check_models,
-    check_quota,
-    check_shadowing,
-    read_template,
-)
+from pipeline.preflight import Checked, check_models, check_quota, read_template
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
@@ -30,8 +24,8 @@ from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
 from pipeline.storage.records import InstructionTable
 
-# Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows: what
-# an earlier release began or published is then made again, from the likelihoods that are stored.
+# Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
+# what an earlier release began or published is then made again, from the likelihoods that are stored.
 ROWS_VERSION = 1
 
 
@@ -124,7 +118,6 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     What belongs to the request itself (configuration, template, pool, output) is read here; inputs and models where workers
     are, which is here too where Ray is only started for this command: then what is wrong is known before it is.
     """
-    check_shadowing()
     output = check_output(config.output)
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
