@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pipeline.config import Config
 from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import Pools, is_local, pools, told
+from pipeline.engine.resources import Pools, gpus_awaited, pools
+from pipeline.engine.session import is_local
 from pipeline.finish import Origin
 from pipeline.preflight import Checked, check_models, check_quota, read_template
 from pipeline.reading.chunks import Chunk, plan
@@ -125,7 +126,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     with working_on(output, command, config.ray.address) as lock:
         sizes = pools(config)
         chunks, checked = looked or once("preflight", _look, config, template_text)
-        reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")
+        reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
         dtype = scorer_dtype(config, sizes)
         inputs, named = take_snapshot(reporter, chunks), checked.scorer(dtype)
         yield Request(

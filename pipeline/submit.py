@@ -28,7 +28,7 @@ from operators.error_text import first_line
 from operators.model_files import looks_local
 from operators.prompts.template import BUILT_IN
 from pipeline.config import Config
-from pipeline.engine.resources import without_native_log
+from pipeline.engine.session import without_native_log
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.read_config import override

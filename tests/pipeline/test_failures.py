@@ -42,7 +42,9 @@ def test_a_fault_of_the_program_is_not_told_as_one_of_storage(failing, capsys, e
     assert f"tss: an unexpected error, {type(error).__name__}: {error}" in shown and DISK not in shown
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), pa.ArrowException("Unknown error: slow down")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), pa.ArrowException("Unknown error: slow down")]
+)
 def test_a_fault_of_storage_is_told_as_one(failing, capsys, error):
     assert failing(error) == 1
     shown = capsys.readouterr().err
