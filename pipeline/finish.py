@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from operators.scoring.score_rows import Work
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.errors import DamagedInput
-from pipeline.reading.snapshot import InputFile
 from pipeline.runs import accounts, maintenance, open_run, publish, report
 from pipeline.runs.changes import compare
-from pipeline.runs.manifest import Budget, Counts, Manifest, Pairs, RowChanges, ScorerName, Tokens
+from pipeline.runs.manifest import Budget, Manifest, Pairs, RowChanges, Tokens
 from pipeline.runs.score_digest import digest_scores
 from pipeline.runs.summary import Summary, summarise
 from pipeline.runs.workspace import Workspace
@@ -23,106 +20,77 @@ from pipeline.storage.records import BlockPart, Part
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What the scored rows of a run follow from, as its manifest says."""
-
-    inputs: list[InputFile]
-    content: str | None
-    columns: list[str]
-    instructions: int
-    pool: int
-    embedder: str | None
-    base: dict[str, Any]
-    damaged: list[str] = field(default_factory=list)
-    parent: str | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What a run has made before it selects: scored rows, rejected ones, their accounts; `since` is the run that it is compared
-    with."""
+    """What a run has made before it selects: scored rows, rejected ones, and what its manifest says so far."""
 
     scored: list[BlockPart]
     rejected: list[Part]
-    counts: dict[str, Counts]
-    pairs: Pairs
-    scorer: ScorerName
-    origin: Origin
-    work: Work = field(default_factory=Work)
-    since: str | None = None
+    manifest: Manifest
 
 
-def finish_rescored(job: Job, own: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
+def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
     """Select and publish from the likelihoods of a published run, `known` by its manifest; raises DamagedInput where a part of
     it is not what was published."""
-    if own.whole:
-        return finish(job, own, None)
+    if workspace.whole:
+        return finish(job, workspace, None)
     scored = rescore(job, open_run.parts_of(parent, known.files["scored"]))
     choose.require_scores(job, scored, known.counts.bounded)
     parts = [record for record in open_run.parts_of(parent, known.files["rejected"]) if record.part.rows]
     copied = execute("rejected", BlockPart, over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
-    base = accounts.base_of(job.config) if since else {"seed": known.config["seed"], **known.base}
-    outcome = Outcome(
-        scored=scored,
-        rejected=[record.part for record in sorted(copied, key=lambda record: record.block)],
-        counts={source: replace(rows, selected=0) for source, rows in known.counts.sources.items()},
+    manifest = replace(
+        known,
         pairs=Pairs(computed=0, reused=known.pairs.computed + known.pairs.reused),
         scorer=replace(known.scorer, loaded=0),
-        origin=Origin(
-            inputs=known.inputs,
-            content=known.content,
-            columns=known.columns,
-            instructions=known.instructions,
-            pool=known.pool,
-            embedder=known.embedder,
-            base=base,
-            parent=known.run,
-        ),
-        since=since,
+        base=accounts.base_of(job.config) if since else {"seed": known.config["seed"], **known.base},
+        tokens=Tokens(),
+        damaged=[],
+        parent=known.run,
     )
-    return finish(job, own, outcome)
+    rejected = _parts(sorted(copied, key=lambda record: record.block))
+    return finish(job, workspace, Outcome(scored, rejected, manifest), since)
 
 
-def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
-    """Select and publish; without an outcome the run is whole, and only the pointer does not name it yet."""
+def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str | None = None) -> Summary:
+    """Select and publish, and compare with the run `since`; without an outcome the run is whole, and only the pointer does not
+    name it yet."""
     if outcome is None:
-        run = publish.point(own)
+        run = publish.point(workspace)
         return summarise(open_run.read_manifest(run), run)
     chosen = choose.select(job, outcome.scored)
-    manifest = _manifest(job, own, outcome, chosen)
-    former = publish.current_run(own.output)
-    run = publish.publish(own, manifest, report.page(manifest))
-    maintenance.after_run(job.reporter, own, former, job.config.keep_runs)
+    manifest = _completed(job, workspace, outcome, chosen, since)
+    former = publish.current_run(workspace.output)
+    run = publish.publish(workspace, manifest, report.page(manifest))
+    maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
     return summarise(manifest, run)
 
 
-def _manifest(job: Job, own: Workspace, outcome: Outcome, chosen: choose.Selection) -> Manifest:
-    """Gather the parts of the run; its manifest."""
-    counts = accounts.in_all(accounts.add_selected(outcome.counts, chosen.sources))
+def _completed(
+    job: Job, workspace: Workspace, outcome: Outcome, chosen: choose.Selection, since: str | None
+) -> Manifest:
+    """Gather the parts of the run; its whole manifest."""
+    manifest = outcome.manifest
+    counts = accounts.in_all(accounts.add_selected(manifest.counts.sources, chosen.sources))
     metrics.count("tss_rows", counts.selected, outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
     digest = digest_scores(job, outcome.scored)
-    since, changes = _changes(job, outcome, chosen)
-    own.lock.require()  # parts are moved to a place that another attempt at this run would share
+    compared, changes = _changes(job, since, {"scored": outcome.scored, "selected": chosen.parts})
+    workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
     kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
-    return Manifest(
-        run=own.run_id,
+    return replace(
+        manifest,
+        run=workspace.run_id,
         config=job.config.model_dump(),
         versions=accounts.versions(),
-        scorer=outcome.scorer,
         counts=counts,
-        pairs=outcome.pairs,
-        tokens=Tokens(outcome.work.tokens, outcome.work.forwarded_tokens),
         budget=Budget(chosen.asked, chosen.unit, chosen.used, chosen.total),
         eligible=chosen.eligible,
         scores=digest.shown(),
         overlap=overlapping,
         seed=job.config.seed,
-        files=publish.gather(job, own, kinds),
+        files=publish.gather(job, workspace, kinds),
         timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
-        since=since,
+        since=compared,
         changes=changes,
-        **vars(outcome.origin),
     )
 
 
@@ -130,14 +98,15 @@ def _parts(records: list[BlockPart]) -> list[Part]:
     return [record.part for record in records]
 
 
-def _changes(job: Job, outcome: Outcome, chosen: choose.Selection) -> tuple[str | None, dict[str, RowChanges] | None]:
-    """What a refresh says of the run before it, which must not keep it from being published."""
-    if outcome.since is None:
+def _changes(
+    job: Job, since: str | None, after: dict[str, list[BlockPart]]
+) -> tuple[str | None, dict[str, RowChanges] | None]:
+    """The run that a refresh compares with, and what it says of it, which must not keep it from being published."""
+    if since is None:
         return None, None
-    known = open_run.read_manifest(outcome.since)
-    before = {kind: open_run.parts_of(outcome.since, known.files[kind]) for kind in ("scored", "selected")}
+    earlier = open_run.read_manifest(since)
     try:
-        return known.run, compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
+        return earlier.run, compare(job, {kind: open_run.parts_of(since, earlier.files[kind]) for kind in after}, after)
     except DamagedInput as damaged:
         job.reporter.say(f"changes      not known: {damaged.cause}")
-        return known.run, None
+        return earlier.run, None

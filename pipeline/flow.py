@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from pipeline import preflight
 from pipeline.config import Config
@@ -22,7 +21,7 @@ from pipeline.retrieval.place import place
 from pipeline.runs import accounts, open_run
 from pipeline.runs.output import check_output, working_on
 from pipeline.runs.summary import Summary
-from pipeline.runs.workspace import Workspace, workspace
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.scoring.encode import Round
 from pipeline.scoring.recall import recall_pairs
 from pipeline.scoring.rounds import Scorer, score_blocks, scored_parts
@@ -33,49 +32,53 @@ from pipeline.storage import computed, files
 def run(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """The main job; goes on with the same request where it was interrupted, unless `fresh`. Raises BadRequest before any work,
     RunFailed after."""
-    with requested("tss run", config, reporter, fresh) as request, workspace_of(request) as own:
-        return _make(request, own)
+    with requested("tss run", config, reporter, fresh) as request, workspace_of(request) as workspace:
+        return _make(request, workspace)
 
 
 def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """As `run`, on a corpus that may have changed since the output's current run; says what has. Where nothing that scores
     follow from has, they are taken from that run."""
-    with requested("tss refresh", config, reporter, fresh) as request, workspace_of(request) as own:
+    with requested("tss refresh", config, reporter, fresh) as request, workspace_of(request) as workspace:
         latest = open_run.latest_run(request.output)
         if latest is None:
             reporter.say("refresh      there is no earlier run to compare with")
-            return _make(request, own)
-        known = open_run.read_manifest(latest)
-        if known.content == request.content and not own.fresh and not accounts.worth_another_try(known.counts):
-            reporter.say(f"refresh      nothing that scores follow from has changed since {known.run}")
-            preflight.require_columns(config, known.columns)
-            accounts.require_few_rejected(known.counts.sources, config.max_rejected_fraction, "refresh")
+            return _make(request, workspace)
+        manifest = open_run.read_manifest(latest)
+        if (
+            manifest.content == request.content
+            and not workspace.fresh
+            and not accounts.worth_another_try(manifest.counts)
+        ):
+            reporter.say(f"refresh      nothing that scores follow from has changed since {manifest.run}")
+            preflight.require_columns(config, manifest.columns)
+            accounts.require_few_rejected(manifest.counts.sources, config.max_rejected_fraction, "refresh")
             try:
-                return finish_rescored(request.job(own), own, latest, known, since=latest)
+                return finish_rescored(request.job(workspace), workspace, latest, manifest, since=latest)
             except DamagedInput as damaged:
                 reporter.say(f"refresh      {damaged.cause}; its rows are made again")
-        return _make(request, own, since=latest)
+        return _make(request, workspace, since=latest)
 
 
 def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
     output = check_output(config.output)
-    known = open_run.read_manifest(parent)
-    check_quota(config, set(known.counts.sources))
-    preflight.require_columns(config, known.columns)
-    preflight.require_comparable(config, known.counts.bounded)
+    manifest = open_run.read_manifest(parent)
+    check_quota(config, set(manifest.counts.sources))
+    preflight.require_columns(config, manifest.columns)
+    preflight.require_comparable(config, manifest.counts.bounded)
     with working_on(output, "tss select", config.ray.address) as lock:
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
         identity = files.digest_of(json.dumps([parent, asked]).encode())
-        with workspace(output, lock, identity) as own:
-            job = Job(config, own.folder, own.run_id, pools(config), reporter)
-            return finish_rescored(job, own, parent, known)
+        with open_workspace(output, lock, identity) as workspace:
+            job = Job(config, workspace.folder, workspace.run_id, pools(config), reporter)
+            return finish_rescored(job, workspace, parent, manifest)
 
 
-def _make(request: Request, own: Workspace, since: str | None = None) -> Summary:
-    job, config, checked = request.job(own), request.config, request.checked
-    if own.whole:
-        return finish(job, own, None)
+def _make(request: Request, workspace: Workspace, since: str | None = None) -> Summary:
+    job, config, checked = request.job(workspace), request.config, request.checked
+    if workspace.whole:
+        return finish(job, workspace, None)
     chunks = admit(job, request.chunks, checked.encoder)
     admitted = [part for chunk in chunks for part in chunk.admitted]
     counts = accounts.admitted_counts(chunks)
@@ -86,9 +89,9 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     preflight.require_columns(config, columns)
 
     table = collect_instructions(job, admitted, request.pool_texts)
-    embed_instructions(job, computed.embedder_folder(own.output, checked.embedder), checked.embedder_version)
+    embed_instructions(job, computed.embedder_folder(workspace.output, checked.embedder), checked.embedder_version)
     find_neighbours(job, table)
-    folder = computed.scorer_folder(own.output, request.scorer.fingerprint)
+    folder = computed.scorer_folder(workspace.output, request.scorer.fingerprint)
     computed.describe(folder, request.scorer.model, request.scorer.dtype, request.scorer.template_hash)
     blocks = recall_pairs(job, place(job, admitted, table.tokens), folder)
     scorer = Scorer(checked.encoder, checked.model(request.dtype), folder)
@@ -99,16 +102,8 @@ def _make(request: Request, own: Workspace, since: str | None = None) -> Summary
     counts = accounts.add_scored(counts, blocks)
     accounts.require_rows(counts)
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "score")
-    work = accounts.work_of(blocks)
-    outcome = Outcome(
-        scored=scored_parts(blocks),
-        rejected=[part for chunk in chunks for part in chunk.rejected]
-        + [part for block in blocks for part in block.rejected],
-        counts=counts,
-        pairs=accounts.pairs_of(work, own.resumed),
-        scorer=replace(request.scorer, loaded=work.loaded),
-        origin=request.origin(columns, table, computed.damaged(job.work)),
-        work=work,
-        since=since,
-    )
-    return finish(job, own, outcome)
+    rejected = [part for chunk in chunks for part in chunk.rejected] + [
+        part for block in blocks for part in block.rejected
+    ]
+    manifest = request.manifest(workspace, columns, table, counts, accounts.work_of(blocks))
+    return finish(job, workspace, Outcome(scored_parts(blocks), rejected, manifest), since)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from operators.prompts.template import TemplateProblem, find_template, make_template, source_of
+from operators.prompts.template import TemplateProblem, load_template, source_of, try_template
+from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.config import Config
 from pipeline.errors import BadRequest
@@ -56,7 +57,6 @@ def read_template(name: str) -> str:
 
 def check_models(config: Config, template_text: str) -> Checked:
     """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
-    from operators.prompts.template_trial import try_template
     from operators.prompts.tokenise import empty_context, encode_prompts
     from operators.retrieval.embedder import EmbedderProblem, fingerprint, resolve_embedder
     from operators.scoring import models
@@ -70,9 +70,8 @@ def check_models(config: Config, template_text: str) -> Checked:
         tokenizer = models.load_tokenizer(wanted.model, **loaded)
         model = models.load_config(wanted.model, **loaded)
         models.check_weights(wanted.model, version, model)
-        source = find_template(wanted.template, tokenizer, template_text)
-        prompt, *_ = try_template(source)
-        template = make_template(source)
+        template = load_template(wanted.template, tokenizer, template_text)
+        prompt, *_ = try_template(template)
         if not encode_prompts(tokenizer, [prompt])[0]:
             raise TemplateProblem("the template renders an empty prompt")
         empty_context(tokenizer)
@@ -137,10 +136,10 @@ def require_columns(config: Config, keys: list[str]) -> None:
     named = {f"select.max_per.{name}": name for name in config.select.max_per}
     if config.select.where:
         named |= {f"select.where ({name})": name for name in filter.column_names(filter.parse(config.select.where))}
-    known = {*filter.SCORED.names, *keys}
+    known = {*SCORED.names, *keys}
     for key, name in named.items():
         if name not in known and len(name) <= COLUMN_CHARS:
-            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*filter.SCORED.names, *keys])}")
+            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*SCORED.names, *keys])}")
 
 
 def require_comparable(config: Config, bounded: int) -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from operators.scoring.score_rows import Work
 from pipeline.config import Config
 from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, gpus_awaited, pools
 from pipeline.engine.session import is_local
-from pipeline.finish import Origin
 from pipeline.preflight import Checked, check_models, check_quota, read_template
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
 from pipeline.runs import accounts
-from pipeline.runs.manifest import ScorerName
+from pipeline.runs.manifest import Counts, Manifest, ScorerName, Tokens
 from pipeline.runs.output import check_output, working_on
-from pipeline.runs.workspace import Workspace, workspace
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
 from pipeline.storage.records import InstructionTable
@@ -70,22 +70,32 @@ class Request:
         asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
         return files.digest_of(json.dumps([self.content, asked]).encode())
 
-    def origin(self, columns: list[str], table: InstructionTable, damaged: list[str]) -> Origin:
-        """What the manifest says of where rows come from: `columns` of the rows' own, and their distinct instructions."""
-        return Origin(
-            inputs=self.inputs,
-            content=self.content,
+    def manifest(
+        self, workspace: Workspace, columns: list[str], table: InstructionTable, counts: dict[str, Counts], work: Work
+    ) -> Manifest:
+        """What the manifest says before anything is selected: `columns` of the rows' own, and what scoring cost."""
+        return Manifest(
+            run=workspace.run_id,
+            config=self.config.model_dump(),
+            versions=accounts.versions(),
+            scorer=replace(self.scorer, loaded=work.loaded),
+            counts=accounts.in_all(counts),
+            pairs=accounts.pairs_of(work, workspace.resumed),
+            files={},
             columns=columns,
             instructions=table.instructions,
             pool=table.pool,
-            embedder=self.checked.embedder,
             base=accounts.base_of(self.config),
-            damaged=damaged,
+            tokens=Tokens(work.tokens, work.forwarded_tokens),
+            inputs=self.inputs,
+            content=self.content,
+            embedder=self.checked.embedder,
+            damaged=computed.damaged(workspace.folder),
         )
 
-    def job(self, own: Workspace) -> Job:
+    def job(self, workspace: Workspace) -> Job:
         """The run of this request in a workspace."""
-        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, own.fresh)
+        return Job(self.config, workspace.folder, workspace.run_id, self.pools, self.reporter, workspace.fresh)
 
 
 def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
@@ -148,10 +158,10 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
 @contextmanager
 def workspace_of(request: Request) -> Iterator[Workspace]:
     """The workspace of a request's run, which may have been begun before."""
-    with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
-        if own.resumed:
-            parts, pairs = computed.count_run(request.output, own.run_id)
+    with open_workspace(request.output, request.lock, request.identity, fresh=request.fresh) as workspace:
+        if workspace.resumed:
+            parts, pairs = computed.count_run(request.output, workspace.run_id)
             request.reporter.say(
-                f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
+                f"resume       run {workspace.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
             )
-        yield own
+        yield workspace

@@ -17,11 +17,11 @@ FLOORS = (
     "pipeline (ground)",
     "pipeline.storage",
     "pipeline.engine",
-    "pipeline.runs",
     "pipeline.reading",
     "pipeline.retrieval",
     "pipeline.scoring",
     "pipeline.selection",
+    "pipeline.runs",
     "pipeline",
     "pipeline.demo",
 )
@@ -29,7 +29,7 @@ GROUND = {"pipeline.config", "pipeline.errors"}  # what every folder of the pipe
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
     "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget"},
-    "transformers": {"models"},
+    "transformers": {"models", "chat_template"},
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder"},
 }

@@ -75,7 +75,7 @@ def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any
 
 
 def stream(stage: str, kind: type[R], dataset: Dataset) -> Iterator[R]:
-    """Run a stage; its records, of a kind, as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one line."""
+    """Run a stage; its records as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one line."""
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from records_of(kind, batch, "record")

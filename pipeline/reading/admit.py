@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from operators.prompts.tokenise import Encoder
 from operators.retrieval.alternatives import instruction_key
 from operators.schema import ADMITTED, REJECTED, from_rows
 from pipeline.engine import metrics
-from pipeline.engine.attempts import Attempts, GivenUp, pieces
+from pipeline.engine.attempts import Attempts, GivenUp, halve_by_deaths
 from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.job import Job, execute, items, mapped
 from pipeline.reading.chunks import Chunk
@@ -63,7 +63,7 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     if not split:
         return chunks
     counted = execute("read", ChunkLines, mapped(items(split), count_chunk))
-    lines = {(chunk.input_index, chunk.file_index, chunk.start): chunk.lines for chunk in counted}
+    lines = {(input_index, file_index, start): count for input_index, file_index, start, count in counted}
     result: list[Chunk] = []
     next_line: dict[tuple[int, int], int] = {}
     for chunk in chunks:
@@ -73,8 +73,7 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     return result
 
 
-@dataclass(frozen=True)
-class ChunkLines:
+class ChunkLines(NamedTuple):
     """How many lines begin in a chunk."""
 
     input_index: int
@@ -118,21 +117,30 @@ def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> A
 
 def _take_carefully(rows: list[Unread], start: int, output: _Output, attempts: Attempts, deaths: Counter[str]) -> None:
     """Take rows of which some may end the process; `start` is the place of the first in its chunk."""
-    for first, stop, try_again in pieces(start, start + len(rows), deaths, 1, ROW_TRIES):
-        name, some = f"{first}-{stop}", rows[first - start : stop - start]
-        if not try_again:
-            readable = not attempts.deaths(f"{name}.read")
-            raw = some[0].read().raw if readable else NOTHING
-            detail = f"the process ended {deaths[name]} times while it read or tokenised this row alone"
-            output.reject(RawRow(some[0].line, None, raw), Rejection("reader_died", detail))
-        elif len(some) == 1:
-            with attempts.trying(f"{name}.read"):
-                row = some[0].read()
-            with attempts.trying(f"{name}.take"):
-                output.take_read([row])
-        else:
+
+    def attempt(places: range, name: str) -> None:
+        some = rows[places.start - start : places.stop - start]
+        if len(some) > 1:
             with attempts.trying(name):
                 output.take(some)
+            return
+        with attempts.trying(f"{name}.read"):
+            row = some[0].read()
+        with attempts.trying(f"{name}.take"):
+            output.take_read([row])
+
+    def alone(place: int, died: Exception) -> None:
+        row = rows[place - start]
+        raw = NOTHING if attempts.deaths(f"{place}-{place + 1}.read") else row.read().raw
+        output.reject(
+            RawRow(row.line, None, raw),
+            Rejection("reader_died", f"the {died} while it read or tokenised this row alone"),
+        )
+
+    def excuse(error: Exception) -> None:
+        raise error
+
+    halve_by_deaths(range(start, start + len(rows)), deaths, attempt, alone, excuse, tries=(1, ROW_TRIES))
 
 
 def _batches(rows: Iterator[Unread]) -> Iterator[list[Unread]]:

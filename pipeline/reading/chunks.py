@@ -118,8 +118,8 @@ def _list(path: str) -> list[tuple[str, int]]:
 
 
 def _glob(pattern: str) -> list[tuple[str, int]]:
-    """As `_list`, of a glob, which means the same on disks and in object stores: `*` and `?` stay within a name, `**` stands for
-    folders at any depth, and what is hidden is passed over unless the pattern names it."""
+    """As `_list`, of a glob, which means the same on disks and in object stores: `*` and `?` stay within a name, `**` stands
+    for folders at any depth, and what is hidden is passed over unless the pattern names it."""
     start = "".join(pattern[: min(pattern.index(sign) for sign in _WILD if sign in pattern)].rpartition("/")[:2])
     rest = pattern.removeprefix(start)
     filesystem, inner = open_filesystem(start or ".")
@@ -147,7 +147,7 @@ def _walk(
     filesystem: pafs.FileSystem, folder: str, hidden: tuple[str, ...], deepest: int | None = None
 ) -> Iterator[tuple[str, int | None]]:
     """(path in the folder, bytes) of files of known kinds, at most so many folders down; None instead of the bytes of a link
-    that leads nowhere, which Arrow's own listing leaves out. Parts of a path that begin with a mark of `hidden` are passed over."""
+    that leads nowhere, which Arrow's own listing leaves out. Names that begin with a mark of `hidden` are passed over."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
         for entry in filesystem.get_file_info(selector):
@@ -177,7 +177,7 @@ def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
         commit = hub_version(name, "dataset")
     except OSError as error:
         raise BadRequest(
-            f"input.{index}.path: {asked.path!r}: the hub could not give this dataset ({first_line(error)}); is the name right "
+            f"input.{index}.path: {asked.path!r}: the hub could not give this dataset ({error}); is the name right "
             "and the hub reachable? Offline, give the path of a dataset saved by datasets"
         ) from error
     source = asked.source or name.rpartition("/")[2]

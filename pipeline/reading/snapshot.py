@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -32,16 +33,6 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class DigestedPiece:
-    """A piece with the digest of its bytes, as they are where workers see them."""
-
-    input: str
-    uri: str
-    start: int
-    digest: str
-
-
-@dataclass(frozen=True)
 class HowRead:
     """How the rows of an input are looked for."""
 
@@ -59,6 +50,15 @@ class InputFile:
     bytes: int
     digest: str
     read: HowRead
+
+
+class DigestedPiece(NamedTuple):
+    """A piece with the digest of its bytes, as they are where workers see them."""
+
+    input: str
+    uri: str
+    start: int
+    digest: str
 
 
 def take_snapshot(reporter: Reporter, chunks: list[Chunk]) -> list[InputFile]:
@@ -111,12 +111,11 @@ def _digest(piece: Piece) -> str:
 def join_pieces(chunks: list[Chunk], pieces: list[DigestedPiece]) -> list[InputFile]:
     """The inputs in order, each with the digest of its pieces' digests."""
     inputs: dict[tuple[int, int], InputFile] = {}
-    by_input: dict[str, list[DigestedPiece]] = {}
-    for piece in pieces:
-        by_input.setdefault(piece.input, []).append(piece)
+    by_input: dict[str, list[str]] = {}
+    for name, _, _, digest in sorted(pieces):
+        by_input.setdefault(name, []).append(digest)
     for chunk in chunks:
-        ordered = sorted(by_input.get(chunk.uri, []), key=lambda piece: (piece.uri, piece.start))
-        digest = chunk.revision or digest_of(json.dumps([piece.digest for piece in ordered]).encode())
+        digest = chunk.revision or digest_of(json.dumps(by_input.get(chunk.uri, [])).encode())
         read = HowRead(chunk.kind, chunk.columns, chunk.split)
         inputs[chunk.input_index, chunk.file_index] = InputFile(chunk.uri, chunk.source, chunk.size, digest, read)
     return [inputs[place] for place in sorted(inputs)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +11,10 @@ import pyarrow as pa
 from operators.error_text import first_line
 from operators.retrieval.embedder import Embedder, embed_folded, load_embedder
 from operators.schema import EMBEDDINGS
-from pipeline.engine.attempts import Attempts, GivenUp, at_most, pieces, this_actor
+from pipeline.engine.attempts import Attempts, Died, GivenUp, at_most, halve_by_deaths, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, once
 from pipeline.engine.resources import no_more_than, threads_here
-from pipeline.retrieval.index import RowRange, ranges_of, save_embeddings
+from pipeline.retrieval.index import RowRange, ranges_of
 from pipeline.storage import computed, urls
 from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.parts import read_table
@@ -25,8 +24,7 @@ EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 SHOWN_CHARS = 200  # of an instruction that cannot be embedded
 
 
-@dataclass(frozen=True)
-class EmbeddedRange:
+class EmbeddedRange(NamedTuple):
     """The part of the store that holds the embeddings of the missing instructions from `start` on."""
 
     start: int
@@ -64,7 +62,7 @@ def recall_embeddings(paths: list[tuple[str, str]], index: str, work: str) -> in
     rows = {key: row for row, key in enumerate(keys)}
     vectors: dict[int, np.ndarray] = {}
     ordered = [path for _, path in sorted(paths, reverse=True)]
-    for _, table in computed.sound(ordered, work, EMBEDDINGS):
+    for _, table in computed.undamaged(ordered, work, EMBEDDINGS):
         for key, vector in zip(table["key"].to_pylist(), table["embedding"].to_numpy(), strict=True):
             row = rows.get(key)
             if row is not None:
@@ -105,39 +103,41 @@ class EmbedRange:
 
     def _range(self, start: int, stop: int) -> EmbeddedRange:
         folder = urls.join(self._folder, f"range-{start:09d}")
-        for path, table in computed.sound((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
+        for path, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
             if table["key"].equals(self._table["key"][start:stop]):
                 return EmbeddedRange(start, path)
         rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(self._embed(start, stop))})
         return EmbeddedRange(start, computed.write(folder, rows, EMBEDDINGS))
 
     def _embed(self, start: int, stop: int) -> np.ndarray:
-        """Float32 [stop - start, D]. Instructions that have ended a process together are embedded in halves; raises GivenUp for
-        one that does so alone."""
-        attempts, embedder, found = Attempts(self._work, f"embed-{start}"), self._embedder, []
-        for first, last, hope in pieces(start, stop, attempts.counts(), self.whole_tries, self.alone_tries):
-            texts = self._table["text"][first:last].to_pylist()
-            if not hope:
-                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {_shown(texts[0])}")
-            with attempts.trying(f"{first}-{last}"):
-                found.append(_embed_in_halves(embedder, texts))
-        return np.concatenate(found)
+        """Float32 [stop - start, D]. Raises BrokenEmbedder or GivenUp, with the instruction that the embedder fails on or that
+        ends its process, if it is only one."""
+        attempts, embedder = Attempts(self._work, f"embed-{start}"), self._embedder
+
+        def attempt(rows: range, name: str) -> np.ndarray:
+            with attempts.trying(name):
+                return embed_folded(embedder, self._table["text"][rows.start : rows.stop].to_pylist())
+
+        def alone(row: int, error: Exception) -> np.ndarray:
+            shown = _shown(self._table["text"][row].as_py())
+            if isinstance(error, Died):
+                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {shown}")
+            raise BrokenEmbedder(f"the embedder fails on this instruction: {shown} ({_words(error)})") from error
+
+        def excuse(error: Exception) -> None:
+            try:
+                embed_folded(embedder, ["Sort the words."])
+            except Exception as problem:
+                raise BrokenEmbedder(f"the embedder fails on everything since {_words(error)}") from problem
+
+        tries = self.whole_tries, self.alone_tries
+        return np.concatenate(
+            halve_by_deaths(range(start, stop), attempts.counts(), attempt, alone, excuse, tries=tries)
+        )
 
 
-def _embed_in_halves(embedder: Embedder, texts: list[str]) -> np.ndarray:
-    """Float32 [N, D]; raises BrokenEmbedder, which names the instruction that the embedder fails on, if it is only one."""
-    try:
-        return embed_folded(embedder, texts)
-    except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
-        if len(texts) == 1:
-            raise BrokenEmbedder(f"the embedder fails on this instruction: {_shown(texts[0])} ({said})") from error
-        try:
-            embed_folded(embedder, ["Sort the words."])
-        except Exception as problem:
-            raise BrokenEmbedder(f"the embedder fails on everything since {said}") from problem
-    middle = len(texts) // 2
-    return np.concatenate([_embed_in_halves(embedder, half) for half in (texts[:middle], texts[middle:])])
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _shown(text: str) -> str:
@@ -152,11 +152,10 @@ class BrokenEmbedder(RuntimeError):
 def build_matrix(embedded: list[EmbeddedRange], index: str) -> None:
     """All embeddings as one array, rows as in the table."""
     missing, recalled = load_array(f"{index}/missing.arrow"), load_array(f"{index}/recalled.arrow")
-    ordered = sorted(embedded, key=lambda record: record.start)
-    new = [np.stack(computed.read(record.path, EMBEDDINGS)["embedding"].to_numpy()) for record in ordered]
+    new = [np.stack(computed.read(path, EMBEDDINGS)["embedding"].to_numpy()) for _, path in sorted(embedded)]
     width = new[0].shape[1] if new else recalled.shape[1]
     matrix = np.zeros((len(missing) + len(recalled), width), dtype=np.float32)
     if new:
         matrix[missing] = np.concatenate(new)
     matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(-1, width)
-    save_embeddings(index, matrix)
+    save_array(f"{index}/embeddings.arrow", matrix)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from operators.retrieval.alternatives import Pool
 from pipeline.engine.job import Job
-from pipeline.storage.arrays import load_array, save_array
+from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table
 
 
@@ -31,26 +30,6 @@ def ranges_of(count: int, size: int) -> list[RowRange]:
     return [RowRange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def save_embeddings(index: str, matrix: np.ndarray) -> None:
-    """Float32 [instructions, D], rows as in the table."""
-    save_array(f"{index}/embeddings.arrow", matrix)
-
-
-def load_embeddings(index: str) -> np.ndarray:
-    """See `save_embeddings`; every worker of a machine maps it and shares it."""
-    return load_array(f"{index}/embeddings.arrow")
-
-
-def save_order(index: str, order: np.ndarray) -> None:
-    """Rows of the instruction table in the order in which they stand in blocks."""
-    save_array(f"{index}/order.arrow", order)
-
-
-def load_order(index: str) -> np.ndarray:
-    """See `save_order`."""
-    return load_array(f"{index}/order.arrow")
-
-
 def pool_settings(job: Job) -> dict[str, Any]:
     """What a worker needs to load the pool."""
     wanted = job.config.alternatives
@@ -62,7 +41,7 @@ def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
     """The pool of this worker process."""
     return Pool(
         read_table(f"{index}/instructions.parquet"),
-        load_embeddings(index),
+        load_array(f"{index}/embeddings.arrow"),
         paraphrase_max=paraphrase_max,
         same_task=same_task,
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +10,9 @@ import pyarrow as pa
 from operators.retrieval.prompt_order import neighbourhood_order, shared_order
 from operators.schema import NEIGHBOURS
 from pipeline.engine.job import Job, execute, items, mapped, once
-from pipeline.retrieval.index import RowRange, cached_pool, load_embeddings, pool_settings, ranges_of, save_order
+from pipeline.retrieval.index import RowRange, cached_pool, pool_settings, ranges_of
 from pipeline.retrieval.place import block_count
+from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import InstructionTable, Part, record_table, records_of
 
@@ -20,8 +20,7 @@ NEIGHBOUR_RANGE = 2048
 SPARE = 2  # candidates kept per query, as a multiple of k: an alternative may prove too long for a row
 
 
-@dataclass(frozen=True)
-class RangeNeighbours:
+class RangeNeighbours(NamedTuple):
     """A part of NEIGHBOURS of the instructions from `start` on."""
 
     start: int
@@ -41,27 +40,23 @@ def find_neighbours(job: Job, table: InstructionTable) -> None:
 
 def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: int) -> pa.Table:
     """Write the NEIGHBOURS of ranges of instructions."""
+    loaded = cached_pool(**pool)
+    tables = ((rows.start, loaded.neighbours(rows.start, rows.stop, SPARE * k)) for rows in records_of(RowRange, batch))
     return record_table(
-        RangeNeighbours(
-            rows.start,
-            write_part(
-                f"{work}/neighbours", cached_pool(**pool).neighbours(rows.start, rows.stop, SPARE * k), NEIGHBOURS
-            ),
-        )
-        for rows in records_of(RowRange, batch)
+        RangeNeighbours(start, write_part(f"{work}/neighbours", table, NEIGHBOURS)) for start, table in tables
     )
 
 
 def build_neighbours(parts: list[RangeNeighbours], index: str, k: int, blocks: int) -> None:
     """All NEIGHBOURS as one table, in the order of the instructions; and the order in which rows of the instructions are to
     stand in so many scoring blocks."""
-    ordered = sorted(parts, key=lambda record: record.start)
-    table = pa.concat_tables([read_table(record.part.path) for record in ordered])
+    ordered = sorted(parts, key=lambda record: record[0])
+    table = pa.concat_tables([read_table(part.path) for _, part in ordered])
     write_table(f"{index}/neighbours.parquet", table)
     tokens = read_table(f"{index}/instructions.parquet", ["tokens"])["tokens"].to_numpy()
     prompted: list[list[int]] = [[row] for row in range(len(tokens))]
     for row, candidates in zip(table["instruction_row"].to_pylist(), table["candidates"].to_pylist(), strict=True):
         prompted[row] += candidates[:k]
-    base = neighbourhood_order(load_embeddings(index))
+    base = neighbourhood_order(load_array(f"{index}/embeddings.arrow"))
     order = shared_order(base, [np.unique(rows) for rows in prompted], tokens, -(-int(tokens.sum()) // blocks))
-    save_order(index, order)
+    save_array(f"{index}/order.arrow", order)

@@ -3,8 +3,8 @@
 Rows go first by hash of (input, output): there duplicates meet, and so do rows that share pairs. Such a group then takes
 the place of its first row's instruction, and instructions stand so that those which share prompts meet
 (`operators/retrieval/prompt_order.py`): what rows of a block ask for together is computed once. Blocks are cut by cost. A row's
-block and the rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of actors:
-that is why these cannot move a score.
+block and the rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of
+actors: that is why these cannot move a score.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from operators.retrieval.alternatives import has_input
 from operators.schema import PLACED, conform
 from pipeline.engine import metrics
 from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, items, mapped
-from pipeline.retrieval.index import load_order
+from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table, write_part
 from pipeline.storage.records import Part, PlacedBlock, record_table, records_of
 
@@ -63,7 +63,7 @@ def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, 
     instructions = read_table(f"{index}/instructions.parquet", ["key", "tokens"])
     queries = read_table(f"{index}/neighbours.parquet", ["instruction_row", "has_input", "task"]).to_pydict()
     rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
-    order, tokens = load_order(index), instructions["tokens"].to_numpy()
+    order, tokens = load_array(f"{index}/order.arrow"), instructions["tokens"].to_numpy()
     stretches = np.zeros((len(order), 2), dtype=np.int64)
     stretches[order, 1] = np.cumsum(tokens[order])
     stretches[:, 0] = stretches[:, 1] - tokens
@@ -118,7 +118,8 @@ def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray
     head_of = np.empty(len(order), dtype=np.int64)
     head_of[order] = np.where(np.repeat(sizes > GROUP_ROWS, sizes), order, order[np.repeat(heads, sizes)])
     first, last = stretches[instruction_rows[head_of]].T
-    return (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
+    places: np.ndarray = (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
+    return places
 
 
 def write_block(batch: pa.Table, *, work: str) -> pa.Table:

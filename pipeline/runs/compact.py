@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,8 +36,7 @@ class Source:
     run: str | None = None
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A part that was written, if there was a row for it."""
 
     path: str | None
@@ -61,9 +61,9 @@ def rewrite(
             new = execute(
                 "compact", Written, mapped(dataset, write_compacted, fn_kwargs=options), lambda part: stage.advance()
             )
-        for part in new:
-            if part.path is not None and not files.exists(part.path):
-                raise RunFailed("compact", f"a worker has written {part.path}, and it is not there")
+        for (path,) in new:
+            if path is not None and not files.exists(path):
+                raise RunFailed("compact", f"a worker has written {path}, and it is not there")
     for _, path, _ in old:
         files.delete(path)
     files.delete_empty_below(folder)
@@ -97,9 +97,9 @@ def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
         if source.run is None:
             yield _wanted_groups(source)
             continue
-        if not files.exists(source.path):  # `sound` would pass it over, and then it would be removed
+        if not files.exists(source.path):  # `undamaged` would pass it over, and then it would be removed
             raise FileNotFoundError(f"{source.path}: is gone, or this machine does not see it")
-        for _, table in computed.sound([source.path], None, schema):
+        for _, table in computed.undamaged([source.path], None, schema):
             yield conform(table.append_column("run", pa.array([source.run] * len(table))), _schema(source.kind))
 
 

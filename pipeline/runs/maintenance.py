@@ -72,16 +72,16 @@ def prune(output: str, reporter: Reporter) -> Summary:
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
-def after_run(reporter: Reporter, own: workspace.Workspace, former: str | None, keep_runs: int | None) -> None:
+def after_run(reporter: Reporter, this: workspace.Workspace, former: str | None, keep_runs: int | None) -> None:
     """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
     try:
-        if not own.lock.held():  # somebody has taken over, and this output is theirs
+        if not this.lock.held():  # somebody has taken over, and this output is theirs
             return
-        for old in publish.remove_old_runs(own.output, own.final, former, keep_runs):
+        for old in publish.remove_old_runs(this.output, this.final, former, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
         for kind in KINDS:
-            for folder in _folders(own.output, kind):
-                kept = _unfinished(own.output, folder, own.run_id)
+            for folder in _folders(this.output, kind):
+                kept = _unfinished(this.output, folder, this.run_id)
                 if len(_small(folder, kept)) > PARTS_AT_MOST:
                     reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:

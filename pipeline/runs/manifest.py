@@ -18,8 +18,8 @@ _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "in
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows, of one source or of all: read = rejected (by reason) + duplicates + scored. Of those that are scored, `unscored` have
-    no score, and a bounded selection left `bounded` of these."""
+    """Rows, of one source or of all: read = rejected (by reason) + duplicates + scored. Of those that are scored, `unscored`
+    have no score, and a bounded selection left `bounded` of these."""
 
     read: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class AllCounts(Counts):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs that went through the model in this run, `resumed` of them before it was interrupted; pairs that were answered by an
-    equal one, `stored` of them by one of an earlier run."""
+    """Pairs that went through the model in this run, `resumed` of them before it was interrupted; pairs that were answered by
+    an equal one, `stored` of them by one of an earlier run."""
 
     computed: int
     reused: int

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 import yaml
@@ -30,23 +31,24 @@ from pipeline.storage.records import BlockPart, Part, record_table, records_of
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A file on its way to its final name."""
 
     path: str
     target: str
 
 
-def gather(job: Job, own: Workspace, parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
+def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
     """Move recorded parts, in order, to `<kind>/part-*.parquet` of the run; a kind without rows gets one empty. The parts with
     their paths in the run."""
     published: dict[str, list[Part]] = {}
     moves = []
     for kind, schema in _SCHEMAS.items():
         names = [f"{kind}/part-{number:05d}.parquet" for number in range(max(1, len(parts[kind])))]
-        moves += [Move(part.path, urls.join(own.staged, name)) for part, name in zip(parts[kind], names, strict=False)]
-        written = parts[kind] or [write_table(urls.join(own.staged, names[0]), schema.empty_table())]
+        moves += [
+            Move(part.path, urls.join(workspace.staged, name)) for part, name in zip(parts[kind], names, strict=False)
+        ]
+        written = parts[kind] or [write_table(urls.join(workspace.staged, names[0]), schema.empty_table())]
         published[kind] = [replace(part, path=name) for part, name in zip(written, names, strict=True)]
     with job.reporter.stage("publish", len(moves)) as stage:
         execute("publish", Move, over_parts(moves, move_parts), lambda move: stage.advance())
@@ -56,9 +58,9 @@ def gather(job: Job, own: Workspace, parts: dict[str, list[Part]]) -> dict[str, 
 def move_parts(batch: pa.Table) -> pa.Table:
     """Give parts their final names. A part that has it already was moved by an attempt that died after."""
     moves = list(records_of(Move, batch))
-    for move in moves:
-        if files.exists(move.path) or not files.exists(move.target):
-            files.move(move.path, move.target)
+    for path, target in moves:
+        if files.exists(path) or not files.exists(target):
+            files.move(path, target)
     return record_table(moves)
 
 
@@ -72,25 +74,25 @@ def copy_parts(batch: pa.Table, *, work: str) -> pa.Table:
     return record_table(copies)
 
 
-def publish(own: Workspace, manifest: Manifest, page: str) -> str:
+def publish(workspace: Workspace, manifest: Manifest, page: str) -> str:
     """Write configuration, report page and, last, the manifest beside the gathered parts; point to the run. Its folder."""
     config = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
-    files.write(urls.join(own.staged, CONFIG), config.encode())
-    files.write(urls.join(own.staged, REPORT), page.encode())
+    files.write(urls.join(workspace.staged, CONFIG), config.encode())
+    files.write(urls.join(workspace.staged, REPORT), page.encode())
     text = sealed(manifest).encode()
-    own.lock.require()
-    files.write(urls.join(own.staged, MANIFEST), text)
-    if own.staged != own.final:
-        files.move(own.staged, own.final)
-    return point(own)
+    workspace.lock.require()
+    files.write(urls.join(workspace.staged, MANIFEST), text)
+    if workspace.staged != workspace.final:
+        files.move(workspace.staged, workspace.final)
+    return point(workspace)
 
 
-def point(own: Workspace) -> str:
+def point(workspace: Workspace) -> str:
     """Make a whole run the current one; its folder."""
-    pointer = json.dumps({"run": f"{RUNS}/{own.run_id}"}) + "\n"
-    files.write(urls.join(own.output, POINTER), pointer.encode())
-    Reporter.published = own.final
-    return own.final
+    pointer = json.dumps({"run": f"{RUNS}/{workspace.run_id}"}) + "\n"
+    files.write(urls.join(workspace.output, POINTER), pointer.encode())
+    Reporter.published = workspace.final
+    return workspace.final
 
 
 def current_run(output: str) -> str | None:

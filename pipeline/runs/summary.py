@@ -82,13 +82,13 @@ def _speed(manifest: Manifest) -> str:
     )
 
 
-def _quantiles(scores: dict[str, Any], known: int) -> list[str]:
+def _quantiles(scores: dict[str, Any], with_score: int) -> list[str]:
     if not scores["from"]:
         return ["tss_pp       no row has a score"]
     named = "  ".join(
         f"{quantile:.0%} {value:.2f}" for quantile, value in zip(scores["quantiles"], scores["tss_pp"], strict=True)
     )
-    estimated = f"  (from {scores['from']:,} rows)" if scores["from"] < known else ""
+    estimated = f"  (from {scores['from']:,} rows)" if scores["from"] < with_score else ""
     return [f"tss_pp       {named}{estimated}"]
 
 

@@ -48,7 +48,7 @@ class BlockToScore:
     block: int
     placed: Part
     scored: Part | None
-    known: Part | None
+    recalled: Part | None
 
 
 def encode_block(
@@ -109,7 +109,7 @@ def to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def from_bytes(data: bytes) -> pa.Table:

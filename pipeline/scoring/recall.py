@@ -39,8 +39,8 @@ class Source:
 def recall_pairs(job: Job, placed: list[PlacedBlock], scorer: str) -> list[Block]:
     """The blocks, each with what earlier runs have stored of its pairs."""
     stored = [part for part in computed.by_run(scorer) if not job.fresh and part[0] != job.run]
-    known = _stored_pairs(job, placed, stored) if stored else {}
-    return [Block(block.block, block.part, block.duplicates, known.get(block.block)) for block in placed]
+    recalled = _stored_pairs(job, placed, stored) if stored else {}
+    return [Block(block.block, block.part, block.duplicates, recalled.get(block.block)) for block in placed]
 
 
 def _stored_pairs(job: Job, placed: list[PlacedBlock], stored: list[tuple[str, str, int]]) -> dict[int, Part]:
@@ -75,7 +75,7 @@ def asked_and_stored(batch: pa.Table, *, work: str) -> Iterable[pa.Table]:
             groups = {*rows["pair_key"].to_pylist(), *map(content_hash, rows["output"].unique().to_pylist())}
             yield _meeting({"group": pa.array(sorted(groups), pa.binary(16))}, len(groups), block=source.block)
         else:
-            for _, table in computed.sound([source.path], work):
+            for _, table in computed.undamaged([source.path], work):
                 yield _meeting({name: table[name] for name in STORED.names}, len(table), run=source.run)
 
 

@@ -82,7 +82,7 @@ def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dat
         "k": job.config.alternatives.k,
         "round": asdict(round),
     }
-    asked = [BlockToScore(block.block, block.placed, block.scored, block.known) for block in blocks]
+    asked = [BlockToScore(block.block, block.placed, block.scored, block.recalled) for block in blocks]
     return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
 from pipeline.engine import metrics
-from pipeline.engine.attempts import Attempts, at_most, this_actor
+from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.resources import threads_here
 from pipeline.scoring.encode import BlockToScore, from_bytes
@@ -54,8 +55,12 @@ class _Outcome:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     work: Work = field(default_factory=Work)
 
-    def add(self, other: _Outcome) -> _Outcome:
-        return _Outcome(self.tables + other.tables, self.rejected + other.rejected, self.work + other.work)
+    @classmethod
+    def of(cls, parts: list[_Outcome]) -> _Outcome:
+        """The outcomes of stretches that follow each other, as one."""
+        tables = [table for part in parts for table in part.tables]
+        rejected = [row for part in parts for row in part.rejected]
+        return cls(tables, rejected, reduce(add, (part.work for part in parts)))
 
 
 class _Keeper:
@@ -150,8 +155,8 @@ class ScoreBlock:
         before = read_table(block.scored.path) if block.scored else SCORED.empty_table()
         seen = pc.index_in(encoded["id"], value_set=before["id"].combine_chunks())
         likelihoods = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
-        stored = _sums(read_table(block.known.path)) if block.known else {}
-        outcome = self._stretch(_Rows(block.block, encoded, likelihoods, stored), 0, len(encoded))
+        stored = _sums(read_table(block.recalled.path)) if block.recalled else {}
+        outcome = self._score_in_halves(_Rows(block.block, encoded, likelihoods, stored))
         others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
         tables = [add_scores(table, self._score, self._seed) for table in outcome.tables]
         scored = pa.concat_tables([others, *tables])
@@ -171,32 +176,37 @@ class ScoreBlock:
         loaded, self._loaded = self._loaded, 0
         return loaded
 
-    def _stretch(self, rows: _Rows, start: int, stop: int) -> _Outcome:
-        """Score rows `start` to `stop` of a block, in halves where they have failed together."""
-        if start == stop:  # a round may take no row of a block
-            return self._score_rows(rows.between(start, stop))
-        attempts, name = Attempts(self._work, f"block-{rows.block:06d}-{self._kept['part']}"), f"{start}-{stop}"
-        whole, alone = stop - start == len(rows.encoded), stop - start == 1
-        limit = self.whole_tries + alone if whole else self.row_tries if alone else 1
-        problem = None
-        if (deaths := attempts.deaths(name)) < limit:
-            for _ in range(2):  # what fails once may have been the machine's fault
-                try:
-                    with attempts.trying(name):
-                        return self._score_rows(rows.between(start, stop))
-                except OSError:
-                    raise  # a disk that is full, a store that is gone
-                except Exception as error:  # noqa: BLE001 - whatever a model raises on a row; it ends in rejected/ in words
-                    problem = error
-                    self._require_scorer(error)
-        if not alone:
-            middle = (start + stop) // 2
-            return self._stretch(rows, start, middle).add(self._stretch(rows, middle, stop))
-        if problem is not None:
-            reason, detail = "scorer_failed", f"the scorer fails on this row: {type(problem).__name__}: {problem}"[:500]
-        else:
-            reason, detail = "scorer_died", f"the scorer's process ended {deaths} times while it scored this row alone"
-        return _Outcome(rejected=[_rejected(rows.encoded.slice(start, 1), reason, detail)])
+    def _score_in_halves(self, rows: _Rows) -> _Outcome:
+        """Score the rows of a block, in halves where they have failed together."""
+        attempts = Attempts(self._work, f"block-{rows.block:06d}-{self._kept['part']}")
+
+        def attempt(places: range, name: str) -> _Outcome:
+            try:
+                with attempts.trying(name):
+                    return self._score_rows(rows.between(places.start, places.stop))
+            except OSError:
+                raise  # a disk that is full, a store that is gone
+            except Exception as error:  # noqa: BLE001 - what fails once may have been the machine's fault
+                self._require_scorer(error)
+            with attempts.trying(name):
+                return self._score_rows(rows.between(places.start, places.stop))
+
+        def alone(place: int, error: Exception) -> _Outcome:
+            reason, detail = "scorer_failed", f"the scorer fails on this row: {type(error).__name__}: {error}"[:500]
+            if isinstance(error, Died):
+                reason, detail = "scorer_died", f"the scorer's {error} while it scored this row alone"
+            return _Outcome(rejected=[_rejected(rows.encoded.slice(place, 1), reason, detail)])
+
+        def excuse(error: Exception) -> None:
+            if isinstance(error, OSError | BrokenScorer):
+                raise error
+            self._require_scorer(error)
+
+        places = range(len(rows.encoded))
+        if not places:  # a round may take no row of a block
+            return self._score_rows(rows)
+        tries = self.whole_tries, self.row_tries
+        return _Outcome.of(halve_by_deaths(places, attempts.counts(), attempt, alone, excuse, tries=tries))
 
     def _require_scorer(self, error: Exception) -> None:
         """Raise BrokenScorer where it is not the rows: the model cannot be loaded, or fails on anything by now."""
@@ -237,7 +247,7 @@ class ScoreBlock:
     def _finished(self, folder: str) -> dict[bytes, float]:
         """What this run has stored of a block in this round before."""
         sums: dict[bytes, float] = {}
-        for _, table in computed.sound((path for path, _ in computed.parts(folder)), self._work):
+        for _, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work):
             sums.update(_sums(table))
         return sums
 

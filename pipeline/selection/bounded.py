@@ -1,10 +1,10 @@
 """Bounded selection: rows that cannot be selected are scored no further, and the selection is that of full scoring.
 
-An upper bound of tss_pp follows from the alternatives scored so far (`operators/scoring/scores.py`). Order all rows by their score, or by
-their bound where there is no score yet, and take the prefix that fits the budget. If every row of it, and the first that does
-not fit, has its score, then no bounded row can stand among them and the prefix is the selection. Rounds, each a stage over
-blocks, lead there: a sample scored in full says where the threshold will be, all other rows are scored until they fall below
-that, and rows that stand above the threshold without a score are scored further, until there are none.
+An upper bound of tss_pp follows from the alternatives scored so far (`operators/scoring/scores.py`). Order all rows by their
+score, or by their bound where there is no score yet, and take the prefix that fits the budget. If every row of it, and the
+first that does not fit, has its score, then no bounded row can stand among them and the prefix is the selection. Rounds, each
+a stage over blocks, lead there: a sample scored in full says where the threshold will be, all other rows are scored until they
+fall below that, and rows that stand above the threshold without a score are scored further, until there are none.
 """
 
 from __future__ import annotations

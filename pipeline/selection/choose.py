@@ -129,7 +129,9 @@ def select(job: Job, scored: list[BlockPart]) -> Selection:
 
 def _moments(parts: list[PartTotals], names: list[str]) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were merged, which
-    moves the last bits of a float, cannot move a selection."""
+    moves the last bits of a float, cannot move a selection. One column alone is ordered as it is."""
+    if len(names) == 1:
+        return {names[0]: (0.0, 1.0)}
     columns = {name: merged(part.moments[place] for part in parts) for place, name in enumerate(names)}
     return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
 
@@ -162,7 +164,7 @@ def _write_ranked(job: Job, chosen: list[ChosenPart], rows: int) -> list[BlockPa
     boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
     parts = [record.part for record in chosen]
     counts = execute("select", FileRows, over_parts(parts, passes.count_files, boundaries=boundaries))
-    in_file = [sum(part.rows[file] for part in counts) for file in range(files)]
+    in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = over_parts(parts, passes.file_of_rows, boundaries=boundaries)
     dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)

@@ -32,18 +32,18 @@ class Overlap:
 
 def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) -> Overlap:
     """Selections by `select.score` and by all of COMPARED, under the run's budget and filter, without caps and quotas."""
-    own = chosen.ranking
-    rankings = {_label(own.score): own}
+    ranking = chosen.ranking
+    rankings = {_label(ranking.score): ranking}
     for name in COMPARED:
         if not (bounded and name in _ON_ALL_ALTERNATIVES):
-            rankings.setdefault(name, _ranking(own, name))
+            rankings.setdefault(name, _ranking(ranking, name))
     cuts = {WHOLE: budget.Cut((), chosen.asked)}
     with job.reporter.stage("overlap", None, "passes") as stage:
         wanted = [Search(ranking, cuts) for ranking in rankings.values()]
         ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
         parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_part, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")
-    common = np.sum([part.common for part in parts], axis=0)
+    common = np.sum(parts, axis=0)
     rows = np.diag(common)
     either = rows[:, None] + rows[None, :] - common
     places = range(len(rankings))
@@ -51,10 +51,10 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
     return Overlap(list(rankings), rows.tolist(), jaccard)
 
 
-def _ranking(own: Ranking, name: str) -> Ranking:
+def _ranking(ranking: Ranking, name: str) -> Ranking:
     if name.startswith("-"):  # a weighted sum of one column, which needs no standardising
-        return replace(own, score={name[1:]: -1.0}, moments={name[1:]: (0.0, 1.0)})
-    return replace(own, score=name, moments={})
+        return replace(ranking, score={name[1:]: -1.0}, moments={name[1:]: (0.0, 1.0)})
+    return replace(ranking, score=name, moments={})
 
 
 def _label(score: str | dict[str, float]) -> str:

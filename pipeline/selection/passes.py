@@ -31,6 +31,8 @@ from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
 ROWS_PER_FILE = 100_000
+CommonRows = list[list[int]]  # how many rows of a part each two rankings select, and each alone
+FileRows = list[int]  # rows of a part by output file
 _CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64())])
 
 
@@ -55,13 +57,6 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class CommonRows:
-    """How many rows of a part each two rankings select, and each alone."""
-
-    common: list[list[int]]
-
-
-@dataclass(frozen=True)
 class PartReach:
     """Rows of a block without a tss_pp: among those up to the budget's end, and among those that reach a threshold."""
 
@@ -77,13 +72,6 @@ class ChosenPart:
     part: Part
     orders: list[int]
     sources: dict[str, int]
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Rows of a part by output file."""
-
-    rows: list[int]
 
 
 def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
@@ -169,7 +157,7 @@ def overlap_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Ta
             rows = eligible(passing[ranking.where], replace(ranking, where=None), scored.block)
             inside = budget.below(rows.digits(), _prefix(search["prefixes"][WHOLE]))
             chosen[number, rows.table["row"].to_numpy()[inside]] = 1
-        records.append(CommonRows((chosen @ chosen.T).tolist()))
+        records.append((chosen @ chosen.T).tolist())
     return record_table(records)
 
 
@@ -245,7 +233,7 @@ def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
     for part in records_of(Part, batch):
         orders = read_table(part.path, ["order"])["order"].to_numpy()
         numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), orders, side="right")
-        records.append(FileRows(np.bincount(numbers, minlength=len(boundaries) + 1).tolist()))
+        records.append(np.bincount(numbers, minlength=len(boundaries) + 1).tolist())
     return record_table(records)
 
 

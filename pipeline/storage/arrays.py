@@ -49,4 +49,5 @@ def _map(path: str, uri: str) -> np.ndarray:
         raise OSError(f"{uri}: is damaged or cut off: {error}") from error
     if not same:
         raise OSError(f"{uri}: is damaged: {len(flat):,} numbers, whose digest is not the one that was written")
-    return flat.reshape(json.loads(notes["shape"]))
+    array: np.ndarray = flat.reshape(json.loads(notes["shape"]))
+    return array

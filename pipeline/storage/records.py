@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -52,7 +52,7 @@ class AdmittedChunk:
 
 @dataclass(frozen=True)
 class InstructionTable:
-    """The distinct instructions of a run: how many there are, how many are offered as alternatives, the tokens of their rows."""
+    """The distinct instructions of a run: how many, how many of them are offered as alternatives, the tokens of their rows."""
 
     instructions: int
     pool: int
@@ -97,7 +97,7 @@ class Block:
     block: int
     placed: Part
     duplicates: dict[str, int]
-    known: Part | None = None  # sums of its pairs that earlier runs have stored
+    recalled: Part | None = None  # sums of its pairs that earlier runs have stored
     scored: Part | None = None
     sources: dict[str, SourceScores] = field(default_factory=dict)
     rejected: list[Part] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Block:
 
 def to_json(value: Any) -> str:
     """A record, or a value that JSON knows, as JSON."""
-    return json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
+    return json.dumps(value, default=asdict)
 
 
 @cache

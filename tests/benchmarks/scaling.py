@@ -155,7 +155,7 @@ def main() -> None:
     with (
         lock.hold(str(options.output / "out"), "scaling") as held,
         session(None),
-        workspace.workspace(str(options.output / "out"), held, "scaling") as own,
+        workspace.open_workspace(str(options.output / "out"), held, "scaling") as own,
     ):
         job = Job(wanted, own.folder, own.run_id, pools(wanted), Reporter())
         read = admit(job, plan(wanted), checked.encoder)

@@ -7,7 +7,7 @@ import pytest
 
 from operators.schema import ENCODED, from_rows
 from pipeline.engine import metrics
-from pipeline.runs.workspace import workspace
+from pipeline.runs.workspace import open_workspace
 from pipeline.scoring import score_block
 from pipeline.scoring.encode import BlockToScore
 from pipeline.scoring.score_block import ScoreBlock
@@ -35,7 +35,7 @@ def told(monkeypatch):
 
 
 def test_a_driver_tells_of_the_run_that_it_makes(told, tmp_path):
-    with hold(str(tmp_path), "a test") as lock, workspace(str(tmp_path), lock, "asked") as own:
+    with hold(str(tmp_path), "a test") as lock, open_workspace(str(tmp_path), lock, "asked") as own:
         metrics.count("tss_rows", 2, outcome="read")
     metrics.show("tss_stage_done", 1, stage="snapshot")
     assert told == [

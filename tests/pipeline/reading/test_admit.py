@@ -10,7 +10,8 @@ from conftest import byte_tokenizer, write_jsonl
 from simulated_death import Died
 from small_runs import corpus, settings
 
-from operators.prompts.template import load_template
+from operators.prompts import render_process
+from operators.prompts.template import from_text, load_template
 from operators.prompts.tokenise import Encoder
 from pipeline import preflight, read_config
 from pipeline.engine.attempts import GivenUp
@@ -75,6 +76,18 @@ def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypat
     assert record.read == 14 and record.reasons == {"reader_died": 2}
     assert [row["line"] for row in rows_in(record.admitted)] == [1, 2, 3, *range(5, 14)]
     assert lives <= 3 + 2 * (3 + 2) + 1  # the whole chunk, then each row's batch and its halves, then the row alone
+
+
+def test_a_row_that_its_template_loops_over_is_rejected_and_the_others_are_not(monkeypatch, tmp_path):
+    endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    template = from_text("t", "{% if input|length > 99 %}" + endless + "{% endif %}{{ instruction }} {{ input }}")
+    monkeypatch.setattr(render_process, "SECONDS", 0.5)
+    monkeypatch.setattr(admit, "cached_encoder", lambda: Encoder(byte_tokenizer(bos=True), template, True, 200))
+    long = {"instruction": "Copy.", "input": "x" * 100, "output": "x"}
+    record, lives = admitted(write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], long, *ROWS[3:]]), tmp_path / "work")
+    (rejected,) = rows_in(record.rejected)
+    assert (rejected["line"], rejected["reason"]) == (4, "template_failed") and "did not finish" in rejected["detail"]
+    assert lives == 1 and [row["line"] for row in rows_in(record.admitted)] == [1, 2, 3, *range(5, 14)]
 
 
 def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypatch, tmp_path):
