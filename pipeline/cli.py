@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _exit_status(arguments)
     except KeyboardInterrupt as interrupt:
-        print(printable(f"tss: interrupted; {str(interrupt) or _left(arguments)}"), file=sys.stderr)
+        print(printable(f"tss: interrupted; {str(interrupt) or _after_interrupt(arguments)}"), file=sys.stderr)
         return 130
 
 
@@ -94,16 +94,16 @@ def _obey_signals() -> None:
         signal.signal(ending, stop)
 
 
-def _left(arguments: argparse.Namespace) -> str:
+def _after_interrupt(arguments: argparse.Namespace) -> str:
     """What has come of a command that was interrupted."""
     from pipeline.engine.progress import Reporter
 
     if Reporter.published:
         return f"{Reporter.published} was published before; what is left to tidy up waits for the next run."
-    return f"nothing was published. The same command{_plainly(arguments)} goes on from here."
+    return f"nothing was published. The same command{_without_fresh(arguments)} goes on from here."
 
 
-def _plainly(arguments: argparse.Namespace) -> str:
+def _without_fresh(arguments: argparse.Namespace) -> str:
     """With which words a command goes on with what it has begun."""
     return " without --fresh" if arguments.fresh else ""
 
@@ -119,7 +119,7 @@ def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
         )
     return (
         "nothing was published; an earlier run, if there is one, stays current. Run the same command"
-        f"{_plainly(arguments)} again once the cause is gone: pairs that were computed are not computed again."
+        f"{_without_fresh(arguments)} again once the cause is gone: pairs that were computed are not computed again."
     )
 
 
