@@ -11,7 +11,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.preflight import check_quota, check_shadowing
+from pipeline.preflight import check_quota
 from pipeline.reading.admit import SHOWN_REJECTED, admit, columns_of
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
@@ -62,7 +62,6 @@ def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summa
 
 def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
-    check_shadowing()
     output = check_output(config.output)
     manifest = open_run.read_manifest(parent)
     check_quota(config, set(manifest.counts.sources))

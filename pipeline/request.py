@@ -11,14 +11,9 @@ from operators.scoring.score_rows import Work
 from pipeline.config import Config
 from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import Pools, is_local, pools, told
-from pipeline.preflight import (
-    Checked,
-    check_models,
-    check_quota,
-    check_shadowing,
-    read_template,
-)
+from pipeline.engine.resources import Pools, gpus_awaited, pools
+from pipeline.engine.session import is_local
+from pipeline.preflight import Checked, check_models, check_quota, read_template
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
@@ -103,9 +98,9 @@ class Request:
         return Job(self.config, workspace.folder, workspace.run_id, self.pools, self.reporter, workspace.fresh)
 
 
-def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
-    """What inputs and models have to say for themselves; raises BadRequest. Runs where workers do: a driver on a cluster may
-    reach neither."""
+def _check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
+    """The chunks of the inputs, and what the models' files say; raises BadRequest. Runs where workers do: a driver on a cluster
+    may reach neither."""
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
     return chunks, check_models(config, template_text)
@@ -134,30 +129,30 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     What belongs to the request itself (configuration, template, pool, output) is read here; inputs and models where workers
     are, which is here too where Ray is only started for this command: then what is wrong is known before it is.
     """
-    check_shadowing()
     output = check_output(config.output)
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
-    looked = _look(config, template_text) if is_local(config.ray.address) else None
+    asked = (config, template_text)
+    checks = _check_inputs_and_models(*asked) if is_local(config.ray.address) else None
     with working_on(output, command, config.ray.address) as lock:
         sizes = pools(config)
-        chunks, checked = looked or once("preflight", _look, config, template_text)
-        reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")
+        chunks, checked = checks or once("preflight", _check_inputs_and_models, *asked)
+        reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
         dtype = scorer_dtype(config, sizes)
-        inputs, named = take_snapshot(reporter, chunks), checked.scorer(dtype)
+        inputs = take_snapshot(reporter, chunks)
         yield Request(
-            config,
-            reporter,
-            lock,
-            output,
-            chunks,
-            pool_texts,
-            checked,
-            sizes,
-            dtype,
-            named,
-            inputs,
-            fresh,
+            config=config,
+            reporter=reporter,
+            lock=lock,
+            output=output,
+            chunks=chunks,
+            pool_texts=pool_texts,
+            checked=checked,
+            pools=sizes,
+            dtype=dtype,
+            scorer=checked.scorer(dtype),
+            inputs=inputs,
+            fresh=fresh,
         )
 
 

@@ -112,7 +112,7 @@ def by_block(stage: str, records: list[B]) -> list[B]:
 
 def _failed(stage: str, error: BaseException) -> RunFailed:
     """What a stage that failed is for the driver."""
-    damaged = any(isinstance(one, DamagedPart) for one in _chain(error))
+    damaged = any(isinstance(cause, DamagedPart) for cause in _chain(error))
     return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
 
 
@@ -126,36 +126,36 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _cause(error: BaseException) -> str:
     """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
-    cause = type(error).__name__
-    for one in _chain(error):
-        told = str(one).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
-        lines = [line.strip() for line in told.splitlines() if line.strip()]
-        cause = lines[-1] if lines else cause
-    return cause[:1000]
+    last_line = type(error).__name__
+    for exception in _chain(error):
+        text = str(exception).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        last_line = lines[-1] if lines else last_line
+    return last_line[:1000]
 
 
-def everywhere(stage: str, function: Callable, *args: Any) -> None:
+def everywhere(stage: str, function: Callable[..., Any], *args: Any) -> None:
     """Run a plain function on each machine that takes work. Raises BadRequest where the function does."""
     tasks = []
     for node in nodes_that_work():
         # A label would be waited for where its machine is lost meanwhile; this fails then.
         placed: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
         tasks.append(ray.remote(num_cpus=0, **placed)(guarded(function)).remote(*args))
-    _answers(stage, tasks)
+    _results(stage, tasks)
 
 
-def once(stage: str, function: Callable, *args: Any, gpus: float = 0.0) -> Any:
+def once(stage: str, function: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Any:
     """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
     the driver's. Raises BadRequest where the function does."""
     placed = {"num_gpus": gpus} if gpus else {"label_selector": off_gpus()}
-    return _answers(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
+    return _results(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
 
 
-def _answers(stage: str, tasks: list[Any]) -> list[Any]:
+def _results(stage: str, tasks: list[Any]) -> list[Any]:
     try:
         return ray.get(tasks)
     except RayError as error:
-        for one in _chain(error):
-            if isinstance(one, BadRequest) and not isinstance(one, RayError):
-                raise one from None
+        for cause in _chain(error):
+            if isinstance(cause, BadRequest) and not isinstance(cause, RayError):
+                raise cause from None
         raise _failed(stage, error) from error

@@ -44,7 +44,7 @@ from pipeline import demo, flow, read_config
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import session
+from pipeline.engine.session import session
 from pipeline.runs import open_run
 
 # By name: the column that decides, the sign with which it ranks, and whether rows are taken from the top or drawn at random

@@ -29,7 +29,8 @@ from pipeline import demo, read_config
 from pipeline.demo import corpus
 from pipeline.engine.job import Job
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import pools, session
+from pipeline.engine.resources import pools
+from pipeline.engine.session import session
 from pipeline.preflight import check_models, read_template
 from pipeline.reading.admit import admit
 from pipeline.reading.chunks import plan

@@ -57,7 +57,8 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     """Run the pipeline's stages up to placement; `placed.json`, written last, says where the blocks are."""
     from pipeline.engine.job import Job
     from pipeline.engine.progress import Reporter
-    from pipeline.engine.resources import pools, session
+    from pipeline.engine.resources import pools
+    from pipeline.engine.session import session
     from pipeline.preflight import check_models, read_template
     from pipeline.read_config import validate
     from pipeline.reading.admit import admit

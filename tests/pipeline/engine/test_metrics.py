@@ -29,7 +29,7 @@ def told(monkeypatch):
         return types.SimpleNamespace(inc=tell, set=tell)
 
     monkeypatch.setattr(metrics, "_metric", metric)
-    monkeypatch.setattr(metrics, "_heard", lambda: True)
+    monkeypatch.setattr(metrics, "_ray_is_up", lambda: True)
     yield found
     metrics.of_run("")
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 from conftest import write_jsonl
 from small_runs import corpus, run
@@ -159,6 +160,24 @@ def test_who_was_held_up_and_taken_for_dead_does_not_publish(tmp_path, quick):
             held.require()
         time.sleep(0.3)
         assert not claims(tmp_path)  # and its claim does not come back
+
+
+@pytest.mark.parametrize("error", [OSError("out of reach"), pa.ArrowException("unknown error"), pa.ArrowInvalid("no")])
+def test_a_claim_beats_on_after_storage_failed(tmp_path, quick, monkeypatch, error):
+    write, written = files.write, threading.Semaphore(0)
+    failures = [error]
+
+    def fail_at_first(path, data):
+        if failures:
+            raise failures.pop()
+        write(path, data)
+        written.release()
+
+    with hold(str(tmp_path), "tss run") as held:
+        monkeypatch.setattr(files, "write", fail_at_first)
+        for _ in range(2):
+            assert written.acquire(timeout=20), "the heart stands still"
+        held.require()
 
 
 def test_a_claim_that_hung_storage_puts_back_is_given_up(tmp_path, quick, monkeypatch):
