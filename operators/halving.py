@@ -25,7 +25,7 @@ def halve(
         return []
     try:
         return [attempt(items)]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever an item makes it raise
         excuse(error)
         if len(items) == 1:
             return [alone(items[0], error)]

@@ -34,12 +34,12 @@ def version_of(name: str) -> str:
 def hub_version(name: str, kind: str = "model", revision: str | None = None) -> str:
     """The commit that a "model" or "dataset" of the hub has at a revision (default: its main branch); of a model that of the
     local cache where the hub does not answer. Raises OSError with the reason in one line."""
-    return _asked(name, kind, revision)[0]
+    return _commit_and_files(name, kind, revision)[0]
 
 
 def files_of(name: str, version: str) -> set[str]:
     """Paths of a model's files: in its folder, on the hub, or in the local cache where that does not answer; raises OSError."""
-    return _files(Path(name)) if looks_local(name) else _asked(name, "model", version)[1]
+    return _files(Path(name)) if looks_local(name) else _commit_and_files(name, "model", version)[1]
 
 
 def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_FILES) -> Path:
@@ -75,7 +75,7 @@ def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_
         return folder
 
 
-def _asked(name: str, kind: str, revision: str | None) -> tuple[str, set[str]]:
+def _commit_and_files(name: str, kind: str, revision: str | None) -> tuple[str, set[str]]:
     """The commit and the paths of its files, of the hub or for a model of the local cache; raises OSError."""
     from huggingface_hub import HfApi
 

@@ -13,6 +13,9 @@ os.environ.update(
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        # Nobody reads what workers print: it is looked for now and then.
+        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+        "LOG_NAME_UPDATE_INTERVAL_S": "60",
         # What hangs fails.
         "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "240",
     }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,14 +21,16 @@ KINDS = ("actor", "worker", "driver", "ray", "power")
 
 
 class Started:
-    """`tss run` in a process of its own, with a Ray of its own."""
+    """`tss run` in a process of its own, with a Ray of its own; or a script that ends in such arguments."""
 
-    def __init__(self, config: Path, *arguments: str):
+    def __init__(self, config: Path, *arguments: str, script: Sequence[str] = ("-m", "pipeline")):
         self._log = config.with_suffix(".log").open("ab")
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         # How long a driver looks for a Ray that is gone before it ends: a minute, if nobody says less.
         environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
-        command = [sys.executable, "-m", "pipeline", "run", str(config), *arguments]
+        # Where a script lies comes before the modules of this checkout.
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
+        command = [sys.executable, *script, "run", str(config), *arguments]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment, cwd=ROOT)
         self._seen: dict[int, psutil.Process] = {}
         self.ended = True
@@ -51,7 +53,7 @@ class Started:
             self.look()
             if ready():
                 return True
-            time.sleep(0.05)
+            time.sleep(0.2)  # each look is one at all processes of the machine
         return False
 
     def kill(self, kind: str, rng: random.Random, grace: float = 30.0) -> bool:

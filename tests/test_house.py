@@ -100,6 +100,22 @@ def test_no_module_hides_one_of_the_standard_library():
     assert not names & set(sys.stdlib_module_names) - {"__main__"}
 
 
+RIDDLES = {"one", "found", "told", "said"}
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith("operators")))
+def test_values_have_names_that_say_what_they_are(module):
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, (ast.arg, ast.keyword)):
+            names.add(node.arg)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+    assert not {name.strip("_") for name in names if name} & RIDDLES
+
+
 def test_no_file_and_no_function_has_outgrown_the_house():
     lines = {module: path.read_text().count("\n") for module, path in MODULES.items() if path.name != "__init__.py"}
     assert max(lines.values()) <= 300, [module for module, count in lines.items() if count > 300]

@@ -24,7 +24,7 @@ def compile_chat(text: str, tokens: Mapping[str, str]) -> Render:
 
     def render(instruction: str, input: str) -> str:
         message = {"role": "user", "content": f"{instruction}\n\n{input}" if input else instruction}
-        asked = {"messages": [message], "tools": None, "documents": None, "add_generation_prompt": True}
-        return text_of(template, {**tokens, **asked})
+        variables = {"messages": [message], "tools": None, "documents": None, "add_generation_prompt": True}
+        return text_of(template, {**tokens, **variables})
 
     return render

@@ -45,9 +45,9 @@ def _encode_failed(example: Example, error: Exception) -> list[Measured | Reject
 
 def _measure(examples: Sequence[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
     over = [encoder.certainly_over(example.output) for example in examples]
-    open_ = [example for example, certain in zip(examples, over, strict=True) if not certain]
-    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in open_]))
-    targets = iter(encoder.targets([example.output for example in open_]))
+    possible = [example for example, certain in zip(examples, over, strict=True) if not certain]
+    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in possible]))
+    targets = iter(encoder.targets([example.output for example in possible]))
     return [
         _rejected(f"{len(example.output):,} characters of output", encoder)
         if certain
@@ -69,8 +69,8 @@ def _measure_one(
         kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - len(target))
         if kept is not None:
             return _counted(encoder.prompt(example.instruction, example.input[:kept]), target, kept, encoder)
-    found = f"{len(prompt)} prompt tokens" if isinstance(prompt, list) else str(prompt)
-    return _rejected(f"{found} and {len(target)} target tokens", encoder)
+    prompt_size = f"{len(prompt)} prompt tokens" if isinstance(prompt, list) else str(prompt)
+    return _rejected(f"{prompt_size} and {len(target)} target tokens", encoder)
 
 
 def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Measured | Rejection:
@@ -80,5 +80,5 @@ def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Me
     return Measured(len(prompt), len(target), input_chars)
 
 
-def _rejected(found: str, encoder: Encoder) -> Rejection:
-    return Rejection("too_long", f"{found}, at most {encoder.max_length} tokens together")
+def _rejected(size: str, encoder: Encoder) -> Rejection:
+    return Rejection("too_long", f"{size}, at most {encoder.max_length} tokens together")

@@ -131,5 +131,5 @@ def _limit_memory(memory: int) -> None:
     if used.exists():
         mapped = int(used.read_text().split()[0]) * resource.getpagesize()
         _, most = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = mapped + memory
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if most < 0 else min(wanted, most), most))
+        limit = mapped + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit if most < 0 else min(limit, most), most))

@@ -72,14 +72,14 @@ def find_template(name: str, tokenizer: Any = None, text: str | None = None) -> 
     read before. Raises `TemplateProblem` for a file that cannot be read, or a tokenizer that has no chat template."""
     if name != "chat":
         return Source(name, source_of(name) if text is None else text)
-    own = getattr(tokenizer, "chat_template", None)
-    if isinstance(own, dict):
-        own = own.get("default")
-    if not own:
+    chat = getattr(tokenizer, "chat_template", None)
+    if isinstance(chat, dict):
+        chat = chat.get("default")
+    if not chat:
         raise TemplateProblem(
             "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
         )
-    return Source(name, own, dict(tokenizer.special_tokens_map))
+    return Source(name, chat, dict(tokenizer.special_tokens_map))
 
 
 def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
@@ -139,7 +139,7 @@ def _read(name: str) -> str:
         with path.open("rb") as file:
             return file.read(4 * MAX_SOURCE + 1).decode("utf-8")  # a character has up to 4 bytes
     except (OSError, ValueError) as error:
-        found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({one_line(error)})"
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({one_line(error)})"
         raise TemplateProblem(
-            f"template {name!r}: {found}; accepted: alpaca, plain, chat or the path of a Jinja file"
+            f"template {name!r}: {reason}; accepted: alpaca, plain, chat or the path of a Jinja file"
         ) from error

@@ -50,7 +50,7 @@ class LexicalEmbedder:
     def embed(self, texts: list[str]) -> np.ndarray:
         """See `Embedder.embed`."""
         vectors = np.asarray(self._projection.transform(self._vectorizer.transform(texts)).todense(), dtype=np.float32)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 class SentenceEmbedder:
@@ -139,7 +139,7 @@ def _modules(root: Path, files: set[str]) -> list[tuple[Path, bool, str | None]]
         if path in folder.parents and not (of_transformers and path == Path())
     }
     unlisted = [(path, False) for path in sorted(inner - {path for path, _ in listed})]
-    return [(path, kind, _named_weights(root / path) if kind else None) for path, kind in [*unlisted, *listed]]
+    return [(path, whole, _named_weights(root / path) if whole else None) for path, whole in [*unlisted, *listed]]
 
 
 def _named_weights(folder: Path) -> str | None:

@@ -104,10 +104,10 @@ def load_config(name: str, *, version: str | None = None, trust_remote_code: boo
     return _load(AutoConfig, "the configuration", name, version, BUT_WEIGHTS, trust_remote_code=trust_remote_code)
 
 
-def _load(kind: Any, what: str, name: str, version: str | None, patterns: tuple[str, ...], **options: Any) -> Any:
+def _load(loader: Any, what: str, name: str, version: str | None, patterns: tuple[str, ...], **options: Any) -> Any:
     _check_folder(name)
     try:
-        return kind.from_pretrained(folder_of(name, version, patterns), **options)
+        return loader.from_pretrained(folder_of(name, version, patterns), **options)
     except Exception as error:
         raise _problem(name, what, error) from error
 
@@ -171,7 +171,8 @@ def load_model(
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
     )
-    return model.eval().requires_grad_(False).to(torch.device(device))
+    loaded: torch.nn.Module = model.eval().requires_grad_(False).to(torch.device(device))
+    return loaded
 
 
 def identity(
@@ -191,7 +192,7 @@ def identity(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
-    own_code = ["trust_remote_code"] if trust_remote_code else []
-    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos), *own_code):
+    remote_code = ["trust_remote_code"] if trust_remote_code else []
+    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos), *remote_code):
         digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
     return digest.hexdigest()

@@ -1,12 +1,13 @@
-"""Count, mean and spread of numbers that lie in many parts, merged without cancellation and without overflow.
+"""Mean and deviation of numbers that come in parts.
 
-Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances" (1979). They merge
-M2, the sum of squared deviations; its root is kept here instead, so that numbers near the largest float do not overflow.
+Those of the parts are merged as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing sample
+variances", 1979): from differences, in which nothing cancels as it does between a mean of squares and a squared mean. What is
+kept of the squared differences is the root of their mean: their sum overflows where the numbers do not, as the perplexities of
+whole sequences show, which reach 1e300.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,38 +17,37 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Moments:
-    """How many numbers, their mean, and the root of the sum of their squared deviations from it."""
+    """Of `count` numbers their mean and their deviation (root of the mean squared difference from it); zeros for none."""
 
     count: int
     mean: float
-    root_m2: float
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation of all of them (not of a sample); 0.0 where there are none."""
-        return self.root_m2 / math.sqrt(self.count) if self.count else 0.0
+    deviation: float
 
 
-def moments_of(values: np.ndarray) -> Moments:
-    """Moments of finite float64 values [N]."""
+def moments(values: np.ndarray) -> Moments:
+    """Of finite numbers [N]; finite whatever they are."""
     if not len(values):
         return Moments(0, 0.0, 0.0)
-    # A power of two, by which no digit is lost.
-    scale = math.ldexp(1.0, max(-1000, math.frexp(float(np.abs(values).max()))[1] - 1))
-    scaled = values / scale
+    _, exponent = math.frexp(float(np.abs(values).max()))
+    scaled = np.ldexp(values.astype(np.float64), -exponent)  # by a power of two, which rounds nothing, to at most 1
     mean = float(scaled.mean())
-    return Moments(len(values), mean * scale, float(np.linalg.norm(scaled - mean)) * scale)
+    deviation = math.sqrt(float(((scaled - mean) ** 2).mean()))
+    return Moments(len(values), math.ldexp(mean, exponent), math.ldexp(deviation, exponent))
 
 
-def merged(parts: Iterable[Moments]) -> Moments:
-    """Moments of the numbers of all parts together."""
-    return functools.reduce(_merge, parts, Moments(0, 0.0, 0.0))
+def merge(parts: Iterable[Moments]) -> Moments:
+    """The moments of all numbers of several parts together."""
+    merged = Moments(0, 0.0, 0.0)
+    for part in parts:
+        if part.count:
+            merged = _merge_two(merged, part)
+    return merged
 
 
-def _merge(a: Moments, b: Moments) -> Moments:
-    count = a.count + b.count
-    if not a.count or not b.count:
-        return b if not a.count else a
-    share = b.count / count
-    between = abs(b.mean - a.mean) * math.sqrt(a.count * share)
-    return Moments(count, a.mean + (b.mean - a.mean) * share, math.hypot(a.root_m2, b.root_m2, between))
+def _merge_two(left: Moments, right: Moments) -> Moments:
+    count = left.count + right.count
+    share_left, share_right = left.count / count, right.count / count
+    # Halves and doubled again: the difference of the largest numbers of both signs would overflow.
+    between = 2 * math.sqrt(share_left * share_right) * (right.mean / 2 - left.mean / 2)
+    deviation = math.hypot(math.sqrt(share_left) * left.deviation, math.sqrt(share_right) * right.deviation, between)
+    return Moments(count, share_left * left.mean + share_right * right.mean, deviation)

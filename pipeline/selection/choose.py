@@ -9,7 +9,7 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 
 from operators.selection import budget
-from operators.selection.moments import merged
+from operators.selection.moments import merge
 from pipeline.config import Config
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts
 from pipeline.errors import BadRequest
@@ -132,7 +132,7 @@ def _moments(parts: list[PartTotals], names: list[str]) -> dict[str, tuple[float
     moves the last bits of a float, cannot move a selection. One column alone is ordered as it is."""
     if len(names) == 1:
         return {names[0]: (0.0, 1.0)}
-    columns = {name: merged(part.moments[place] for part in parts) for place, name in enumerate(names)}
+    columns = {name: merge(part.moments[place] for part in parts) for place, name in enumerate(names)}
     return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
 
 

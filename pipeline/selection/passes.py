@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from operators.schema import SCORED, SELECTED
 from operators.selection import budget, filter
-from operators.selection.moments import Moments, moments_of
+from operators.selection.moments import Moments, moments
 from pipeline.selection.ranking import (
     GROUP_CUTS,
     WHOLE,
@@ -82,7 +82,7 @@ def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
         values = np.array([filter.numeric(table, name) for name in score]).reshape(len(score), len(table))
         values = values[:, np.isfinite(values).all(axis=0)]
         total = int(costs_of(table, cost).sum())
-        records.append(PartTotals(len(table), total, [moments_of(column) for column in values]))
+        records.append(PartTotals(len(table), total, [moments(column) for column in values]))
     return record_table(records)
 
 

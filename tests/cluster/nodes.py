@@ -209,6 +209,7 @@ class Machines:
             f"--dashboard-agent-listen-port={agent}",
             f"--metrics-export-port={metrics}",
             "--object-store-memory=150000000",
+            "--include-log-monitor=false",  # nobody reads what workers print
             *arguments,
         ]
         with (folder / "log").open("wb") as log:

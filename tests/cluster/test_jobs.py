@@ -24,9 +24,11 @@ from pipeline.retrieval import place
 
 pytest.importorskip("aiohttp", reason="Ray's job API is not installed")
 ROOT = Path(__file__).resolve().parents[2]
-# Small batches, and a part of the store for each few of them.
-SLOW = {"scorer__batch_tokens": 30, "store__write_every": 0.2, "alternatives__k": 8}
+ROWS = 120
+# Small batches, and a part of the store for each of them.
+IN_PARTS = {"scorer__batch_tokens": 600, "store__write_every": 0, "alternatives__k": 8}
 BLOCK_TOKENS = 8192
+PARTS = 5  # of the store, and a run waits until the test lets it go on
 TEMPLATE = "{{ instruction }}\n{% if input %}{{ input }}\n{% endif %}=> "
 
 
@@ -34,8 +36,7 @@ TEMPLATE = "{{ instruction }}\n{% if input %}{{ input }}\n{% endif %}=> "
 def unseen(tmp_path_factory, model_folder):
     """A folder that workers see and the head does not: rows and a model."""
     folder = tmp_path_factory.mktemp("unseen")
-    write_jsonl(folder / "rows.jsonl", corpus(250))
-    write_jsonl(folder / "many.jsonl", corpus(700))
+    write_jsonl(folder / "rows.jsonl", corpus(ROWS))
     shutil.copytree(model_folder, folder / "model")
     return folder
 
@@ -49,9 +50,9 @@ def cluster(unseen, own_ray):
         yield found
 
 
-def written(path: Path, output: Path, folder: Path, rows: str = "rows", **more) -> Path:
+def written(path: Path, output: Path, folder: Path, **more) -> Path:
     """A configuration file."""
-    wanted = settings(output, [folder / f"{rows}.jsonl"], folder / "model", scorer__dtype="float32", **more)
+    wanted = settings(output, [folder / "rows.jsonl"], folder / "model", scorer__dtype="float32", **more)
     path.write_text(yaml.safe_dump(wanted.model_dump()))
     return path
 
@@ -119,14 +120,14 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
     def watch() -> None:
         while submitted.process.poll() is None:
             seen.update(scraped(cluster))
-            time.sleep(0.5)
+            time.sleep(1)
 
     watching = threading.Thread(target=watch)
     watching.start()
     status, text = submitted.end()
     watching.join()
     assert status == 0, text
-    assert "score        1 of 1 blocks" in text and "rows         250 read" in text
+    assert "score        1 of 1 blocks" in text and f"rows         {ROWS} read" in text
 
     alone = run(
         tmp_path / "alone", [unseen / "rows.jsonl"], unseen / "model", scorer__template=str(here / "mine.jinja"), seed=3
@@ -158,7 +159,7 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
     wait_for(lambda: missing() <= {"ray_node_gpus_utilization"}, "Ray does not tell all that the dashboard asks of it")
     counts = json.loads((done / "manifest.json").read_text())
     end = scraped(cluster)
-    assert end["ray_tss_rows_total[read]"] == 250
+    assert end["ray_tss_rows_total[read]"] == ROWS
     assert end["ray_tss_rows_total[scored]"] == counts["counts"]["scored"]
     assert end["ray_tss_pairs_total[computed]"] == counts["pairs"]["computed"]
     assert end["ray_tss_tokens_total[useful]"] == counts["tokens"]["in_pairs"]
@@ -233,14 +234,14 @@ def test_a_dashboard_that_does_not_answer_is_named(unseen, tmp_path, capsys):
     assert "--address: 'http://127.0.0.1:1'" in capsys.readouterr().err
 
 
-def submit_slow(cluster: Machines, config: Path) -> str:
-    """Start a run of many small blocks as a job."""
+def submit_held_back(cluster: Machines, config: Path, go: Path) -> str:
+    """Start a run of several blocks as a job, that waits in the middle until there is a file `go`."""
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(cluster.dashboard, headers=_authorised(cluster))
-    script = Path(__file__).with_name("small_blocks.py")
+    script = ROOT / "tests" / "held_back.py"
     return client.submit_job(
-        entrypoint=f"{sys.executable} {script} {BLOCK_TOKENS} run {config}",
+        entrypoint=f"{sys.executable} {script} {BLOCK_TOKENS} {PARTS} {go} run {config}",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )
 
@@ -261,7 +262,7 @@ def wait_for(ready, what: str, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(0.5)  # most of these are requests to a dashboard
 
 
 def scorer_nodes(cluster: Machines) -> list[str]:
@@ -272,10 +273,10 @@ def scorer_nodes(cluster: Machines) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, unseen):
-    """The output of a run over the same rows and blocks as those of `submit_slow`, which nobody meddles with."""
+    """The output of a run over the same rows and blocks as those of `submit_held_back`, which nobody meddles with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place, "BLOCK_TOKENS", BLOCK_TOKENS)
-        run(unseen / "alone", [unseen / "many.jsonl"], unseen / "model", alternatives__k=8)
+        run(unseen / "alone", [unseen / "rows.jsonl"], unseen / "model", alternatives__k=8)
     return unseen / "alone"
 
 
@@ -287,11 +288,12 @@ def check(output: Path, expected: Path) -> None:
 
 
 def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_path):
-    output = tmp_path / "out"
+    output, go = tmp_path / "out", tmp_path / "go"
     cluster.add((1, 1))
-    config = written(tmp_path / "config.yaml", output, unseen, "many", ray__scorers=2, **SLOW)
-    name = submit_slow(cluster, config)
-    wait_for(lambda: len(parts_of(output)) > 3 or job_of(cluster, name)[0] == "FAILED", "nothing was scored")
+    config = written(tmp_path / "config.yaml", output, unseen, ray__scorers=2, **IN_PARTS)
+    name = submit_held_back(cluster, config, go)
+    wait_for(lambda: len(parts_of(output)) >= PARTS or job_of(cluster, name)[0] == "FAILED", "nothing was scored")
+    wait_for(lambda: len(set(scorer_nodes(cluster))) == 2, "a scorer never came up")
     before = set(scorer_nodes(cluster))
     cluster.workers[1].lose()
     del cluster.workers[1]
@@ -301,6 +303,7 @@ def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_pa
         lambda: set(scorer_nodes(cluster)) - before or (output / "latest.json").exists(), "no scorer on a new node"
     )
     assert not (output / "latest.json").exists()  # it was in the middle
+    go.touch()
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED", log
@@ -310,17 +313,16 @@ def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_pa
 def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_for(
     cluster, unseen, undisturbed, tmp_path
 ):
-    output = tmp_path / "out"
-    gpus = {"ray__gpus_per_scorer": 1, "ray__scorers": 2}
-    slow = {**SLOW, "scorer__batch_tokens": 90}
-    config = written(tmp_path / "config.yaml", output, unseen, "many", **gpus, **slow)
-    submit_slow(cluster, config)
-    wait_for(lambda: len(parts_of(output)) >= 5, "nothing was scored")
+    output, go = tmp_path / "out", tmp_path / "go"
+    config = written(tmp_path / "config.yaml", output, unseen, ray__scorers=1, **IN_PARTS)
+    submit_held_back(cluster, config, go)
+    wait_for(lambda: len(parts_of(output)) >= PARTS, "nothing was scored")
     cluster.stop()
+    go.touch()
     assert not (output / "latest.json").exists()
     before = len(parts_of(output))
     groups = {
-        "cpu": {"resources": {"CPU": 3}, "min_workers": 0, "max_workers": 2},
+        "cpu": {"resources": {"CPU": 4}, "min_workers": 0, "max_workers": 1},
         "gpu": {
             "resources": {"CPU": 1, "GPU": 1},
             "labels": {"task-specificity/role": "gpu"},
@@ -329,7 +331,8 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
         },
     }
     cluster.start_head(groups)
-    name = submit_slow(cluster, config)
+    written(config, output, unseen, ray__gpus_per_scorer=1, ray__scorers=2, **IN_PARTS)
+    name = submit_held_back(cluster, config, go)
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log

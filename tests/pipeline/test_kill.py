@@ -5,24 +5,26 @@ import random
 from pathlib import Path
 
 from conftest import write_jsonl
-from killed_runs import Started, differences, parts_of, published, stored_pairs, switch_off
+from killed_runs import ROOT, Started, differences, parts_of, published, stored_pairs, switch_off
 from small_runs import corpus, settings
 
 from pipeline import flow
 from pipeline.engine.progress import Reporter
+from pipeline.retrieval import place
 
 
 def test_killed_runs_go_on_to_the_same_end(ray_session, model_folder, tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", corpus(250))
+    path = write_jsonl(tmp_path / "rows.jsonl", corpus(80))
     small = {"scorer__batch_tokens": 200, "store__write_every": 0, "alternatives__k": 8}
     whole = flow.run(settings(tmp_path / "whole", [path], model_folder, **small), Reporter(quiet=True))
     output, config = tmp_path / "out", tmp_path / "config.yaml"
     wanted = settings(output, [path], model_folder, **small)
     config.write_text(json.dumps(wanted.model_dump()))
-    rng, stored = random.Random(0), 0
+    rng, stored, go = random.Random(0), 0, tmp_path / "go"
     for kind in ("power", "actor"):
-        started = Started(config, "--quiet")
         before = len(parts_of(output))
+        held_back = (str(ROOT / "tests" / "held_back.py"), str(place.BLOCK_TOKENS), str(before + 5), str(go))
+        started = Started(config, "--quiet", script=held_back)
         assert started.wait_for(lambda before=before: len(parts_of(output)) >= before + 5), config.with_suffix(
             ".log"
         ).read_text()
@@ -32,6 +34,7 @@ def test_killed_runs_go_on_to_the_same_end(ray_session, model_folder, tmp_path):
         assert not (output / "latest.json").exists()
         assert len(parts_of(output)) > stored  # what one attempt has stored, the next ones have
         stored = len(parts_of(output)) - 1
+    go.touch()
     assert started.end() == 0, config.with_suffix(".log").read_text()
     assert differences(published(output), Path(whole.run)) == []
     assert stored_pairs(output)[0] == stored_pairs(output)[1] == stored_pairs(tmp_path / "whole")[1]

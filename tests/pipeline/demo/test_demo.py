@@ -91,7 +91,7 @@ def test_the_demo_prefers_specific_rows(ray_session, tmp_path, capsys):
     }
 
     # The benchmark of settings starts from the same scores.
-    known = truth_benchmark.scores(truth_benchmark.read_likelihoods(run), truth_benchmark.Setting(), seed=0)
+    known = truth_benchmark.both_scores(truth_benchmark.read_likelihoods(run), truth_benchmark.Setting(), seed=0)
     written = pq.read_table(run / "scored", columns=["id", "tss", "tss_pp"]).sort_by("id")
     assert [column.tolist() for column in known] == [written["tss"].to_pylist(), written["tss_pp"].to_pylist()]
 
