@@ -36,9 +36,9 @@ def sizes(tmp_path, **more):
 
 def test_without_gpus_each_machine_that_takes_work_has_one_scorer(cluster, tmp_path):
     cluster([HEAD, *CPUS, node("gone", 8, alive=False)])
-    found = sizes(tmp_path)
-    assert found.scorers == found.embedders == (2, 2)
-    assert found.gpus_per_scorer == 0 and found.scorers_a_node == 1
+    planned = sizes(tmp_path)
+    assert planned.scorers == planned.embedders == (2, 2)
+    assert planned.gpus_per_scorer == 0 and planned.scorers_a_node == 1
     assert sizes(tmp_path, ray__scorers=5).scorers_a_node == 3
 
 
@@ -67,18 +67,18 @@ def test_what_can_never_start_on_one_machine_is_refused(cluster, tmp_path, more,
 
 def test_on_a_cluster_scorers_may_wait_for_gpus_that_join(cluster, tmp_path):
     cluster([HEAD, CPUS[0]])
-    found = sizes(tmp_path, ray__gpus_per_scorer=0.5, ray__scorers=6)
-    assert found.scorers == (6, 6) and found.gpus_per_scorer == 0.5
-    assert "scorers ask for 3 GPUs, 0 are up" in resources.gpus_awaited(found)
+    planned = sizes(tmp_path, ray__gpus_per_scorer=0.5, ray__scorers=6)
+    assert planned.scorers == (6, 6) and planned.gpus_per_scorer == 0.5
+    assert "scorers ask for 3 GPUs, 0 are up" in resources.gpus_awaited(planned)
     cluster([HEAD, *CPUS, *GPUS])
-    assert resources.gpus_awaited(found) == ""
+    assert resources.gpus_awaited(planned) == ""
 
 
 def test_embedders_share_the_machines_that_they_may_use(cluster, tmp_path):
     cluster([HEAD, CPUS[0], *GPUS])
     assert sizes(tmp_path).embedders == (1, 1)
-    found = sizes(tmp_path, ray__embedders=3)
-    assert found.embedders_a_node == 3
+    planned = sizes(tmp_path, ray__embedders=3)
+    assert planned.embedders_a_node == 3
     cluster([HEAD, *GPUS])
     assert sizes(tmp_path).embedders == (2, 2)
 

@@ -70,8 +70,8 @@ def test_a_process_that_this_user_may_not_look_at_lives(tmp_path, monkeypatch):
 
 def test_of_several_that_begin_together_at_most_one_goes_on(tmp_path):
     children = [child(tmp_path / "out", 4) for _ in range(4)]
-    first = [one.stdout.readline() for one in children]
-    [one.wait() for one in children]
+    first = [process.stdout.readline() for process in children]
+    [process.wait() for process in children]
     assert first.count("held\n") == 1 and sum("in use by" in line for line in first) == 3
 
 
@@ -137,12 +137,12 @@ def test_a_claim_beats_while_dead_ones_are_waited_for(tmp_path, quick, monkeypat
         except BadRequest as problem:
             both.append([str(problem)])
 
-    threads = [threading.Thread(target=acquire, args=one) for one in (("first", 0.0), ("second", 0.2))]
+    threads = [threading.Thread(target=acquire, args=started) for started in (("first", 0.0), ("second", 0.2))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(both) == 2 and all(len(found) == 1 for found in both)
+    assert len(both) == 2 and all(len(holders) == 1 for holders in both)
     assert ["first"] in both or ["second"] in both
 
 
