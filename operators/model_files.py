@@ -1,4 +1,7 @@
-"""What a model's name means, on a hub or as a folder: asked once, in words instead of minutes of retries, and held to."""
+"""What a model's name means, on a hub or as a folder: asked once, in words instead of minutes of retries, and held to.
+
+Whatever the name, a model is loaded from a folder: its own, or the local cache's of one commit of the hub.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from pathlib import Path
 
 from operators.error_text import first_line
 
-SECONDS = 10.0
+SECONDS = 10.0  # that the hub may take for an answer
 SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
-MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors")
+BUT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
+MODEL_FILES = (*BUT_WEIGHTS, "*.safetensors")
+_VOCABULARY = "*.tiktoken"  # of tokenizers whose code comes with the model
+_WEIGHTS_AGAIN = "consolidated*.safetensors"  # for another library than transformers
 _TELLING = ("config.json", "modules.json")  # each model has one of them
 _STRETCHES, _STRETCH = 64, 1 << 12  # of a file, bytes of each
 
@@ -20,91 +26,79 @@ def looks_local(name: str) -> bool:
     return Path(name).exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
-def why_not_on_hub(name: str, kind: str = "model", revision: str | None = None) -> str | None:
-    """None where the hub, or its local cache, has the model or dataset `name`; otherwise the reason in one line."""
+def version_of(name: str) -> str:
+    """What a model's name means now: on the hub the commit; for a folder a digest of stretches of its files. Raises OSError."""
+    return _stretches(Path(name)) if looks_local(name) else hub_version(name)
+
+
+def hub_version(name: str, kind: str = "model", revision: str | None = None) -> str:
+    """The commit that a "model" or "dataset" of the hub has at a revision (default: its main branch); of a model that of the
+    local cache where the hub does not answer. Raises OSError with the reason in one line."""
+    return _commit_and_files(name, kind, revision)[0]
+
+
+def files_of(name: str, version: str) -> set[str]:
+    """Paths of a model's files: in its folder, on the hub, or in the local cache where that does not answer; raises OSError."""
+    return _files(Path(name)) if looks_local(name) else _commit_and_files(name, "model", version)[1]
+
+
+def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_FILES) -> Path:
+    """The local folder with the files of a model that match. `version` is what `version_of` gave on this or another machine;
+    None takes whatever there is.
+
+    Raises OSError where this machine's folder of that name holds something else, or where the hub cannot give the files and
+    the local cache has none of that version.
+    """
+    if looks_local(name):
+        if version is not None and (not Path(name).is_dir() or _stretches(Path(name)) != version):
+            raise OSError(
+                f"the folder is not the one that the run began with, on {platform.node()}; accepted: the same files on all "
+                "machines, unchanged until the run has ended"
+            )
+        return Path(name)
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=version,
+                allow_patterns=[*patterns, _VOCABULARY],
+                ignore_patterns=[_WEIGHTS_AGAIN],
+                etag_timeout=SECONDS,
+            )
+        )
+    except Exception as error:
+        folder = _cached(name, version)  # with what is needed, perhaps, though not with all that matches
+        if folder is None:
+            raise OSError(first_line(error)) from error
+        return folder
+
+
+def _commit_and_files(name: str, kind: str, revision: str | None) -> tuple[str, set[str]]:
+    """The commit and the paths of its files, of the hub or for a model of the local cache; raises OSError."""
     from huggingface_hub import HfApi
 
-    if kind == "model" and _cached(name, revision) is not None:
-        return None
     try:
-        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
-    except Exception as error:  # noqa: BLE001 - the hub's client changes its HTTP library, and so its errors, by release
-        return first_line(error)
-    return None
-
-
-def version_of(name: str) -> str:
-    """What a model's name means now: on the hub the commit, or that of the local cache where the hub does not answer; for a
-    folder a digest of stretches of its files. Raises OSError."""
-    return _stretches(Path(name)) if looks_local(name) else _commit(name)
-
-
-def revision_of(name: str, version: str | None) -> str | None:
-    """The revision by which a loader takes `version` of a model, which is what `version_of` gave on this or another machine, or
-    None for whatever there is. Raises OSError where this machine's folder of that name holds something else."""
-    if version is None or not looks_local(name):
-        return version
-    if not Path(name).is_dir() or _stretches(Path(name)) != version:
-        raise OSError(
-            f"the folder is not the one that the run began with, on {platform.node()}; accepted: the same files on all "
-            "machines, unchanged until the run has ended"
-        )
-    return None
-
-
-def _commit(name: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    problem = ""
-    for file in _TELLING:
-        try:
-            # Asks the hub first, and keeps the answer for a time without one.
-            path = hf_hub_download(name, file, etag_timeout=SECONDS)
-        except Exception as error:  # noqa: BLE001 - as above
-            problem = problem or first_line(error)
-        else:
-            return Path(path).parent.name  # .../snapshots/<commit>/<file>
-    raise OSError(problem)
+        info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
+    except Exception as error:  # the hub's client changes its HTTP library, and so its errors, by release
+        folder = _cached(name, revision) if kind == "model" else None
+        if folder is None:
+            raise OSError(first_line(error)) from error
+        return folder.name, _files(folder)  # .../snapshots/<commit>
+    return str(info.sha), {sibling.rfilename for sibling in getattr(info, "siblings", None) or []}
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
     """The folder of a model in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(name, file, revision=revision) for file in _TELLING)
-    return next((Path(path).parent for path in found if isinstance(path, str)), None)
-
-
-def files_of(name: str, version: str) -> set[str]:
-    """Paths of a model's files: in its folder, on the hub, or in the local cache where that does not answer; raises OSError."""
-    if looks_local(name):
-        return _files(Path(name))
-    from huggingface_hub import HfApi
-
-    try:
-        return {one.rfilename for one in HfApi().model_info(name, revision=version, timeout=SECONDS).siblings or []}
-    except Exception as error:
-        folder = _cached(name, version)
-        if folder is None:
-            raise OSError(first_line(error)) from error
-        return _files(folder)
+    paths = (try_to_load_from_cache(name, file, revision=revision) for file in _TELLING)
+    return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
 
 def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def read_file(name: str, version: str, file: str) -> str:
-    """The text of a model's file; raises OSError, ValueError."""
-    if looks_local(name):
-        return (Path(name) / file).read_text(encoding="utf-8")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        path = hf_hub_download(name, file, revision=version, etag_timeout=SECONDS)
-    except Exception as error:
-        raise OSError(f"{file}: {first_line(error)}") from error
-    return Path(path).read_text(encoding="utf-8")
 
 
 def _stretches(folder: Path) -> str:

@@ -71,23 +71,23 @@ def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
     return Example(**fields, task=task if isinstance(task, str) and task else None, extra=extra)
 
 
-def _from_columns(record: Mapping, columns: Mapping[str, str]) -> tuple[dict[str, str], dict]:
-    wanted = {field: columns.get(field, "?") if field == "input" else columns[field] for field in FIELDS}
-    return _flat(record, wanted)
+def _from_columns(record: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    layout = {field: columns.get(field, "?") if field == "input" else columns[field] for field in FIELDS}
+    return _flat(record, layout)
 
 
-def _from_layout(record: Mapping) -> tuple[dict[str, str], dict]:
+def _from_layout(record: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     for layout in FLAT_LAYOUTS.values():
         if all(column in record for column in layout.values() if not column.startswith("?")):
             return _flat(record, layout)
     for column, (role, content) in TURN_LAYOUTS.items():
         if column in record:
             return _turns(record, column, role, content)
-    found = ", ".join(str(key)[:100] for key in list(record)[:12]) or "none"
-    raise Rejection("missing_field", f"columns found: {found}; accepted: {ACCEPTED}")
+    names = ", ".join(str(key)[:100] for key in list(record)[:12]) or "none"
+    raise Rejection("missing_field", f"columns found: {names}; accepted: {ACCEPTED}")
 
 
-def _flat(record: Mapping, layout: Mapping[str, str]) -> tuple[dict[str, str], dict]:
+def _flat(record: Mapping[str, Any], layout: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
     rest = dict(record)
     fields = {}
     for field, column in layout.items():
@@ -106,7 +106,9 @@ def _flat(record: Mapping, layout: Mapping[str, str]) -> tuple[dict[str, str], d
     return fields, rest
 
 
-def _turns(record: Mapping, column: str, role_key: str, content_key: str) -> tuple[dict[str, str], dict]:
+def _turns(
+    record: Mapping[str, Any], column: str, role_key: str, content_key: str
+) -> tuple[dict[str, str], dict[str, Any]]:
     turns = record[column]
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise Rejection("wrong_type", f"column {column!r} must be a list of turns, found {_kind(turns)}")
@@ -116,16 +118,16 @@ def _turns(record: Mapping, column: str, role_key: str, content_key: str) -> tup
     users = [i for i, (role, _) in enumerate(spoken) if role in USER_ROLES]
     if not users:
         raise Rejection("no_user_turn", f"column {column!r} has no turn of {sorted(USER_ROLES)}")
-    asked = users[-1]
-    replies = [i for i, (role, _) in enumerate(spoken) if role in ASSISTANT_ROLES and i > asked]
+    question = users[-1]
+    replies = [i for i, (role, _) in enumerate(spoken) if role in ASSISTANT_ROLES and i > question]
     if not replies:
         raise Rejection("no_assistant_turn", f"column {column!r} has no assistant turn after its last user turn")
     rest = {key: value for key, value in record.items() if key != column}
-    unused = [turn for i, turn in enumerate(turns) if i > asked and i != replies[-1]]
+    unused = [turn for i, turn in enumerate(turns) if i > question and i != replies[-1]]
     if unused:
         rest[column] = unused  # tool calls and the like between question and answer stay with the row
-    before = "\n".join(f"{role}: {content}" for role, content in spoken[:asked])
-    return {"instruction": spoken[asked][1], "input": before, "output": spoken[replies[-1]][1]}, rest
+    before = "\n".join(f"{role}: {content}" for role, content in spoken[:question])
+    return {"instruction": spoken[question][1], "input": before, "output": spoken[replies[-1]][1]}, rest
 
 
 def _content(column: str, value: Any) -> str:
@@ -153,13 +155,13 @@ def strict_json(columns: Any) -> str:
         raise Rejection("wrong_type", "a column is nested too deeply") from error
 
 
-def _require_shallow(columns: dict, text: str) -> None:
+def _require_shallow(columns: dict[str, Any], text: str) -> None:
     # What one function could parse or write, another that is called from deeper in the program could not.
     level: list[Any] = [columns]
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     for _ in range(MAX_DEPTH):
-        inner = [value for one in level for value in (one.values() if isinstance(one, Mapping) else one)]
+        inner = [value for outer in level for value in (outer.values() if isinstance(outer, Mapping) else outer)]
         level = [value for value in inner if isinstance(value, (Mapping, list, tuple))]
     if level:
         raise Rejection(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 # Where a row came from: its file, index of the input in the config and of the file in that input, line or row (from 1).
@@ -168,7 +170,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def from_rows(rows: list[dict], schema: pa.Schema) -> pa.Table:
+def from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """A table of `schema` from row dicts, none of which may have other keys."""
     for row in rows:
         if row.keys() - set(schema.names):

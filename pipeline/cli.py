@@ -6,52 +6,78 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from operators.error_text import first_line
-from pipeline.errors import BadRequest, DamagedInput, RunFailed
+from pipeline.arguments import make_parser
+from pipeline.errors import BadRequest, DamagedInput, RunFailed, printable
+from pipeline.shadowing import check_shadowing
+
+# Everything else is imported within functions: after the check for modules that would hide it, and where it is wanted.
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.engine.progress import Reporter
+    from pipeline.runs.summary import Summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit status."""
-    arguments = _parser().parse_args(argv)
-    _quiet_libraries()
-    _obey_signals()
+    """Run one command and return its exit status."""
+    arguments = make_parser().parse_args(argv)
     try:
-        summary = arguments.verb(arguments)
-    except BadRequest as problem:
-        print(_shown(f"tss: {problem}"), file=sys.stderr)
-        return 2
-    except RunFailed as failure:
-        print(_shown(f"tss: the run failed in {failure}\n") + _advice(arguments, failure), file=sys.stderr)
-        return 1
-    except Exception as error:
-        if not _of_storage(error):
-            raise
-        print(
-            _shown(f"tss: the run failed: {first_line(error)}\n")
-            + "tss: is the disk full, or the object store out of reach? Run the same command again once the cause is gone.",
-            file=sys.stderr,
-        )
-        return 1
+        return _exit_status(arguments)
     except KeyboardInterrupt as interrupt:
-        print(_shown(f"tss: interrupted; {str(interrupt) or _left(arguments)}"), file=sys.stderr)
+        print(printable(f"tss: interrupted; {str(interrupt) or _after_interrupt(arguments)}"), file=sys.stderr)
         return 130
-    if isinstance(summary, int):
-        return summary
-    print(_shown(summary.text))
+
+
+def _exit_status(arguments: argparse.Namespace) -> int:
+    try:
+        check_shadowing(starts_ray=arguments.name not in ("report", "submit"))
+        _quiet_libraries()
+        _obey_signals()
+        result = _VERBS[arguments.name](arguments)
+    except BadRequest as problem:
+        _tell(str(problem), problem, arguments)
+        return 2
+    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads words and a log keeps the traceback)
+        from pipeline import failures
+
+        words = _words_of(error, arguments)
+        log = failures.keep_log(error, arguments.name, arguments.output_folder)
+        _tell(f"{words}\ntss: the traceback is in {log}", error, arguments)
+        return 1
+    if isinstance(result, int):
+        return result
+    print(printable(result.text))
     return 0
 
 
-def _shown(text: str) -> str:
-    """The text with control characters, marks of direction and the like as escapes: names of files, keys and columns are a
-    stranger's, and a terminal obeys them."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
-        for char in text
+def _tell(words: str, error: Exception, arguments: argparse.Namespace) -> None:
+    """Say on standard error what has ended a command, with its traceback where that was asked for."""
+    print(printable(f"tss: {words}"), file=sys.stderr)
+    if arguments.debug:
+        from pipeline import failures
+
+        print(printable(failures.traceback_of(error)), file=sys.stderr)
+
+
+def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
+    """What has failed, and what to do now."""
+    from operators.error_text import first_line
+    from pipeline import failures
+
+    if isinstance(error, RunFailed):
+        return f"the run failed in {error}\ntss: {_advice(arguments, error)}"
+    if failures.is_of_storage(error):
+        return (
+            f"the run failed: {first_line(error)}\n"
+            "tss: is the disk full, or the object store out of reach? Run the same command again once the cause is gone."
+        )
+    return (
+        f"an unexpected error, {type(error).__name__}: {first_line(error)}\n"
+        "tss: this is a fault of tss, or of a library that it uses; please report it with the traceback."
     )
 
 
@@ -64,108 +90,37 @@ def _obey_signals() -> None:
         raise KeyboardInterrupt
 
     Reporter.interrupted, Reporter.published = False, ""
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, stop)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, stop)
 
 
-def _left(arguments: argparse.Namespace) -> str:
+def _after_interrupt(arguments: argparse.Namespace) -> str:
     """What has come of a command that was interrupted."""
     from pipeline.engine.progress import Reporter
 
     if Reporter.published:
         return f"{Reporter.published} was published before; what is left to tidy up waits for the next run."
-    return f"nothing was published. The same command{_plainly(arguments)} goes on from here."
+    return f"nothing was published. The same command{_without_fresh(arguments)} goes on from here."
 
 
-def _plainly(arguments: argparse.Namespace) -> str:
+def _without_fresh(arguments: argparse.Namespace) -> str:
     """With which words a command goes on with what it has begun."""
-    return " without --fresh" if getattr(arguments, "fresh", False) else ""
+    return " without --fresh" if arguments.fresh else ""
 
 
 def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
     """What to do now."""
     if arguments.name == "store":
-        return "tss: nothing that was stored is lost. Run the same command again once the cause is gone."
+        return "nothing that was stored is lost. Run the same command again once the cause is gone."
     if isinstance(failure, DamagedInput) and arguments.name == "select":
         return (
-            "tss: nothing was published. Name another run of runs/, or make one with `tss run`: "
+            "nothing was published. Name another run of runs/, or make one with `tss run`: "
             "pairs that are stored are not computed again."
         )
     return (
-        "tss: nothing was published; an earlier run, if there is one, stays current. Run the same command"
-        f"{_plainly(arguments)} again once the cause is gone: pairs that were computed are not computed again."
+        "nothing was published; an earlier run, if there is one, stays current. Run the same command"
+        f"{_without_fresh(arguments)} again once the cause is gone: pairs that were computed are not computed again."
     )
-
-
-def _of_storage(error: Exception) -> bool:
-    """Whether a disk or an object store is the cause; pyarrow has errors of its own for the latter."""
-    return isinstance(error, OSError) or type(error).__module__.startswith("pyarrow")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
-
-    run = verbs.add_parser("run", help="read, score, select and publish: the main job")
-    run.add_argument("config", type=Path, help="YAML configuration")
-    run.set_defaults(verb=_make)
-
-    refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
-    refresh.add_argument("config", type=Path, help="YAML configuration")
-    refresh.set_defaults(verb=_make)
-
-    kept = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
-    kept.add_argument(
-        "what", choices=["stats", "compact", "prune"], help="show it; join small files; remove what is of no use"
-    )
-    kept.add_argument("output", help="an output folder")
-    kept.set_defaults(verb=_store)
-
-    select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
-    select.add_argument("run", help="an output folder, or one of its runs/<id>")
-    select.set_defaults(verb=_select)
-
-    demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
-    demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
-    demo.set_defaults(verb=_demo)
-
-    report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
-    report.add_argument("run", help="an output folder, or one of its runs/<id>")
-    report.set_defaults(verb=_report)
-
-    submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
-    submit.add_argument("--address", help="of the cluster's dashboard, such as http://head:8265 (default: RAY_ADDRESS)")
-    submit.add_argument("--id", help="name of the job (default: one of Ray's)")
-    submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
-    submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
-    submit.set_defaults(verb=_submit)
-
-    for verb in (run, refresh, demo):
-        verb.add_argument(
-            "--fresh", action="store_true", help="compute everything anew, whatever is stored or was begun"
-        )
-    for verb in (run, refresh, select, demo):
-        verb.add_argument(
-            "--set",
-            dest="overrides",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override a key of the configuration, for example select.budget.tokens=100000",
-        )
-    for verb in (run, refresh, select, demo, kept):
-        verb.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 def _quiet_libraries() -> None:
@@ -182,25 +137,45 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
-def _make(arguments: argparse.Namespace) -> Any:
-    """`run` and `refresh`."""
+def _run(arguments: argparse.Namespace) -> Summary:
+    from pipeline import flow
+
+    return flow.run(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+
+
+def _refresh(arguments: argparse.Namespace) -> Summary:
+    from pipeline import flow
+
+    return flow.refresh(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+
+
+def _config_of(arguments: argparse.Namespace) -> Config:
+    from pipeline import read_config
+
+    config = read_config.load(arguments.config, arguments.overrides)
+    arguments.output_folder = config.output
+    return config
+
+
+def _reporter(arguments: argparse.Namespace) -> Reporter:
+    from pipeline.engine.progress import Reporter
+
+    return Reporter(quiet=arguments.quiet)
+
+
+def _store(arguments: argparse.Namespace) -> Summary:
+    from pipeline.runs import maintenance, open_run
+
+    arguments.output_folder = open_run.locate(arguments.output)
+    if arguments.what == "stats":
+        return maintenance.stats(arguments.output, _reporter(arguments))
+    if arguments.what == "compact":
+        return maintenance.compact(arguments.output, _reporter(arguments))
+    return maintenance.prune(arguments.output, _reporter(arguments))
+
+
+def _select(arguments: argparse.Namespace) -> Summary:
     from pipeline import flow, read_config
-    from pipeline.engine.progress import Reporter
-
-    wanted = read_config.load(arguments.config, arguments.overrides)
-    return getattr(flow, arguments.name)(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
-
-
-def _store(arguments: argparse.Namespace) -> Any:
-    from pipeline.engine.progress import Reporter
-    from pipeline.runs import maintenance
-
-    return getattr(maintenance, arguments.what)(arguments.output, Reporter(quiet=arguments.quiet))
-
-
-def _select(arguments: argparse.Namespace) -> Any:
-    from pipeline import flow, read_config
-    from pipeline.engine.progress import Reporter
     from pipeline.runs import open_run
     from pipeline.storage import urls
 
@@ -212,13 +187,11 @@ def _select(arguments: argparse.Namespace) -> Any:
             "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
         )
     output, run = open_run.find_run(arguments.run)
-    known = open_run.read_manifest(run)
-    data = read_config.override({**known["config"], **known["base"], "output": output}, arguments.overrides)
-    return flow.select(
-        read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides),
-        run,
-        Reporter(quiet=arguments.quiet),
-    )
+    manifest = open_run.read_manifest(run)
+    data = read_config.override({**manifest.config, **manifest.base, "output": output}, arguments.overrides)
+    config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
+    arguments.output_folder = config.output
+    return flow.select(config, run, _reporter(arguments))
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -228,10 +201,10 @@ def _submit(arguments: argparse.Namespace) -> int:
         raise BadRequest(
             f"tss submit: found {' '.join(arguments.command)!r}; accepted: run, refresh, select or demo with their arguments"
         )
-    parsed = _parser().parse_args(arguments.command)
+    parsed = make_parser().parse_args(arguments.command)
     with_config = parsed.name in ("run", "refresh")
-    wanted = read_config.load(parsed.config, parsed.overrides) if with_config else None
-    return submit.submit(parsed, wanted, arguments.address, arguments.id, not arguments.no_wait)
+    config = read_config.load(parsed.config, parsed.overrides) if with_config else None
+    return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
 
 
 def _section(override: str) -> str:
@@ -239,35 +212,46 @@ def _section(override: str) -> str:
     return override.partition("=")[0].partition(".")[0].strip()
 
 
-def _report(arguments: argparse.Namespace) -> Any:
+def _report(arguments: argparse.Namespace) -> Summary:
     from pipeline.runs import open_run, report
 
-    return report.of_run(open_run.find_run(arguments.run)[1])
+    arguments.output_folder, run = open_run.find_run(arguments.run)
+    return report.of_run(run)
 
 
-def _demo(arguments: argparse.Namespace) -> Any:
-    from pipeline import config, demo, flow, read_config
+def _demo(arguments: argparse.Namespace) -> Summary:
+    from pipeline import demo, flow, read_config
     from pipeline.demo import truth
-    from pipeline.engine.progress import Reporter
     from pipeline.runs.output import check_output
 
     if any(_section(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
-    def settings(corpus: Path, output: Path, model: Path) -> config.Config:
+    def config_for(corpus: Path, output: Path, model: Path) -> Config:
         data = read_config.override(demo.settings(corpus, output, model), arguments.overrides)
         return read_config.validate(data, "the demo's configuration")
 
-    wanted = settings(Path("corpus.jsonl"), arguments.output, demo.MODEL)
-    if "://" in wanted.output:
+    config = config_for(Path("corpus.jsonl"), arguments.output, demo.MODEL)
+    if "://" in config.output:
         raise BadRequest(
-            f"output: {wanted.output!r}: `tss demo` writes to a folder; accepted: `tss run CONFIG` for URLs"
+            f"output: {config.output!r}: `tss demo` writes to a folder; accepted: `tss run CONFIG` for URLs"
         )
-    output = Path(check_output(wanted.output))
-    wanted = settings(*demo.prepare(output, arguments.rows, wanted.seed))
-    summary = flow.run(wanted, Reporter(quiet=arguments.quiet), fresh=arguments.fresh)
-    if wanted.select.mode == "bounded":
+    arguments.output_folder = check_output(config.output)
+    config = config_for(*demo.prepare(Path(arguments.output_folder), arguments.rows, config.seed))
+    summary = flow.run(config, _reporter(arguments), fresh=arguments.fresh)
+    if config.select.mode == "bounded":
         judged = "\nplanted      not judged: bounded selection leaves most rows without the scores to compare"
     else:
         judged = truth.section(truth.read(Path(summary.run)))
     return replace(summary, text=f"{summary.text}\n{judged}")
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
+    "run": _run,
+    "refresh": _refresh,
+    "store": _store,
+    "select": _select,
+    "demo": _demo,
+    "report": _report,
+    "submit": _submit,
+}

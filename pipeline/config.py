@@ -85,9 +85,9 @@ class Select(_Section):
     def beyond_bounds(self) -> list[str]:
         """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
         compete with no others than those above them, is it enough to leave a row out."""
-        found = [f"score: {self.score}"] if self.score != "tss_pp" else []
-        found += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
-        return found + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
+        settings = [f"score: {self.score}"] if self.score != "tss_pp" else []
+        settings += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
+        return settings + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
 
     def on_alternatives(self) -> bool:
         """Whether this selection depends on the likelihoods of alternatives at all."""
@@ -99,21 +99,21 @@ class Select(_Section):
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Select:
-        if self.mode == "bounded" and (found := self.beyond_bounds()):
+        if self.mode == "bounded" and (beyond := self.beyond_bounds()):
             raise ValueError(
-                f"found mode: bounded with {' and '.join(found)}; bounded serves score: tss_pp, without max_per, without "
+                f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp, without max_per, without "
                 f"quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
             )
         return self
 
     @field_validator("score")
     @classmethod
-    def _known_score(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+    def _numeric_columns(cls, value: str | dict[str, float]) -> str | dict[str, float]:
         names = [value] if isinstance(value, str) else list(value)
         for name in names or [""]:
             if name not in filter.SCORE_CHOICES:
                 raise ValueError(f"no numeric column {name!r}; accepted: {', '.join(filter.SCORE_CHOICES)}")
-        if not isinstance(value, str) and any(not math.isfinite(one) or not one for one in value.values()):
+        if not isinstance(value, str) and any(not math.isfinite(weight) or not weight for weight in value.values()):
             raise ValueError("weights must be finite numbers other than 0")
         return value
 
@@ -203,8 +203,8 @@ class Config(_Section):
         return expand_inputs(data) if isinstance(data, dict) else data
 
 
-def expand_inputs(data: dict) -> dict:
-    """Short forms of `input` spelled out: one input for a list of one, a path for a mapping with a path."""
+def expand_inputs(data: dict[str, Any]) -> dict[str, Any]:
+    """Short forms of `input` spelled out: a single input for a list of it, a path for a mapping with a path."""
     inputs = data.get("input")
     if isinstance(inputs, (str, dict)):
         inputs = [inputs]

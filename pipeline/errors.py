@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly; both are shown as words, without a traceback."""
+"""The ways in which a command ends badly, and text for a terminal."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ class RunFailed(Exception):
 
 class DamagedInput(RunFailed):
     """A part that an earlier run or stage has written is not what was written; `cause` names it."""
+
+
+def printable(text: str) -> str:
+    """The text with control characters, marks of direction and the like as escapes: names of files, keys and columns are a
+    stranger's, and a terminal obeys them."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )

@@ -2,112 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.errors import DamagedInput
 from pipeline.runs import accounts, maintenance, open_run, publish, report
 from pipeline.runs.changes import compare
+from pipeline.runs.manifest import Budget, Manifest, Pairs, RowChanges, Tokens
 from pipeline.runs.score_digest import digest_scores
 from pipeline.runs.summary import Summary, summarise
 from pipeline.runs.workspace import Workspace
-from pipeline.scoring import rounds
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
 from pipeline.selection.overlap import overlap
-from pipeline.storage.parts import Record
-
-# Of computed pairs; what went through the model for them.
-_TOKENS = {"in_pairs": "tokens", "forwarded": "forwarded_tokens"}
+from pipeline.storage.records import BlockPart, Part
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has found: parts and records of the scored rows, parts of the rejected ones, and what the manifest says;
-    `since` is the run that it is compared with."""
+    """What a run has made before it selects: scored rows, rejected ones, and what its manifest says so far."""
 
-    scored: list[Record]
-    rejected: list[Record]
-    counts: dict[str, dict[str, Any]]
-    pairs: dict[str, int]
-    scorer: dict[str, Any]
-    facts: dict[str, Any]
-    work: dict[str, int] = field(default_factory=dict)
-    since: str | None = None
+    scored: list[BlockPart]
+    rejected: list[Part]
+    manifest: Manifest
 
 
-def finish_rescored(job: Job, own: Workspace, parent: str, known: dict[str, Any], since: str | None = None) -> Summary:
+def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
     """Select and publish from the likelihoods of a published run, `known` by its manifest; raises DamagedInput where a part of
     it is not what was published."""
-    if own.whole:
-        return finish(job, own, None)
-    blocks = rescore(job, open_run.parts_of(parent, known["files"]["scored"]))
-    scored = rounds.scored_of(blocks)
-    choose.require_scores(job, scored, known["counts"].get("bounded", 0))
-    parts = [part for part in open_run.parts_of(parent, known["files"]["rejected"]) if part["rows"]]
-    rejected = execute("rejected", over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
-    kept = ("columns", "instructions", "pool", "inputs", "content", "embedder")
-    facts = {"parent": known["run"], **{name: known[name] for name in kept if name in known}}
-    facts["base"] = accounts.base_of(job.config) if since else {"seed": known["config"]["seed"], **known["base"]}
-    counts = {
-        source: {name: value for name, value in one.items() if name != "selected"}
-        for source, one in known["counts"]["sources"].items()
-    }
-    reused = known["pairs"]["computed"] + known["pairs"]["reused"]
-    pairs = {"computed": 0, "reused": reused, "stored": 0, "resumed": 0}
-    rejected.sort(key=lambda record: record["block"])
-    named = {**known["scorer"], "loaded": 0}
-    return finish(job, own, Outcome(scored, rejected, counts, pairs, named, facts, since=since))
+    if workspace.whole:
+        return finish(job, workspace, None)
+    scored = rescore(job, open_run.parts_of(parent, known.files["scored"]))
+    choose.require_scores(job, scored, known.counts.bounded)
+    parts = [record for record in open_run.parts_of(parent, known.files["rejected"]) if record.part.rows]
+    copied = execute("rejected", BlockPart, over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
+    manifest = replace(
+        known,
+        pairs=Pairs(computed=0, reused=known.pairs.computed + known.pairs.reused),
+        scorer=replace(known.scorer, loaded=0),
+        base=accounts.base_of(job.config) if since else {"seed": known.config["seed"], **known.base},
+        tokens=Tokens(),
+        damaged=[],
+        parent=known.run,
+    )
+    rejected = _parts(sorted(copied, key=lambda record: record.block))
+    return finish(job, workspace, Outcome(scored, rejected, manifest), since)
 
 
-def finish(job: Job, own: Workspace, outcome: Outcome | None) -> Summary:
-    """Select and publish; without an outcome the run is whole, and only the pointer does not name it yet."""
+def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str | None = None) -> Summary:
+    """Select and publish, and compare with the run `since`; without an outcome the run is whole, and only the pointer does not
+    name it yet."""
     if outcome is None:
-        run = publish.point(own)
+        run = publish.point(workspace)
         return summarise(open_run.read_manifest(run), run)
     chosen = choose.select(job, outcome.scored)
-    counts = accounts.in_all(accounts.add_selected(outcome.counts, chosen.sources))
-    metrics.count("tss_rows", counts["selected"], outcome="selected")
-    overlapping = overlap(job, outcome.scored, chosen, counts["bounded"])
+    manifest = _completed(job, workspace, outcome, chosen, since)
+    former = publish.current_run(workspace.output)
+    run = publish.publish(workspace, manifest, report.page(manifest))
+    maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
+    return summarise(manifest, run)
+
+
+def _completed(
+    job: Job, workspace: Workspace, outcome: Outcome, chosen: choose.Selection, since: str | None
+) -> Manifest:
+    """Gather the parts of the run; its whole manifest."""
+    manifest = outcome.manifest
+    counts = accounts.in_all(accounts.add_selected(manifest.counts.sources, chosen.sources))
+    metrics.count("tss_rows", counts.selected, outcome="selected")
+    overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
     digest = digest_scores(job, outcome.scored)
-    changes = _changes(job, outcome, chosen)
-    own.lock.require()  # parts are moved to a place that another attempt at this run would share
-    files = publish.gather(job, own, {"scored": outcome.scored, "selected": chosen.parts, "rejected": outcome.rejected})
-    content = {
-        "run": own.run_id,
-        "config": job.config.model_dump(),
-        "versions": accounts.versions(),
-        "scorer": outcome.scorer,
-        "counts": counts,
-        "pairs": outcome.pairs,
-        "tokens": {name: outcome.work.get(key, 0) for name, key in _TOKENS.items()},
-        "budget": {"asked": chosen.asked, "unit": chosen.unit, "used": chosen.used, "corpus": chosen.total},
-        "eligible": chosen.eligible,
-        "scores": digest.shown(),
-        "overlap": overlapping,
-        "seed": job.config.seed,
-        "timings": {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
-        "files": files,
-        **outcome.facts,
-        **changes,
-    }
-    former = publish.current_run(own.output)
-    run = publish.publish(own, content, report.page(content))
-    maintenance.after_run(job.reporter, own, former, job.config.keep_runs)
-    return summarise(content, run)
+    compared, changes = _changes(job, since, {"scored": outcome.scored, "selected": chosen.parts})
+    workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
+    kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
+    return replace(
+        manifest,
+        run=workspace.run_id,
+        config=job.config.model_dump(),
+        versions=accounts.versions(),
+        counts=counts,
+        budget=Budget(chosen.asked, chosen.unit, chosen.used, chosen.total),
+        eligible=chosen.eligible,
+        scores=digest.shown(),
+        overlap=overlapping,
+        seed=job.config.seed,
+        files=publish.gather(job, workspace, kinds),
+        timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
+        since=compared,
+        changes=changes,
+    )
 
 
-def _changes(job: Job, outcome: Outcome, chosen: choose.Selection) -> dict[str, Any]:
-    """What a refresh says of the run before it, which must not keep it from being published."""
-    if outcome.since is None:
-        return {}
-    known = open_run.read_manifest(outcome.since)
-    before = {kind: open_run.parts_of(outcome.since, known["files"][kind]) for kind in ("scored", "selected")}
+def _parts(records: list[BlockPart]) -> list[Part]:
+    return [record.part for record in records]
+
+
+def _changes(
+    job: Job, since: str | None, after: dict[str, list[BlockPart]]
+) -> tuple[str | None, dict[str, RowChanges] | None]:
+    """The run that a refresh compares with, and what it says of it, which must not keep it from being published."""
+    if since is None:
+        return None, None
+    earlier = open_run.read_manifest(since)
     try:
-        found = compare(job, before, {"scored": outcome.scored, "selected": chosen.parts})
-        return {"since": known["run"], "changes": found}
+        return earlier.run, compare(job, {kind: open_run.parts_of(since, earlier.files[kind]) for kind in after}, after)
     except DamagedInput as damaged:
         job.reporter.say(f"changes      not known: {damaged.cause}")
-        return {"since": known["run"], "changes": None}
+        return earlier.run, None

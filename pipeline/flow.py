@@ -11,7 +11,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.preflight import check_quota, check_shadowing
+from pipeline.preflight import check_quota
 from pipeline.reading.admit import SHOWN_REJECTED, admit, columns_of
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
@@ -21,10 +21,10 @@ from pipeline.retrieval.place import place
 from pipeline.runs import accounts, open_run
 from pipeline.runs.output import check_output, working_on
 from pipeline.runs.summary import Summary
-from pipeline.runs.workspace import Workspace, workspace
-from pipeline.scoring import rounds
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.scoring.encode import Round
 from pipeline.scoring.recall import recall_pairs
+from pipeline.scoring.rounds import Scorer, score_blocks, scored_parts
 from pipeline.selection.bounded import score_bounded
 from pipeline.storage import computed, files
 
@@ -32,91 +32,78 @@ from pipeline.storage import computed, files
 def run(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """The main job; goes on with the same request where it was interrupted, unless `fresh`. Raises BadRequest before any work,
     RunFailed after."""
-    with requested("tss run", config, reporter, fresh) as request, workspace_of(request) as own:
-        return _make(request, own)
+    with requested("tss run", config, reporter, fresh) as request, workspace_of(request) as workspace:
+        return _make(request, workspace)
 
 
 def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """As `run`, on a corpus that may have changed since the output's current run; says what has. Where nothing that scores
     follow from has, they are taken from that run."""
-    with requested("tss refresh", config, reporter, fresh) as request, workspace_of(request) as own:
+    with requested("tss refresh", config, reporter, fresh) as request, workspace_of(request) as workspace:
         latest = open_run.latest_run(request.output)
         if latest is None:
             reporter.say("refresh      there is no earlier run to compare with")
-            return _make(request, own)
-        known = open_run.read_manifest(latest)
+            return _make(request, workspace)
+        manifest = open_run.read_manifest(latest)
         if (
-            known.get("content") == request.content
-            and not own.fresh
-            and not accounts.worth_another_try(known["counts"])
+            manifest.content == request.content
+            and not workspace.fresh
+            and not accounts.worth_another_try(manifest.counts)
         ):
-            reporter.say(f"refresh      nothing that scores follow from has changed since {known['run']}")
-            preflight.require_columns(config, known["columns"])
-            accounts.require_few_rejected(known["counts"]["sources"], config.max_rejected_fraction, "refresh")
+            reporter.say(f"refresh      nothing that scores follow from has changed since {manifest.run}")
+            preflight.require_columns(config, manifest.columns)
+            accounts.require_few_rejected(manifest.counts.sources, config.max_rejected_fraction, "refresh")
             try:
-                return finish_rescored(request.job(own), own, latest, known, since=latest)
+                return finish_rescored(request.job(workspace), workspace, latest, manifest, since=latest)
             except DamagedInput as damaged:
                 reporter.say(f"refresh      {damaged.cause}; its rows are made again")
-        return _make(request, own, since=latest)
+        return _make(request, workspace, since=latest)
 
 
 def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
-    check_shadowing()
     output = check_output(config.output)
-    known = open_run.read_manifest(parent)
-    check_quota(config, set(known["counts"]["sources"]))
-    preflight.require_columns(config, known["columns"])
-    preflight.require_comparable(config, known["counts"].get("bounded", 0))
+    manifest = open_run.read_manifest(parent)
+    check_quota(config, set(manifest.counts.sources))
+    preflight.require_columns(config, manifest.columns)
+    preflight.require_comparable(config, manifest.counts.bounded)
     with working_on(output, "tss select", config.ray.address) as lock:
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
         identity = files.digest_of(json.dumps([parent, asked]).encode())
-        with workspace(output, lock, identity) as own:
-            job = Job(config, own.folder, own.run_id, pools(config), reporter)
-            return finish_rescored(job, own, parent, known)
+        with open_workspace(output, lock, identity) as workspace:
+            job = Job(config, workspace.folder, workspace.run_id, pools(config), reporter)
+            return finish_rescored(job, workspace, parent, manifest)
 
 
-def _make(request: Request, own: Workspace, since: str | None = None) -> Summary:
-    job, config, checked = request.job(own), request.config, request.checked
-    if own.whole:
-        return finish(job, own, None)
-    read = admit(job, request.chunks, checked.encoder)
-    admitted = [part for record in read for part in record["admitted"]]
-    counts = accounts.admitted_counts(read)
-    first = [text for record in read for text in record["first_rejected"]][:SHOWN_REJECTED]
+def _make(request: Request, workspace: Workspace, since: str | None = None) -> Summary:
+    job, config, checked = request.job(workspace), request.config, request.checked
+    if workspace.whole:
+        return finish(job, workspace, None)
+    chunks = admit(job, request.chunks, checked.encoder)
+    admitted = [part for chunk in chunks for part in chunk.admitted]
+    counts = accounts.admitted_counts(chunks)
+    first = [row for chunk in chunks for row in chunk.first_rejected][:SHOWN_REJECTED]
     accounts.require_rows(counts, first)
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
-    columns = columns_of(read)
+    columns = columns_of(chunks)
     preflight.require_columns(config, columns)
 
-    embeddings = computed.embedder_folder(own.output, checked.embedder)
     table = collect_instructions(job, admitted, request.pool_texts)
-    embed_instructions(job, embeddings, checked.embedder_version)
+    embed_instructions(job, computed.embedder_folder(workspace.output, checked.embedder), checked.embedder_version)
     find_neighbours(job, table)
-    folder = computed.scorer_folder(own.output, request.scorer["fingerprint"])
-    computed.describe(folder, request.scorer)
-    placed = recall_pairs(job, place(job, admitted, table["tokens"]), folder)
-    blocks, scorer = rounds.fresh_blocks(placed), rounds.Scorer(checked.encoder, checked.model(request.dtype), folder)
+    folder = computed.scorer_folder(workspace.output, request.scorer.fingerprint)
+    computed.describe(folder, request.scorer.model, request.scorer.dtype, request.scorer.template_hash)
+    blocks = recall_pairs(job, place(job, admitted, table.tokens), folder)
+    scorer = Scorer(checked.encoder, checked.model(request.dtype), folder)
     if config.select.mode == "bounded":
-        blocks = score_bounded(job, blocks, sum(part["rows"] for part in admitted), scorer)
+        blocks = score_bounded(job, blocks, sum(part.rows for part in admitted), scorer)
     else:
-        blocks = rounds.score_blocks(job, blocks, scorer, Round())  # likelihoods and scores
-    rejected = [part for record in [*read, *blocks] for part in record["rejected"]]
+        blocks = score_blocks(job, blocks, scorer, Round())  # likelihoods and scores
     counts = accounts.add_scored(counts, blocks)
     accounts.require_rows(counts)
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "score")
-    facts = {
-        "inputs": request.inputs,
-        "content": request.content,
-        "columns": columns,
-        "instructions": table["instructions"],
-        "pool": table["pool"],
-        "embedder": checked.embedder,
-        "damaged": computed.damaged(job.work),
-        # What `tss select` starts from, whatever selections came between.
-        "base": accounts.base_of(config),
-    }
-    work = accounts.work_of(blocks)
-    pairs = accounts.pairs_of(work, own.resumed)
-    named = {**request.scorer, "loaded": work.get("loaded", 0)}
-    return finish(job, own, Outcome(rounds.scored_of(blocks), rejected, counts, pairs, named, facts, work, since))
+    rejected = [part for chunk in chunks for part in chunk.rejected] + [
+        part for block in blocks for part in block.rejected
+    ]
+    manifest = request.manifest(workspace, columns, table, counts, accounts.work_of(blocks))
+    return finish(job, workspace, Outcome(scored_parts(blocks), rejected, manifest), since)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from operators.prompts.template import TemplateProblem, find_template, make_template, source_of
+from operators.prompts.template import Template, TemplateProblem, load_template, source_of, try_template
+from operators.schema import SCORED
 from operators.selection import filter
-from pipeline.config import Config
+from pipeline.config import Config, Scorer
 from pipeline.errors import BadRequest
 from pipeline.reading.admit import COLUMN_CHARS, COLUMNS_KEPT
+from pipeline.runs.manifest import ScorerName
 from pipeline.selection.choose import SCORE_ANEW
 from pipeline.storage import files
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks found: settings for the workers' encoder, and what identifies the scorer once its dtype is known."""
+    """What the checks give: settings for the workers' encoder, and what identifies the scorer once its dtype is known."""
 
     encoder: dict[str, Any]
     identity: str  # of the scorer, but for its dtype
@@ -35,27 +38,15 @@ class Checked:
             "trust_remote_code": asked["trust_remote_code"],
         }
 
-    def scorer(self, dtype: str) -> dict[str, Any]:
+    def scorer(self, dtype: str) -> ScorerName:
         """The scorer as the manifest names it."""
-        return {
-            "model": self.encoder["model"],
-            "fingerprint": files.digest_of(f"{self.identity} {dtype}".encode()),
-            "dtype": dtype,
-            "template_text": self.encoder["template_text"],
-            "template_hash": self.template_hash,
-        }
-
-
-def check_shadowing() -> None:
-    """Raise BadRequest where the working folder holds other packages of our names: Ray's workers would import those."""
-    here, installed = Path.cwd(), Path(__file__).resolve().parents[1]
-    for name in ("operators", "pipeline"):
-        other = next((path for path in (here / name / "__init__.py", here / f"{name}.py") if path.is_file()), None)
-        if other and other.resolve().parent not in (installed / name, installed):
-            raise BadRequest(
-                f"{other} would be imported by Ray's workers instead of the installed package {installed / name}; "
-                "run tss from another folder"
-            )
+        return ScorerName(
+            model=self.encoder["model"],
+            fingerprint=files.digest_of(f"{self.identity} {dtype}".encode()),
+            dtype=dtype,
+            template_text=self.encoder["template_text"],
+            template_hash=self.template_hash,
+        )
 
 
 def read_template(name: str) -> str:
@@ -68,27 +59,53 @@ def read_template(name: str) -> str:
 
 def check_models(config: Config, template_text: str) -> Checked:
     """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
-    from operators.prompts.template_trial import try_template
-    from operators.prompts.tokenise import empty_context, encode_prompts
-    from operators.retrieval.embedder import EmbedderProblem, fingerprint, resolve_embedder
+    from operators.retrieval.embedder import fingerprint, resolve_embedder
     from operators.scoring import models
 
-    wanted = config.scorer
-    try:
+    scorer = config.scorer
+    with _problems_as_bad_requests():
         embedder_version = resolve_embedder(config.embedder.model)
         embedder = fingerprint(config.embedder.model, embedder_version)
-        version = models.resolve(wanted.model)
-        loaded: dict[str, Any] = {"version": version, "trust_remote_code": wanted.trust_remote_code}
-        tokenizer = models.load_tokenizer(wanted.model, **loaded)
-        model = models.load_config(wanted.model, **loaded)
-        models.check_weights(wanted.model, version, model)
-        source = find_template(wanted.template, tokenizer, template_text)
-        prompt, *_ = try_template(source)
-        template = make_template(source)
-        if not encode_prompts(tokenizer, [prompt])[0]:
-            raise TemplateProblem("the template renders an empty prompt")
-        empty_context(tokenizer)
-    except (EmbedderProblem, models.ModelProblem) as problem:
+        version = models.resolve(scorer.model)
+        loading: dict[str, Any] = {"version": version, "trust_remote_code": scorer.trust_remote_code}
+        tokenizer = models.load_tokenizer(scorer.model, **loading)
+        model = models.load_config(scorer.model, **loading)
+        models.check_weights(scorer.model, version, model)
+        template = _tried_template(scorer.template, tokenizer, template_text)
+    _check_limits(scorer, tokenizer, models.window(model))
+    return Checked(
+        encoder={
+            "model": scorer.model,
+            **loading,
+            "template": scorer.template,
+            "template_text": template.text,
+            "append_eos": scorer.append_eos,
+            "max_length": scorer.max_length,
+            "vocab_size": _vocab_size(model),
+        },
+        identity=models.identity(
+            scorer.model,
+            version,
+            tokenizer,
+            template_hash=template.hash,
+            append_eos=scorer.append_eos,
+            trust_remote_code=scorer.trust_remote_code,
+        ),
+        template_hash=template.hash,
+        embedder=embedder,
+        embedder_version=embedder_version,
+    )
+
+
+@contextmanager
+def _problems_as_bad_requests() -> Iterator[None]:
+    """Raise what models and templates raise as BadRequest, which names the key."""
+    from operators.retrieval.embedder import EmbedderProblem
+    from operators.scoring.models import ModelProblem
+
+    try:
+        yield
+    except (EmbedderProblem, ModelProblem) as problem:
         raise BadRequest(str(problem)) from problem
     except TemplateProblem as problem:
         raise BadRequest(f"scorer.template: {problem}") from problem
@@ -96,36 +113,29 @@ def check_models(config: Config, template_text: str) -> Checked:
         raise BadRequest(f"scorer.model: {problem}") from problem
     except OSError as problem:  # of a name that no file can have
         raise BadRequest(f"scorer.model or embedder.model cannot be looked for: {problem}") from problem
-    if wanted.append_eos and tokenizer.eos_token_id is None:
+
+
+def _tried_template(name: str, tokenizer: Any, text: str) -> Template:
+    """A template that renders a prompt of which the tokenizer makes something; raises TemplateProblem, ValueError."""
+    from operators.prompts.tokenise import empty_context, encode_prompts
+
+    template = load_template(name, tokenizer, text)
+    prompt, *_ = try_template(template)
+    if not encode_prompts(tokenizer, [prompt])[0]:
+        raise TemplateProblem("the template renders an empty prompt")
+    empty_context(tokenizer)
+    return template
+
+
+def _check_limits(scorer: Scorer, tokenizer: Any, positions: int | None) -> None:
+    """Raise BadRequest where a model of so many positions, or its tokenizer, cannot do what is asked for."""
+    if scorer.append_eos and tokenizer.eos_token_id is None:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
-    positions = models.window(model)
-    if positions is not None and wanted.max_length > positions:
+    if positions is not None and scorer.max_length > positions:
         raise BadRequest(
-            f"scorer.max_length: found {wanted.max_length}, and {wanted.model!r} has {positions} positions; "
+            f"scorer.max_length: found {scorer.max_length}, and {scorer.model!r} has {positions} positions; "
             f"set it to at most {positions}"
         )
-    return Checked(
-        encoder={
-            "model": wanted.model,
-            **loaded,
-            "template": wanted.template,
-            "template_text": template.text,
-            "append_eos": wanted.append_eos,
-            "max_length": wanted.max_length,
-            "vocab_size": _vocab_size(model),
-        },
-        identity=models.identity(
-            wanted.model,
-            version,
-            tokenizer,
-            template_hash=template.hash,
-            append_eos=wanted.append_eos,
-            trust_remote_code=wanted.trust_remote_code,
-        ),
-        template_hash=template.hash,
-        embedder=embedder,
-        embedder_version=embedder_version,
-    )
 
 
 def _vocab_size(model: Any) -> int | None:
@@ -149,17 +159,17 @@ def require_columns(config: Config, keys: list[str]) -> None:
     named = {f"select.max_per.{name}": name for name in config.select.max_per}
     if config.select.where:
         named |= {f"select.where ({name})": name for name in filter.column_names(filter.parse(config.select.where))}
-    known = {*filter.SCORED.names, *keys}
+    accepted = [*SCORED.names, *keys]
     for key, name in named.items():
-        if name not in known and len(name) <= COLUMN_CHARS:
-            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join([*filter.SCORED.names, *keys])}")
+        if name not in accepted and len(name) <= COLUMN_CHARS:
+            raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join(accepted)}")
 
 
 def require_comparable(config: Config, bounded: int) -> None:
     """Raise BadRequest where a selection cannot be made from a run that has `bounded` rows without a tss_pp."""
-    found = config.select.beyond_bounds()
-    if bounded and found and config.select.on_alternatives():
+    reasons = config.select.beyond_bounds()
+    if bounded and reasons and config.select.on_alternatives():
         raise BadRequest(
-            f"select: found {' and '.join(found)}, which needs the tss_pp of all rows, and {bounded:,} rows of this run have "
+            f"select: found {' and '.join(reasons)}, which needs the tss_pp of all rows, and {bounded:,} rows of this run have "
             f"none: it was scored with mode: bounded. {SCORE_ANEW}"
         )

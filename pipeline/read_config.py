@@ -100,7 +100,7 @@ def _check_values(data: Any, origin: str) -> None:
             waiting += [(key, path) for key in value] if isinstance(value, Mapping) else []
 
 
-def override(data: dict, overrides: list[str]) -> dict:
+def override(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """`data` with each `a.b=value` set; values are YAML. A budget of another unit replaces the old one."""
     data = expand_inputs(copy.deepcopy(data))
     for text in overrides:
@@ -137,12 +137,12 @@ def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
         node[parts[-1]] = value
 
 
-def _index(part: str, node: list) -> int | None:
+def _index(part: str, node: list[Any]) -> int | None:
     """The place in a list that a part of a key names, if it does."""
     return int(part) if part.isdecimal() and len(part) < 10 and int(part) < len(node) else None
 
 
-def validate(data: dict, origin: str, text: str = "", overrides: Sequence[str] = ()) -> Config:
+def validate(data: dict[str, Any], origin: str, text: str = "", overrides: Sequence[str] = ()) -> Config:
     """The Config of `data`; raises BadRequest with a line for each problem."""
     _check_values(data, origin)
     try:
@@ -166,13 +166,14 @@ def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Seque
     key = ".".join(map(str, path))[:200]
     line = _line_of(root, path)
     at = f"{origin}:{line}" if line else origin
-    if any(key == (set_key := one.partition("=")[0].strip()) or set_key.startswith(f"{key}.") for one in overrides):
+    overridden = [text.partition("=")[0].strip() for text in overrides]
+    if any(name == key or name.startswith(f"{key}.") for name in overridden):
         at = "--set"
     if problem["type"] == "extra_forbidden":
-        known = _keys_at(path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), known, n=1)
+        accepted = _keys_at(path[:-1])
+        close = difflib.get_close_matches(str(path[-1]), accepted, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(known)}"
+        return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(accepted)}"
     if problem["type"] == "missing":
         return f"{at}: {key}: this key is required"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
@@ -195,10 +196,10 @@ def _line_of(node: yaml.Node | None, path: list[Any]) -> int | None:
     line = None
     for part in path:
         if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
+            pair = next(((key, value) for key, value in node.value if key.value == part), None)
+            if pair is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1

@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+from operators.scoring.score_rows import Work
 from pipeline.config import Config
-from pipeline.engine import same_code
 from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import Pools, is_local, pools, told
-from pipeline.preflight import (
-    Checked,
-    check_models,
-    check_quota,
-    check_shadowing,
-    read_template,
-)
+from pipeline.engine.resources import Pools, gpus_awaited, pools
+from pipeline.engine.session import is_local
+from pipeline.preflight import Checked, check_models, check_quota, read_template
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
-from pipeline.reading.snapshot import take_snapshot
+from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
+from pipeline.runs import accounts
+from pipeline.runs.manifest import Counts, Manifest, ScorerName, Tokens
 from pipeline.runs.output import check_output, working_on
-from pipeline.runs.workspace import Workspace, workspace
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
-from pipeline.storage.parts import Record
+from pipeline.storage.records import InstructionTable
+
+# Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
+# what an earlier release began or published is then made again, from the likelihoods that are stored.
+ROWS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Request:
     checked: Checked
     pools: Pools
     dtype: str
-    scorer: dict[str, Any]  # as the manifest names it
-    inputs: list[Record]
+    scorer: ScorerName
+    inputs: list[InputFile]
     fresh: bool  # as it was asked for; a run that goes on is what it was begun as
 
     @property
@@ -53,12 +53,12 @@ class Request:
         asked = self.config.model_dump()
         bounded = asked["select"]["mode"] == "bounded"
         parts = [
-            same_code.digest(),  # another release may make other rows of the same likelihoods
-            [{key: value for key, value in one.items() if key != "bytes"} for one in self.inputs],
+            ROWS_VERSION,
+            same_content(self.inputs),
             self.pool_texts,
             self.checked.embedder,
             asked["alternatives"],
-            self.scorer["fingerprint"],
+            self.scorer.fingerprint,
             [asked["scorer"][name] for name in ("max_length", "too_long")],
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
@@ -70,14 +70,37 @@ class Request:
         asked = [self.config.model_dump()[name] for name in ("score", "select", "seed", "max_rejected_fraction")]
         return files.digest_of(json.dumps([self.content, asked]).encode())
 
-    def job(self, own: Workspace) -> Job:
+    def manifest(
+        self, workspace: Workspace, columns: list[str], table: InstructionTable, counts: dict[str, Counts], work: Work
+    ) -> Manifest:
+        """What the manifest says before anything is selected: `columns` of the rows' own, and what scoring cost."""
+        return Manifest(
+            run=workspace.run_id,
+            config=self.config.model_dump(),
+            versions=accounts.versions(),
+            scorer=replace(self.scorer, loaded=work.loaded),
+            counts=accounts.in_all(counts),
+            pairs=accounts.pairs_of(work, workspace.resumed),
+            files={},
+            columns=columns,
+            instructions=table.instructions,
+            pool=table.pool,
+            base=accounts.base_of(self.config),
+            tokens=Tokens(work.tokens, work.forwarded_tokens),
+            inputs=self.inputs,
+            content=self.content,
+            embedder=self.checked.embedder,
+            damaged=computed.damaged(workspace.folder),
+        )
+
+    def job(self, workspace: Workspace) -> Job:
         """The run of this request in a workspace."""
-        return Job(self.config, own.folder, own.run_id, self.pools, self.reporter, own.fresh)
+        return Job(self.config, workspace.folder, workspace.run_id, self.pools, self.reporter, workspace.fresh)
 
 
-def _look(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
-    """What inputs and models have to say for themselves; raises BadRequest. Runs where workers do: a driver on a cluster may
-    reach neither."""
+def _check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
+    """The chunks of the inputs, and what the models' files say; raises BadRequest. Runs where workers do: a driver on a cluster
+    may reach neither."""
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
     return chunks, check_models(config, template_text)
@@ -106,40 +129,40 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     What belongs to the request itself (configuration, template, pool, output) is read here; inputs and models where workers
     are, which is here too where Ray is only started for this command: then what is wrong is known before it is.
     """
-    check_shadowing()
     output = check_output(config.output)
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
-    looked = _look(config, template_text) if is_local(config.ray.address) else None
+    asked = (config, template_text)
+    checks = _check_inputs_and_models(*asked) if is_local(config.ray.address) else None
     with working_on(output, command, config.ray.address) as lock:
         sizes = pools(config)
-        chunks, checked = looked or once("preflight", _look, config, template_text)
-        reporter.say(f"start        the request is in order, Ray is up{told(sizes)}")
+        chunks, checked = checks or once("preflight", _check_inputs_and_models, *asked)
+        reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
         dtype = scorer_dtype(config, sizes)
-        inputs, named = take_snapshot(reporter, chunks), checked.scorer(dtype)
+        inputs = take_snapshot(reporter, chunks)
         yield Request(
-            config,
-            reporter,
-            lock,
-            output,
-            chunks,
-            pool_texts,
-            checked,
-            sizes,
-            dtype,
-            named,
-            inputs,
-            fresh,
+            config=config,
+            reporter=reporter,
+            lock=lock,
+            output=output,
+            chunks=chunks,
+            pool_texts=pool_texts,
+            checked=checked,
+            pools=sizes,
+            dtype=dtype,
+            scorer=checked.scorer(dtype),
+            inputs=inputs,
+            fresh=fresh,
         )
 
 
 @contextmanager
 def workspace_of(request: Request) -> Iterator[Workspace]:
     """The workspace of a request's run, which may have been begun before."""
-    with workspace(request.output, request.lock, request.identity, fresh=request.fresh) as own:
-        if own.resumed:
-            parts, pairs = computed.count_run(request.output, own.run_id)
+    with open_workspace(request.output, request.lock, request.identity, fresh=request.fresh) as workspace:
+        if workspace.resumed:
+            parts, pairs = computed.count_run(request.output, workspace.run_id)
             request.reporter.say(
-                f"resume       run {own.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
+                f"resume       run {workspace.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
             )
-        yield own
+        yield workspace

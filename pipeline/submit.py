@@ -28,7 +28,7 @@ from operators.error_text import first_line
 from operators.model_files import looks_local
 from operators.prompts.template import BUILT_IN
 from pipeline.config import Config
-from pipeline.engine.resources import without_native_log
+from pipeline.engine.session import without_native_log
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.read_config import override
@@ -43,7 +43,7 @@ _SECONDS_LOST = 60.0  # for which a dashboard may be out of reach while a job is
 def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> list[str]:
     """Fill a job's folder for a parsed command, whose configuration may be given, and return the command to run there; raises
     BadRequest for what a cluster cannot see, and for what must not leave this machine."""
-    flags = [f"--{name}" for name in ("fresh", "quiet") if getattr(parsed, name, False)]
+    flags = [f"--{name}" for name in ("fresh", "quiet", "debug") if getattr(parsed, name)]
     overrides = [word for text in parsed.overrides for word in ("--set", text)]
     if config is not None:
         _stage_code(folder, with_demo=False)
@@ -62,8 +62,8 @@ def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> li
 def _stage_config(folder: Path, config: Config) -> None:
     """The configuration as it is in the job's folder, and beside it the small files that it names."""
     settings = config.model_dump()
-    for index, one in enumerate(config.input):
-        _require_shared(f"input.{index}.path", one.path)
+    for index, source in enumerate(config.input):
+        _require_shared(f"input.{index}.path", source.path)
     _require_shared("output", config.output)
     for key, name in (("scorer.model", config.scorer.model), ("embedder.model", config.embedder.model)):
         if looks_local(name):
@@ -120,8 +120,8 @@ class Jobs:
         except ImportError as error:
             raise BadRequest(_NO_JOBS) from error
         # How Ray packs and uploads is not what anybody waits for; its modules set levels of their own.
-        for one in [name for name in logging.root.manager.loggerDict if name.startswith("ray.dashboard")]:
-            logging.getLogger(one).setLevel(logging.ERROR)
+        for module in [name for name in logging.root.manager.loggerDict if name.startswith("ray.dashboard")]:
+            logging.getLogger(module).setLevel(logging.ERROR)
         given = (
             f"{address!r}: no Ray dashboard answers"
             if address
@@ -167,10 +167,10 @@ class Jobs:
             began = time.monotonic()
             try:
                 asyncio.run(tail())
-                known = self._client.get_job_info(name)
+                job = self._client.get_job_info(name)
                 lost = None
-                if known.status.is_terminal():
-                    return known
+                if job.status.is_terminal():
+                    return job
             except Exception as error:  # whatever an HTTP library raises on a connection that is lost
                 now = time.monotonic()
                 if isinstance(error, TimeoutError):  # of one that takes connections and never answers

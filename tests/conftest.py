@@ -158,7 +158,7 @@ def ray_session(object_store):
     """The suite's one Ray session. Four slots: shuffles need free ones beside the actors."""
     import ray
 
-    from pipeline.engine.resources import session
+    from pipeline.engine.session import session
 
     # Workers are sent some functions of the tests' own modules by name.
     before = os.environ.get("PYTHONPATH")

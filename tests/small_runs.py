@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import flow, read_config
 from pipeline.engine.progress import Reporter
 from pipeline.runs import open_run
+from pipeline.runs.manifest import to_plain
 
 VERBS = ["Sort", "Count", "Reverse", "Double", "Translate", "Copy", "Shorten"]
 THINGS = ["the words", "the numbers", "the list", "the first line"]
@@ -65,10 +66,10 @@ def table(folder: Path, kind: str) -> list[dict]:
 def reselect(done, **more):
     known = open_run.read_manifest(str(done))
     chosen = read_config.override(
-        known["config"], [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
+        known.config, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
     )
     return Path(flow.select(read_config.validate(chosen, "test"), str(done), Reporter(quiet=True)).run)
 
 
 def manifest_of(folder: Path) -> dict:
-    return open_run.read_manifest(str(folder))
+    return to_plain(open_run.read_manifest(str(folder)))

@@ -17,11 +17,11 @@ FLOORS = (
     "pipeline (ground)",
     "pipeline.storage",
     "pipeline.engine",
-    "pipeline.runs",
     "pipeline.reading",
     "pipeline.retrieval",
     "pipeline.scoring",
     "pipeline.selection",
+    "pipeline.runs",
     "pipeline",
     "pipeline.demo",
 )
@@ -29,7 +29,7 @@ GROUND = {"pipeline.config", "pipeline.errors"}  # what every folder of the pipe
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
     "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget"},
-    "transformers": {"models"},
+    "transformers": {"models", "chat_template"},
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder"},
 }
@@ -98,6 +98,22 @@ def test_heavy_libraries_stay_in_the_files_named_for_them():
 def test_no_module_hides_one_of_the_standard_library():
     names = {module.rpartition(".")[2] for module in MODULES}
     assert not names & set(sys.stdlib_module_names) - {"__main__"}
+
+
+RIDDLES = {"one", "found", "told", "said"}
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith("operators")))
+def test_values_have_names_that_say_what_they_are(module):
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, (ast.arg, ast.keyword)):
+            names.add(node.arg)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+    assert not {name.strip("_") for name in names if name} & RIDDLES
 
 
 def test_no_file_and_no_function_has_outgrown_the_house():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from operators.halving import halve
 from operators.normalise import Example, Rejection
 from operators.prompts.template import TemplateProblem
 from operators.prompts.tokenise import Encoder, Ids, TooLong, slices
@@ -24,31 +26,28 @@ def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list
 
     `too_long`: "reject", or "truncate_input", which cuts the input from its end until the sequence fits.
     """
-    return [one for some in slices(examples, _chars) for one in _in_halves(some, encoder, too_long)]
+    return [
+        result
+        for together in slices(examples, _chars)
+        for results in halve(together, lambda rows: _measure(rows, encoder, too_long), _encode_failed)
+        for result in results
+    ]
 
 
 def _chars(example: Example) -> int:
     return len(example.instruction) + len(example.input) + len(example.output)
 
 
-def _in_halves(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
-    try:
-        return _measure(examples, encoder, too_long)
-    except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises on a text; halves lead to the row that it fails on
-        if len(examples) == 1:
-            return [
-                Rejection("encode_failed", f"the tokenizer fails on this row: {type(error).__name__}: {error}"[:500])
-            ]
-        middle = len(examples) // 2
-        halves = (examples[:middle], examples[middle:])
-        return [one for half in halves for one in _in_halves(half, encoder, too_long)]
+def _encode_failed(example: Example, error: Exception) -> list[Measured | Rejection]:
+    detail = f"the tokenizer fails on this row: {type(error).__name__}: {error}"
+    return [Rejection("encode_failed", detail[:500])]
 
 
-def _measure(examples: list[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
+def _measure(examples: Sequence[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
     over = [encoder.certainly_over(example.output) for example in examples]
-    open_ = [example for example, certain in zip(examples, over, strict=True) if not certain]
-    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in open_]))
-    targets = iter(encoder.targets([example.output for example in open_]))
+    possible = [example for example, certain in zip(examples, over, strict=True) if not certain]
+    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in possible]))
+    targets = iter(encoder.targets([example.output for example in possible]))
     return [
         _rejected(f"{len(example.output):,} characters of output", encoder)
         if certain
@@ -70,8 +69,8 @@ def _measure_one(
         kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - len(target))
         if kept is not None:
             return _counted(encoder.prompt(example.instruction, example.input[:kept]), target, kept, encoder)
-    found = f"{len(prompt)} prompt tokens" if isinstance(prompt, list) else str(prompt)
-    return _rejected(f"{found} and {len(target)} target tokens", encoder)
+    prompt_size = f"{len(prompt)} prompt tokens" if isinstance(prompt, list) else str(prompt)
+    return _rejected(f"{prompt_size} and {len(target)} target tokens", encoder)
 
 
 def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Measured | Rejection:
@@ -81,5 +80,5 @@ def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Me
     return Measured(len(prompt), len(target), input_chars)
 
 
-def _rejected(found: str, encoder: Encoder) -> Rejection:
-    return Rejection("too_long", f"{found}, at most {encoder.max_length} tokens together")
+def _rejected(size: str, encoder: Encoder) -> Rejection:
+    return Rejection("too_long", f"{size}, at most {encoder.max_length} tokens together")

@@ -1,21 +1,22 @@
 """Templates: how an instruction and an input become prompt text (SPEC 1 and 7).
 
 `alpaca` and `plain` are Jinja sources kept here, a path names a Jinja file of the user, and `chat` is the tokenizer's own
-chat template. All run in Jinja's immutable sandbox under an account; those over instruction and input with default white-space
-settings and the trailing newline kept, the tokenizer's own with what transformers gives it.
+chat template. All run in Jinja's immutable sandbox, and those that are not plain in a process under limits.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from operators.error_text import one_line
-from operators.prompts.chat_template import compile_chat
-from operators.prompts.sandbox import FILTERS, MAX_SOURCE, compile_bounded
+from operators.prompts.render_process import RenderProcess
+from operators.prompts.render_process import TemplateProblem as TemplateProblem
+from operators.prompts.sandbox import MAX_SOURCE, Render, compile_jinja, is_plain
 
 ALPACA = (
     "Below is an instruction that describes a task"
@@ -27,10 +28,11 @@ ALPACA = (
 )
 PLAIN = "{{ instruction }}\n\n{% if input %}{{ input }}\n\n{% endif %}"
 BUILT_IN = {"alpaca": ALPACA, "plain": PLAIN}
-
-
-class TemplateProblem(ValueError):
-    """A template that cannot be loaded or that fails on a row."""
+# A short row, and one of several thousand characters with many words and lines.
+TRIAL_ROWS = (
+    ("Say it again.", "It."),
+    ("Sort the words of each line, then count them.\n" * 60, "one two three four five\n" * 250),
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Template:
 
     name: str
     text: str
-    render: Callable[[str, str], str]
+    render: Render
 
     @property
     def hash(self) -> str:
@@ -70,24 +72,62 @@ def find_template(name: str, tokenizer: Any = None, text: str | None = None) -> 
     read before. Raises `TemplateProblem` for a file that cannot be read, or a tokenizer that has no chat template."""
     if name != "chat":
         return Source(name, source_of(name) if text is None else text)
-    own = getattr(tokenizer, "chat_template", None)
-    if isinstance(own, dict):
-        own = own.get("default")
-    if not own:
+    chat = getattr(tokenizer, "chat_template", None)
+    if isinstance(chat, dict):
+        chat = chat.get("default")
+    if not chat:
         raise TemplateProblem(
             "template 'chat': the scorer's tokenizer has no chat template; accepted: alpaca, plain or the path of a Jinja file"
         )
-    return Source(name, own, dict(tokenizer.special_tokens_map))
-
-
-def make_template(source: Source) -> Template:
-    """The template of a source; raises `TemplateProblem` where that cannot be parsed."""
-    return _chat(source) if source.name == "chat" else from_text(source.name, source.text)
+    return Source(name, chat, dict(tokenizer.special_tokens_map))
 
 
 def load_template(name: str, tokenizer: Any = None, text: str | None = None) -> Template:
     """`find_template` and `make_template`; raises what they do."""
     return make_template(find_template(name, tokenizer, text))
+
+
+def from_text(name: str, text: str) -> Template:
+    """A template over `instruction` and `input` from Jinja source; raises `TemplateProblem` where it does not work."""
+    return make_template(Source(name, text))
+
+
+def make_template(source: Source) -> Template:
+    """The template of a source; raises `TemplateProblem` where that cannot be compiled.
+
+    Plain ones are rendered here, others in a process under limits, which this starts."""
+    if source.name != "chat" and is_plain(source.text):
+        return Template(source.name, source.text, prepare(**vars(source))())
+    return Template(source.name, source.text, RenderProcess(vars(source)).render)
+
+
+def try_template(template: Template, rows: tuple[tuple[str, str], ...] = TRIAL_ROWS) -> list[str]:
+    """The text of each (instruction, input), before any work depends on the template; raises `TemplateProblem`."""
+    return [template.render(*row) for row in rows]
+
+
+def prepare(name: str, text: str, tokens: Mapping[str, str]) -> Callable[[], Render]:
+    """What compiles a source, with all imported that it needs; it and what it gives raise `TemplateProblem`."""
+    if name == "chat":
+        from operators.prompts.chat_template import compile_chat  # brings transformers
+
+        return partial(_compile, name, partial(compile_chat, text, tokens), "")
+    return partial(_compile, name, partial(compile_jinja, text), "; it may use only instruction and input")
+
+
+def _compile(name: str, compile_source: Callable[[], Render], advice: str) -> Render:
+    try:
+        compiled = compile_source()
+    except Exception as error:
+        raise TemplateProblem(f"template {name!r} is not valid Jinja: {one_line(error)}") from error
+
+    def render(instruction: str, input: str) -> str:
+        try:
+            return compiled(instruction, input)
+        except Exception as error:
+            raise TemplateProblem(f"template {name!r} failed: {one_line(error)}{advice}") from error
+
+    return render
 
 
 def _read(name: str) -> str:
@@ -99,44 +139,7 @@ def _read(name: str) -> str:
         with path.open("rb") as file:
             return file.read(4 * MAX_SOURCE + 1).decode("utf-8")  # a character has up to 4 bytes
     except (OSError, ValueError) as error:
-        found = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({one_line(error)})"
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else f"not UTF-8 ({one_line(error)})"
         raise TemplateProblem(
-            f"template {name!r}: {found}; accepted: alpaca, plain, chat or the path of a Jinja file"
+            f"template {name!r}: {reason}; accepted: alpaca, plain, chat or the path of a Jinja file"
         ) from error
-
-
-def from_text(name: str, text: str) -> Template:
-    """A template over `instruction` and `input` from Jinja source; raises `TemplateProblem` where it does not work."""
-    try:
-        compiled = compile_bounded(text)
-    except Exception as error:
-        raise TemplateProblem(f"template {name!r} is not valid Jinja: {one_line(error)}{_accepted(error)}") from error
-
-    def render(instruction: str, input: str) -> str:
-        try:
-            return compiled(instruction, input)
-        except Exception as error:
-            raise TemplateProblem(
-                f"template {name!r} failed: {one_line(error)}; it may use only instruction and input"
-            ) from error
-
-    return Template(name, text, render)
-
-
-def _accepted(error: Exception) -> str:
-    return f"; accepted: {', '.join(FILTERS)}" if "No filter named" in str(error) else ""
-
-
-def _chat(source: Source) -> Template:
-    try:
-        compiled = compile_chat(source.text, source.tokens)
-    except Exception as error:
-        raise TemplateProblem(f"template 'chat' is not valid Jinja: {one_line(error)}{_accepted(error)}") from error
-
-    def render(instruction: str, input: str) -> str:
-        try:
-            return compiled(f"{instruction}\n\n{input}" if input else instruction)
-        except Exception as error:
-            raise TemplateProblem(f"template 'chat' failed: {one_line(error)}") from error
-
-    return Template(source.name, source.text, render)

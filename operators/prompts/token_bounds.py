@@ -25,9 +25,9 @@ def longest_text(tokenizer: Any) -> int | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    known = json.loads(backend.to_str())
-    model, vocabulary = known["model"], backend.get_vocab(with_added_tokens=True)
-    steps = [*_steps(known["normalizer"], "normalizers"), *_steps(known["pre_tokenizer"], "pretokenizers")]
+    parts = json.loads(backend.to_str())
+    model, vocabulary = parts["model"], backend.get_vocab(with_added_tokens=True)
+    steps = [*_steps(parts["normalizer"], "normalizers"), *_steps(parts["pre_tokenizer"], "pretokenizers")]
     if model["type"] != "BPE" or not _is_whole(model, vocabulary, steps) or not all(map(_keeps, steps)):
         return None
     composed = _COMPOSED if any(step["type"] in _COMPOSING for step in steps) else 1
@@ -46,7 +46,9 @@ def _is_whole(model: dict[str, Any], vocabulary: dict[str, int], steps: list[dic
 def _steps(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     if step is None:
         return []
-    return [one for part in step[inner] for one in _steps(part, inner)] if step["type"] == "Sequence" else [step]
+    if step["type"] != "Sequence":
+        return [step]
+    return [innermost for part in step[inner] for innermost in _steps(part, inner)]
 
 
 def _keeps(step: dict[str, Any]) -> bool:
@@ -56,6 +58,6 @@ def _keeps(step: dict[str, Any]) -> bool:
             pattern = step["pattern"].get("String")
             return pattern is not None and len(pattern) <= len(step["content"])
         case "Split" | "Punctuation":
-            return step["behavior"] != "Removed"
+            return bool(step["behavior"] != "Removed")
         case kind:
             return kind in _KEEPING | _COMPOSING | {"NFD", "NFKD", "Prepend"}

@@ -22,23 +22,23 @@ class TooLong(ValueError):
 
 def slices(items: list[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
     """The items in order, so many together as have CHARS_AT_ONCE characters, or one that has more."""
-    some: list[_T] = []
+    together: list[_T] = []
     room = CHARS_AT_ONCE
     for item in items:
-        if some and size(item) > room:
-            yield some
-            some, room = [], CHARS_AT_ONCE
-        some.append(item)
+        if together and size(item) > room:
+            yield together
+            together, room = [], CHARS_AT_ONCE
+        together.append(item)
         room -= size(item)
-    if some:
-        yield some
+    if together:
+        yield together
 
 
 def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Ids]:
     return [
         ids
-        for some in slices(texts, len)
-        for ids in tokenizer(some, add_special_tokens=special, verbose=False)["input_ids"]
+        for together in slices(texts, len)
+        for ids in tokenizer(together, add_special_tokens=special, verbose=False)["input_ids"]
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ def has_input(text: str) -> bool:
 
 def distinct_instructions(rows: pa.Table) -> pa.Table:
     """The INSTRUCTIONS of one table of ADMITTED rows (columns instruction_key, instruction, input, task, token counts)."""
-    found = [
+    uses = [
         {
             "key": row["instruction_key"],
             "text": row["instruction"],
@@ -36,13 +37,13 @@ def distinct_instructions(rows: pa.Table) -> pa.Table:
         }
         for row in rows.to_pylist()
     ]
-    return merge_instructions([from_rows(found, INSTRUCTIONS)])
+    return merge_instructions([from_rows(uses, INSTRUCTIONS)])
 
 
 def merge_instructions(tables: Iterable[pa.Table]) -> pa.Table:
     """Union by key, sorted by key. Of several raw texts of one key the smallest stands for it, whatever the order of rows."""
-    merged: dict[bytes, dict] = {}
-    uses: dict[bytes, set] = defaultdict(set)
+    merged: dict[bytes, dict[str, Any]] = {}
+    uses: dict[bytes, set[tuple[bool, str | None]]] = defaultdict(set)
     for table in tables:
         for row in table.to_pylist():
             uses[row["key"]].update((use["has_input"], use["task"]) for use in row["uses"])

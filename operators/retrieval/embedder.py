@@ -6,13 +6,13 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from operators.error_text import first_line
 from operators.hashing import DIGEST_BYTES, fold_space
-from operators.model_files import SAFETENSORS, files_digest, files_of, looks_local, read_file, revision_of, version_of
+from operators.model_files import BUT_WEIGHTS, SAFETENSORS, files_digest, files_of, folder_of, looks_local, version_of
 
 LEXICAL = "lexical"
 _FEATURES, _DIMENSIONS = 1 << 16, 512
@@ -50,7 +50,7 @@ class LexicalEmbedder:
     def embed(self, texts: list[str]) -> np.ndarray:
         """See `Embedder.embed`."""
         vectors = np.asarray(self._projection.transform(self._vectorizer.transform(texts)).todense(), dtype=np.float32)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 class SentenceEmbedder:
@@ -59,14 +59,15 @@ class SentenceEmbedder:
     def __init__(self, model: str, batch_size: int, version: str | None = None):
         from sentence_transformers import SentenceTransformer
 
-        if looks_local(model):
-            _check_weights(model, "")
         try:
-            self._model = SentenceTransformer(
-                model, revision=revision_of(model, version), model_kwargs={"use_safetensors": True}
-            )
+            folder = folder_of(model, version)
+            if looks_local(model):
+                _check_weights(model, "")
+            self._model = SentenceTransformer(str(folder), model_kwargs={"use_safetensors": True})
+        except EmbedderProblem:
+            raise
         except (OSError, ValueError, ImportError, RuntimeError) as error:
-            raise _fail(model, error) from error
+            raise _problem(model, error) from error
         self._batch_size = batch_size
 
     def embed(self, texts: list[str]) -> np.ndarray:
@@ -94,51 +95,60 @@ def resolve_embedder(model: str) -> str:
             f"accepted: such a folder, a hub name (owner/name), or {LEXICAL!r}, which works offline"
         )
     try:
-        found = version_of(model)
-        _check_weights(model, found)
+        version = version_of(model)
+        _check_weights(model, version)
     except OSError as error:
-        raise _fail(model, error) from error
-    return found
+        raise _problem(model, error) from error
+    return version
 
 
 def _check_weights(model: str, version: str) -> None:
     """Raise EmbedderProblem where a module's weights are pickled, or not there; OSError."""
     files = files_of(model, version)
+    root = Path(model) if looks_local(model) else folder_of(model, version, BUT_WEIGHTS)
     try:
-        modules = _modules(model, version, files)
+        modules = _modules(root, files)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise EmbedderProblem(
             f"embedder.model: {model!r}: modules.json or a config.json is none ({first_line(error)})"
         ) from error
     for folder, of_transformers, named in modules:
-        own = {Path(file).name for file in files if Path(file).parent == folder}
+        names = {Path(file).name for file in files if Path(file).parent == folder}
         where = f"embedder.model: {model!r}" + (f": {folder.as_posix()}" if folder.name else "")
-        if of_transformers and "adapter_config.json" in own:
+        if of_transformers and "adapter_config.json" in names:
             raise EmbedderProblem(f"{where}: holds an adapter; merge it into its base model and save the result")
-        found = own & _PICKLED | ({named} if named else set())
-        if named or (not own & SAFETENSORS and (found or of_transformers)):
+        pickled = names & _PICKLED | ({named} if named else set())
+        if named or (not names & SAFETENSORS and (pickled or of_transformers)):
             raise EmbedderProblem(
-                f"{where}: found {', '.join(sorted(found)) or 'no weights'}; accepted: model.safetensors, since pickled "
+                f"{where}: found {', '.join(sorted(pickled)) or 'no weights'}; accepted: model.safetensors, since pickled "
                 "weights are not loaded; load the model where you trust it and save it again with save_pretrained"
             )
 
 
-def _modules(model: str, version: str, files: set[str]) -> list[tuple[Path, bool, str | None]]:
-    """Of each module its folder, whether it is a model of transformers, and the file of weights that such a one insists on.
-    Folders inside of another module's are modules too: it may be made of them."""
+def _modules(root: Path, files: set[str]) -> list[tuple[Path, bool, str | None]]:
+    """Of each module its folder, whether it is a model of transformers, and the file of pickled weights that such a one insists
+    on. Folders inside of another module's are modules too: it may be made of them."""
     listed = [(Path(), True)]
     if "modules.json" in files:
-        entries = json.loads(read_file(model, version, "modules.json"))
-        listed = [(Path(one["path"]), one["type"].endswith(".Transformer")) for one in entries]
-    folders = {Path(file).parent for file in files}
-    inner = {one for one in folders for path, of in listed if path in one.parents and not (of and path == Path())}
-    found = [*((one, False) for one in sorted(inner - {path for path, _ in listed})), *listed]
-    return [(path, of, _named_weights(model, version, path) if of else None) for path, of in found]
+        entries = _json(root / "modules.json")
+        listed = [(Path(entry["path"]), entry["type"].endswith(".Transformer")) for entry in entries]
+    inner = {
+        folder
+        for folder in {Path(file).parent for file in files}
+        for path, of_transformers in listed
+        if path in folder.parents and not (of_transformers and path == Path())
+    }
+    unlisted = [(path, False) for path in sorted(inner - {path for path, _ in listed})]
+    return [(path, whole, _named_weights(root / path) if whole else None) for path, whole in [*unlisted, *listed]]
 
 
-def _named_weights(model: str, version: str, folder: Path) -> str | None:
-    named = json.loads(read_file(model, version, (folder / "config.json").as_posix())).get("transformers_weights")
+def _named_weights(folder: Path) -> str | None:
+    named = _json(folder / "config.json").get("transformers_weights")
     return None if named is None or str(named).endswith((".safetensors", ".safetensors.index.json")) else str(named)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def fingerprint(model: str, version: str) -> str:
@@ -155,10 +165,9 @@ def fingerprint(model: str, version: str) -> str:
     return hashlib.blake2b(f"{_VERSION} {identity}".encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
-def _fail(model: str, error: Exception) -> EmbedderProblem:
-    first = first_line(error)
+def _problem(model: str, error: Exception) -> EmbedderProblem:
     return EmbedderProblem(
-        f"embedder.model: {model!r} could not be loaded ({first}); is the name right and the model hub reachable? "
+        f"embedder.model: {model!r} could not be loaded ({first_line(error)}); is the name right and the model hub reachable? "
         f"Offline: set embedder.model to {LEXICAL!r} or to a local folder"
     )
 

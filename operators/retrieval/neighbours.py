@@ -12,12 +12,12 @@ BLOCK_CELLS = 20_000_000  # similarities held at once: 80 MB
 
 def similarities(queries_QD: np.ndarray, pool_PD: np.ndarray) -> np.ndarray:
     """Float32 [Q, P] dot products."""
-    return queries_QD @ pool_PD.T
+    return np.asarray(queries_QD @ pool_PD.T)
 
 
 def exact_similarities(query_D: np.ndarray, pool_PD: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Float64 dot products of one query with some rows of the pool, each computed by itself."""
-    return (pool_PD[rows].astype(np.float64) * query_D.astype(np.float64)).sum(axis=1)
+    return np.asarray((pool_PD[rows].astype(np.float64) * query_D.astype(np.float64)).sum(axis=1))
 
 
 def settle(sims_QP: np.ndarray, queries_QD: np.ndarray, pool_PD: np.ndarray, threshold: float) -> np.ndarray:

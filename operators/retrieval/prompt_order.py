@@ -20,33 +20,33 @@ def neighbourhood_order(embeddings_PD: np.ndarray) -> np.ndarray:
 
     Ties keep the order of the rows. Cost: about P D log2(P) steps of power iteration.
     """
-    found: list[np.ndarray] = []
+    ordered: list[np.ndarray] = []
     groups = [np.arange(len(embeddings_PD))]
     while groups:
         rows = groups.pop()
         if len(rows) > 1:
             rows = rows[np.argsort(_along_spread(embeddings_PD[rows].astype(np.float64)), kind="stable")]
         if len(rows) <= _LEAF:
-            found.append(rows)
+            ordered.append(rows)
             continue
         middle = len(rows) // 2
         groups += [rows[middle:], rows[:middle]]
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    return np.concatenate(ordered) if ordered else np.zeros(0, dtype=np.int64)
 
 
 def shared_order(base_P: np.ndarray, prompts: list[np.ndarray], costs_P: np.ndarray, width: int) -> np.ndarray:
     """Int64 [P]: a permutation of instructions, grown block by block.
 
     `prompts[i]`: the rows of all prompts that instruction i's rows ask for, without repetition. `costs_P`: tokens of its rows;
-    a block is `width` of them. A block begins with the first instruction in the order `base_P` that is left; then always that
-    one follows of whose prompts most are already in the block, and of several the one that became so last. About
+    a block is `width` of them. A block begins with the first instruction in the order `base_P` that has no place yet; the next
+    is always the instruction that has the most prompts in the block already, and of several the one that got them last. About
     P K log(P K) steps of Python for K prompts an instruction.
     """
     users: list[list[int]] = [[] for _ in prompts]
-    for one, wanted in enumerate(prompts):
-        for prompt in wanted.tolist():
-            users[prompt].append(one)
-    left = np.ones(len(prompts), dtype=bool)
+    for instruction, rows in enumerate(prompts):
+        for prompt in rows.tolist():
+            users[prompt].append(instruction)
+    unplaced = np.ones(len(prompts), dtype=bool)
     begin, cost, block = 0, 0, 0
     order: list[int] = []
     inside: set[int] = set()
@@ -55,12 +55,12 @@ def shared_order(base_P: np.ndarray, prompts: list[np.ndarray], costs_P: np.ndar
     while len(order) < len(prompts):
         chosen = -1
         while waiting and chosen < 0:
-            count, _, one = heapq.heappop(waiting)
-            chosen = one if left[one] and common[one] == -count else -1
+            count, _, candidate = heapq.heappop(waiting)
+            chosen = candidate if unplaced[candidate] and common[candidate] == -count else -1
         while chosen < 0:
-            chosen = int(base_P[begin]) if left[base_P[begin]] else -1
+            chosen = int(base_P[begin]) if unplaced[base_P[begin]] else -1
             begin += 1
-        left[chosen] = False
+        unplaced[chosen] = False
         order.append(chosen)
         cost += int(costs_P[chosen])
         if cost // max(1, width) > block:
@@ -69,10 +69,10 @@ def shared_order(base_P: np.ndarray, prompts: list[np.ndarray], costs_P: np.ndar
         for prompt in prompts[chosen].tolist():
             if prompt not in inside:
                 inside.add(prompt)
-                for one in users[prompt]:
-                    if left[one]:
-                        common[one] = common.get(one, 0) + 1
-                        heapq.heappush(waiting, (-common[one], -len(order), one))
+                for user in users[prompt]:
+                    if unplaced[user]:
+                        common[user] = common.get(user, 0) + 1
+                        heapq.heappush(waiting, (-common[user], -len(order), user))
     return np.array(order, dtype=np.int64)
 
 
@@ -85,4 +85,4 @@ def _along_spread(points_ND: np.ndarray) -> np.ndarray:
         if length == 0:
             break
         direction = centred.T @ (centred @ (direction / length))
-    return centred @ direction
+    return np.asarray(centred @ direction)

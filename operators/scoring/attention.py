@@ -87,12 +87,12 @@ class Layout:
     def buckets(self) -> list[Bucket]:
         """All segments, by length."""
         order = np.argsort(-self._width, kind="stable")
-        found, begin, lengths = [], 0, self._width[order].tolist()
+        buckets, begin, lengths = [], 0, self._width[order].tolist()
         for place, length in enumerate(lengths):
             if length < lengths[begin] - max(2, int(_PADDING * lengths[begin])):
-                found.append(self._bucket(order[begin:place]))
+                buckets.append(self._bucket(order[begin:place]))
                 begin = place
-        return [*found, self._bucket(order[begin:])]
+        return [*buckets, self._bucket(order[begin:])]
 
     def _bucket(self, members: np.ndarray) -> Bucket:
         length = int(self._width[members].max())
@@ -124,28 +124,28 @@ class Layout:
 
 
 def attend(
-    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, where: Layout, scale: float, window: int | None
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, layout: Layout, scale: float, window: int | None
 ) -> torch.Tensor:
     """Attention output [T, H, D] of H query heads over G key heads; with `window`, keys `window` or more positions back are
     not seen."""
-    window = window if window is not None and window < where.longest else None
+    window = window if window is not None and window < layout.longest else None
     if q_THD.device.type == "cuda" and q_THD.dtype in (torch.bfloat16, torch.float16) and window is None:
-        return _attend_ragged(q_THD, k_TGD, v_TGD, where, scale)
+        return _attend_ragged(q_THD, k_TGD, v_TGD, layout, scale)
     out, lse = torch.empty_like(q_THD), q_THD.new_empty(q_THD.shape[:2], dtype=torch.float32)
-    for bucket in where.buckets:
-        q, k, v = (x.index_select(0, bucket.padded).unflatten(0, bucket.shape) for x in (q_THD, k_TGD, v_TGD))
+    for bucket in layout.buckets:
+        q, k, v = (x.index_select(0, bucket.padded).view(*bucket.shape, *x.shape[1:]) for x in (q_THD, k_TGD, v_TGD))
         mask = None if window is None or window >= bucket.shape[1] else _banded(bucket.shape[1], window, q_THD)
         o_nLHD, lse_nLH = _attention(q, k, v, scale=scale, causal=True, mask=mask)
-        o, one = o_nLHD.flatten(0, 1), lse_nLH.flatten(0, 1)
+        o, lse_own = o_nLHD.flatten(0, 1), lse_nLH.flatten(0, 1)
         if bucket.real is not None:
-            o, one = o.index_select(0, bucket.real), one.index_select(0, bucket.real)
+            o, lse_own = o.index_select(0, bucket.real), lse_own.index_select(0, bucket.real)
         out.index_copy_(0, bucket.places, o)
-        lse.index_copy_(0, bucket.places, one)
-    for part in where.below:
+        lse.index_copy_(0, bucket.places, lse_own)
+    for part in layout.below:
         rows = slice(part.first, part.stop)
         mask = None
         if window is not None:
-            back = where.positions[rows, None] - where.positions[part.keys]
+            back = layout.positions[rows, None] - layout.positions[part.keys]
             mask = torch.where(back < window, 0.0, _HIDDEN).to(q_THD.dtype)
         k, v = (x.index_select(0, part.keys)[None] for x in (k_TGD, v_TGD))
         above, lse_above = _attention(q_THD[None, rows], k, v, scale=scale, causal=False, mask=mask)
@@ -154,11 +154,11 @@ def attend(
 
 
 def _attend_ragged(
-    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, where: Layout, scale: float
+    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, layout: Layout, scale: float
 ) -> torch.Tensor:
-    out, lse = _ragged(q_THD, k_TGD, v_TGD, where.ragged_own, scale, causal=True)
-    if where.ragged_below is not None:
-        first, keys, groups = where.ragged_below
+    out, lse = _ragged(q_THD, k_TGD, v_TGD, layout.ragged_own, scale, causal=True)
+    if layout.ragged_below is not None:
+        first, keys, groups = layout.ragged_below
         k, v = k_TGD.index_select(0, keys), v_TGD.index_select(0, keys)
         _merge(out[first:], lse[first:], *_ragged(q_THD[first:], k, v, groups, scale, causal=False))
     return out

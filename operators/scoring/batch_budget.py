@@ -24,8 +24,8 @@ def batch_tokens(model: Any, share: float = 1.0) -> int:
         return FAST["cpu"]
     free, total = torch.cuda.mem_get_info(device)
     # What others on the same device have not taken yet is theirs all the same.
-    own = min(free, int(total * share) - torch.cuda.memory_allocated(device))
-    return tokens_that_fit(model, own, FAST["cuda"])
+    ours = min(free, int(total * share) - torch.cuda.memory_allocated(device))
+    return tokens_that_fit(model, ours, FAST["cuda"])
 
 
 def tokens_that_fit(model: Any, free: int, fast: int) -> int:
@@ -46,4 +46,4 @@ def bytes_per_token(model: Any) -> float:
     # attention outputs; two wide activations and one in passing.
     values = 4 * hidden + 3 * (queries + 2 * keys) + 2 * queries + 3 * wide
     logits = 0 if tiled(model) and model.get_decoder() is not model else 2 * 4 * config.vocab_size
-    return _SPARE * (values * next(model.parameters()).element_size() + logits)
+    return float(_SPARE * (values * next(model.parameters()).element_size() + logits))

@@ -35,7 +35,7 @@ class Sequences:
             self.flat[runs(self.bounds[which], lengths)], np.r_[0, np.cumsum(lengths)], self.targets[which]
         )
 
-    def asked(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def targets_of(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All targets of some sequences: for each target its position in its sequence, its id, and which of `which` has it."""
         counts, lengths = self.targets[which], np.diff(self.bounds)[which]
         positions = runs(lengths - counts, counts)
@@ -79,7 +79,7 @@ def packed_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
         first = np.cumsum(width) - width
         ids = inner.flat[runs(inner.bounds[trie.order[trie.sample[pack.segments]]] + start, width)]
         chosen = trie.order[pack.sequences]
-        positions, wanted, owners = sequences.asked(chosen)
+        positions, wanted, owners = sequences.targets_of(chosen)
         places = _places(positions - 1, pack.leaf[owners], start, first, pack.parent)
         yield Batch(chosen, ids, Segments(start, stop, pack.parent), places, wanted, owners)
 
@@ -91,7 +91,7 @@ def _places(
     segment = leaf.copy()
     while (above := positions < start[segment]).any():
         segment[above] = parent[segment[above]]
-    return first[segment] + positions - start[segment]
+    return np.asarray(first[segment] + positions - start[segment])
 
 
 def padded_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
@@ -102,7 +102,7 @@ def padded_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
         ids = np.zeros((len(rows), width), dtype=np.int64)  # any id pads: it stands after all that counts
         inside = np.arange(width) < lengths[rows][:, None]
         ids[inside] = sequences.flat[runs(sequences.bounds[rows], lengths[rows])]
-        positions, wanted, owners = sequences.asked(rows)
+        positions, wanted, owners = sequences.targets_of(rows)
         padding = ids.size - int(lengths[rows].sum())
         yield Batch(rows, ids, None, owners * width + positions - 1, wanted, owners, padding)
 

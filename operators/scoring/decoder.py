@@ -29,7 +29,7 @@ def walkable(model: Any) -> bool:
     """Whether the decoder is one that `Decoder` knows how to run."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {one.get("rope_type") for one in [rope, *rope.values()] if isinstance(one, dict)}
+    kinds = {settings.get("rope_type") for settings in [rope, *rope.values()] if isinstance(settings, dict)}
     return (
         config.model_type in FAMILIES
         and set(getattr(config, "layer_types", None) or []) <= _LAYER_TYPES
@@ -81,16 +81,16 @@ class Decoder:
         # Gemma's norms scale by one plus the weight.
         self._norm_offset = 1.0 if self._config.model_type.startswith("gemma") else 0.0
 
-    def hidden(self, ids_T: torch.Tensor, where: Layout, wanted_M: torch.Tensor) -> torch.Tensor:
+    def hidden(self, ids_T: torch.Tensor, layout: Layout, wanted_M: torch.Tensor) -> torch.Tensor:
         """Final hidden states [M, C] at the places `wanted_M` of the pack, after the final norm."""
         h_TC = self._model.embed_tokens(ids_T)
-        rotations = {kind: self._rotation(h_TC, where, kind) for kind in set(self._types)}
+        rotations = {kind: self._rotation(h_TC, layout, kind) for kind in set(self._types)}
         last = len(self._layers) - 1
         x_TC = torch.empty_like(h_TC)
         gated: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for number, (layer, kind) in enumerate(zip(self._layers, self._types, strict=True)):
             self._norm(layer.input_layernorm, h_TC, out=x_TC)
-            mixed = self._attention(number, x_TC, where, kind, rotations[kind])
+            mixed = self._attention(number, x_TC, layout, kind, rotations[kind])
             if number == last:
                 h_TC, mixed = h_TC.index_select(0, wanted_M), mixed.index_select(0, wanted_M)
                 x_TC = torch.empty_like(h_TC)
@@ -98,9 +98,9 @@ class Decoder:
             self._add_feed_forward(layer, h_TC, x_TC, gated)
         return self._norm(self._model.norm, h_TC, out=x_TC)
 
-    def _rotation(self, h_TC: torch.Tensor, where: Layout, kind: str | None) -> Rotation:
+    def _rotation(self, h_TC: torch.Tensor, layout: Layout, kind: str | None) -> Rotation:
         typed = (kind,) if self._typed_rope else ()
-        cos, sin = self._model.rotary_emb(h_TC[None], where.positions[None], *typed)
+        cos, sin = self._model.rotary_emb(h_TC[None], layout.positions[None], *typed)
         half = cos.shape[-1] // 2  # both halves of the table are equal
         return cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous()
 
@@ -116,7 +116,7 @@ class Decoder:
         return out.mul_(weight + self._norm_offset if self._norm_offset else weight)
 
     def _attention(
-        self, number: int, x_TC: torch.Tensor, where: Layout, kind: str | None, rotation: Rotation
+        self, number: int, x_TC: torch.Tensor, layout: Layout, kind: str | None, rotation: Rotation
     ) -> torch.Tensor:
         block = self._layers[number].self_attn
         turned = self._turned[number] if self._turned else None
@@ -129,7 +129,7 @@ class Decoder:
             q = self._norm(block.q_norm, q, weight=turned.q_norm if turned else None)
             k = self._norm(block.k_norm, k, weight=turned.k_norm if turned else None)
         q, k = rotate(q, *rotation), rotate(k, *rotation)
-        return attend(q, k, v, where, block.scaling, self._window(kind)).flatten(1)
+        return attend(q, k, v, layout, block.scaling, self._window(kind)).flatten(1)
 
     def _window(self, kind: str | None) -> int | None:
         if kind == "full_attention" or not getattr(self._config, "use_sliding_window", True):
@@ -143,7 +143,9 @@ class Decoder:
         else:
             _add_linear(h_TC, project, mixed_TE)
 
-    def _add_feed_forward(self, layer: Any, h_TC: torch.Tensor, x_TC: torch.Tensor, gated: dict) -> None:
+    def _add_feed_forward(
+        self, layer: Any, h_TC: torch.Tensor, x_TC: torch.Tensor, gated: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
         """Add the feed-forward part; `gated` keeps its two wide buffers from layer to layer."""
         mlp = layer.mlp
         if len(h_TC) not in gated:
@@ -190,7 +192,7 @@ def _turn(block: Any) -> _Turned:
 
 
 def _rotate_pairs(x_THD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    pairs = torch.view_as_complex(x_THD.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x_THD.view(*x_THD.shape[:-1], -1, 2))
     return torch.view_as_real(pairs.mul_(torch.complex(cos, sin))).flatten(-2)
 
 

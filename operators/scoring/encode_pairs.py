@@ -12,6 +12,10 @@ from operators.prompts.tokenise import Encoder, Ids, TooLong
 from operators.retrieval.alternatives import Pool, Query
 from operators.schema import ENCODED, from_rows
 
+# Candidates that may be tried for a row, as a multiple of k: where a row is nearly as long as a sequence may be, most of them
+# are too long, and it must not render and tokenise the whole pool.
+TRIES = 16
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -29,19 +33,19 @@ class _Prompts:
 
     def __init__(self, encoder: Encoder):
         self._encoder = encoder
-        self._known: dict[tuple[str, str], Ids | TemplateProblem | TooLong] = {}
+        self._ids: dict[tuple[str, str], Ids | TemplateProblem | TooLong] = {}
 
     def learn(self, keys: list[tuple[str, str]]) -> None:
-        new = [key for key in dict.fromkeys(keys) if key not in self._known]
-        self._known.update(zip(new, self._encoder.prompts(new), strict=True))
+        new = [key for key in dict.fromkeys(keys) if key not in self._ids]
+        self._ids.update(zip(new, self._encoder.prompts(new), strict=True))
 
     def fits(self, key: tuple[str, str], room: int) -> bool:
         """Whether the template works on it and its ids are at most `room`, all of which the model knows."""
-        ids = self._known[key]
+        ids = self._ids[key]
         return isinstance(ids, list) and len(ids) <= room and self._encoder.outside(ids) is None
 
     def __getitem__(self, key: tuple[str, str]) -> Ids:
-        ids = self._known[key]
+        ids = self._ids[key]
         if not isinstance(ids, list):
             raise ids
         return ids
@@ -94,19 +98,13 @@ def _choose_alternatives(
     inputs: list[str], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts, k: int
 ) -> list[_Choice]:
     """The first `k` candidates of each row whose prompt has at most `room` ids, all known to the model; any other is replaced
-    by the next.
-
-    Where a stored candidate list ends too early, the row's whole ranking is computed.
-    """
+    by the next, up to candidate TRIES * k of the row's ranking. A row for which fewer than `k` of these will do has fewer."""
     choices = [_Choice() for _ in inputs]
     candidates = list(candidates)
     open_rows = list(range(len(inputs)))
     while open_rows:
-        offers: dict[int, list[int]] = {}
-        for row in open_rows:
-            offer = _offer(choices[row], candidates, row, pool, k)
-            if offer:
-                offers[row] = offer
+        _rank_further(candidates, [row for row in open_rows if choices[row].next >= len(candidates[row].rows)], pool, k)
+        offers = {row: offer for row in open_rows if (offer := _offer(choices[row], candidates[row], k))}
         prompts.learn(
             [(pool.texts[candidates[row].rows[i]], inputs[row]) for row, offer in offers.items() for i in offer]
         )
@@ -121,9 +119,19 @@ def _choose_alternatives(
     return choices
 
 
-def _offer(choice: _Choice, candidates: list[Candidates], row: int, pool: Pool, k: int) -> list[int]:
-    ranked = candidates[row]
-    if choice.next >= len(ranked.rows) and not ranked.complete:
-        ((_, rows, similar, complete, skipped),) = pool.search([ranked.query], len(pool))
-        ranked = candidates[row] = Candidates(ranked.query, rows.tolist(), similar.tolist(), complete, skipped)
-    return list(range(choice.next, min(choice.next + k - len(choice.rows), len(ranked.rows))))
+def _rank_further(candidates: list[Candidates], rows: list[int], pool: Pool, k: int) -> None:
+    """Put longer lists in place of those of `rows`, which end too early, unless they hold all that may be tried."""
+    ended = [row for row in rows if not candidates[row].complete and len(candidates[row].rows) < TRIES * k]
+    queries = list(dict.fromkeys(candidates[row].query for row in ended))
+    longer = {
+        query: Candidates(query, ranked.tolist(), similar.tolist(), complete, skipped)
+        for query, ranked, similar, complete, skipped in pool.search(queries, TRIES * k)
+    }
+    for row in ended:
+        candidates[row] = longer[candidates[row].query]
+
+
+def _offer(choice: _Choice, ranked: Candidates, k: int) -> range:
+    """Places in the ranking of the candidates to try next."""
+    missing = k - len(choice.rows)
+    return range(choice.next, min(choice.next + missing, len(ranked.rows), TRIES * k))

@@ -75,7 +75,7 @@ def _logprobs(
         above = torch.maximum(highest, exact.amax(1))
         total = total * torch.exp(highest - above) + exact.sub_(above[:, None]).exp_().sum(1)
         highest = above
-    own = (hidden_RC.float() * weight_VC[wanted_R].float()).sum(1)
+    wanted = (hidden_RC.float() * weight_VC[wanted_R].float()).sum(1)
     if bias_V is not None:
-        own += bias_V[wanted_R]
-    return finish(own) - highest - total.log()
+        wanted += bias_V[wanted_R]
+    return finish(wanted) - highest - total.log()

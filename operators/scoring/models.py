@@ -13,13 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from operators.error_text import first_line
 from operators.model_files import (
+    BUT_WEIGHTS,
+    MODEL_FILES,
     SAFETENSORS,
     files_digest,
     files_of,
+    folder_of,
     looks_local,
-    revision_of,
     version_of,
-    why_not_on_hub,
 )
 
 _VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
@@ -31,32 +32,30 @@ class ModelProblem(ValueError):
     """A model or tokenizer that cannot be used, in words for the person who named it."""
 
 
-def check_model_name(name: str, key: str, version: str | None = None) -> None:
-    """Raise ModelProblem where `name` is no folder in transformers format with safetensors and not on the hub either."""
-    if not looks_local(name):
-        reason = why_not_on_hub(name, revision=version)
-        if reason:
-            raise _fail(key, name, "the model", OSError(f"there is no folder of this name, and the hub says: {reason}"))
-        return
-    folder = Path(name)
-    if not folder.is_dir():
-        raise ModelProblem(
-            f"{key}: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelProblem(f"{key}: {name!r}: the folder has no config.json; accepted: a folder in transformers format")
-    if not any(folder.rglob("*.safetensors")):
-        raise ModelProblem(f"{key}: {name!r}: the folder has no {_NO_SAFETENSORS}")
-
-
 def resolve(name: str) -> str:
-    """The version of a model that a run holds to, as `hub.version_of` gives it; raises ModelProblem."""
+    """The version of a model that a run holds to, as `model_files.version_of` gives it; raises ModelProblem."""
+    _check_folder(name)
     try:
-        if looks_local(name):
-            check_model_name(name, "scorer.model")
         return version_of(name)
     except OSError as error:
-        raise _fail("scorer.model", name, "the model", error) from error
+        raise _problem(name, "the model", error) from error
+
+
+def _check_folder(name: str) -> None:
+    """Raise ModelProblem where `name` means a folder that is none in transformers format with safetensors."""
+    folder = Path(name)
+    if not looks_local(name):
+        return
+    if not folder.is_dir():
+        raise ModelProblem(
+            f"scorer.model: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelProblem(
+            f"scorer.model: {name!r}: the folder has no config.json; accepted: a folder in transformers format"
+        )
+    if not any(folder.rglob("*.safetensors")):
+        raise ModelProblem(f"scorer.model: {name!r}: the folder has no {_NO_SAFETENSORS}")
 
 
 def check_weights(name: str, version: str, config: Any) -> None:
@@ -64,7 +63,7 @@ def check_weights(name: str, version: str, config: Any) -> None:
     try:
         files = files_of(name, version)
     except OSError as error:
-        raise _fail("scorer.model", name, "the list of its files", error) from error
+        raise _problem(name, "the list of its files", error) from error
     if "adapter_config.json" in files:
         # With the package peft, transformers would load whatever base model it names; without, the base alone.
         raise ModelProblem(f"scorer.model: {name!r} is an adapter; merge it into its base model and save the result")
@@ -82,39 +81,35 @@ def _refuse_pickle(name: str, config: Any) -> None:
         raise ModelProblem(f"scorer.model: {name!r}: config.json names {named!r} as its weights: no {_NO_SAFETENSORS}")
 
 
-def _fail(key: str, name: str, what: str, error: Exception) -> ModelProblem:
-    first = first_line(error)
+def _problem(name: str, what: str, error: Exception) -> ModelProblem:
     if "trust_remote_code" in str(error):
         hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
     elif looks_local(name):
         hint = "is the folder complete?"
     else:
         hint = (
-            f"the hub could not give it; is the name right and the hub reachable? Offline, set {key} to a local folder"
+            "there is no folder of this name, and the hub could not give it; is the name right and the hub reachable? Offline, "
+            "set scorer.model to a local folder"
         )
-    return ModelProblem(f"{key}: {name!r}: {what} could not be loaded ({first}); {hint}")
+    return ModelProblem(f"scorer.model: {name!r}: {what} could not be loaded ({first_line(error)}); {hint}")
 
 
 def load_tokenizer(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer of `name`; raises ModelProblem."""
-    check_model_name(name, "scorer.model", version)
-    try:
-        return AutoTokenizer.from_pretrained(
-            name, revision=revision_of(name, version), trust_remote_code=trust_remote_code
-        )
-    except Exception as error:
-        raise _fail("scorer.model", name, "the tokenizer", error) from error
+    return _load(AutoTokenizer, "the tokenizer", name, version, BUT_WEIGHTS, trust_remote_code=trust_remote_code)
 
 
 def load_config(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
     """The model's configuration; raises ModelProblem."""
-    check_model_name(name, "scorer.model", version)
+    return _load(AutoConfig, "the configuration", name, version, BUT_WEIGHTS, trust_remote_code=trust_remote_code)
+
+
+def _load(loader: Any, what: str, name: str, version: str | None, patterns: tuple[str, ...], **options: Any) -> Any:
+    _check_folder(name)
     try:
-        return AutoConfig.from_pretrained(
-            name, revision=revision_of(name, version), trust_remote_code=trust_remote_code
-        )
+        return loader.from_pretrained(folder_of(name, version, patterns), **options)
     except Exception as error:
-        raise _fail("scorer.model", name, "the configuration", error) from error
+        raise _problem(name, what, error) from error
 
 
 def window(config: Any) -> int | None:
@@ -166,17 +161,18 @@ def load_model(
     config = load_config(name, version=version, trust_remote_code=trust_remote_code)
     _refuse_pickle(name, config)
     device = device or device_of(gpu=False)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision_of(name, version),
-            dtype=resolve_dtype(dtype, device),
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise _fail("scorer.model", name, "the weights", error) from error
-    return model.eval().requires_grad_(False).to(torch.device(device))
+    model = _load(
+        AutoModelForCausalLM,
+        "the weights",
+        name,
+        version,
+        MODEL_FILES,
+        dtype=resolve_dtype(dtype, device),
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+    )
+    loaded: torch.nn.Module = model.eval().requires_grad_(False).to(torch.device(device))
+    return loaded
 
 
 def identity(
@@ -196,7 +192,7 @@ def identity(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))
-    own_code = ["trust_remote_code"] if trust_remote_code else []
-    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos), *own_code):
+    remote_code = ["trust_remote_code"] if trust_remote_code else []
+    for part in (_VERSION, weights, template_hash, vocabulary, special, str(append_eos), *remote_code):
         digest.update(hashlib.blake2b(part.encode(), digest_size=16).digest())
     return digest.hexdigest()

@@ -28,7 +28,8 @@ _EMPTY, _OWN, _FIRST = 0, 1, 2
 class Work:
     """What a block of rows cost: pairs asked for; distinct ones that this run computed, `resumed` of them before it was
     interrupted; ones that earlier runs had stored; and, of pairs computed now, their tokens, the tokens that went through
-    the model, with padding and without prefixes that were shared, those that were padding, and the seconds that took."""
+    the model, with padding and without prefixes that were shared, those that were padding, the seconds
+    that took, and the processes that loaded the model."""
 
     pairs: int = 0
     computed: int = 0
@@ -38,6 +39,10 @@ class Work:
     forwarded_tokens: int = 0
     padding_tokens: int = 0
     seconds: float = 0.0
+    loaded: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(value + more for value, more in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def pair_digest(prompt: np.ndarray, target: np.ndarray) -> bytes:
@@ -63,8 +68,8 @@ class Memory:
 
 
 class Scoring:
-    """ENCODED rows while their pairs are scored; `context` is that of l(0), `known` LIKELIHOODS of the same rows so far, `work`
-    the account that grows meanwhile.
+    """ENCODED rows while their pairs are scored; `context` is that of l(0), `likelihoods` those of the same rows so far
+    (LIKELIHOODS), `work` the account that grows meanwhile.
 
     A likelihood is the mean over target ids of their log-probability, in nats.
     """
@@ -74,7 +79,7 @@ class Scoring:
         encoded: pa.Table,
         context: Ids,
         scorer: Callable[[], TargetScorer],
-        known: pa.Table | None = None,
+        likelihoods: pa.Table | None = None,
         memory: Memory | None = None,
         work: Work | None = None,
     ):
@@ -86,8 +91,8 @@ class Scoring:
         others = iter(_ragged_of_structs(encoded["alternatives"], "prompt"))
         self.counts = np.array([len(offers) for offers in self._offers], dtype=np.int64)
         self._prompts = [
-            [np.asarray(context, dtype=np.int64), own, *(next(others) for _ in range(count))]
-            for own, count in zip(prompts, self.counts.tolist(), strict=True)
+            [np.asarray(context, dtype=np.int64), prompt, *(next(others) for _ in range(count))]
+            for prompt, count in zip(prompts, self.counts.tolist(), strict=True)
         ]
         width = _FIRST + int(self.counts.max(initial=0))
         self._sums = np.full((len(encoded), width), np.nan)
@@ -99,24 +104,25 @@ class Scoring:
         ]
         self._groups = self._asking_groups()
         self._by_digest: dict[bytes, float] = {}
-        if known is not None:
-            self._recall(known)
+        if likelihoods is not None:
+            self._recall(likelihoods)
 
     def _asking_groups(self) -> dict[bytes, set[bytes]]:
         """Under which groups each pair is to be stored: whichever asks for it later must find it."""
         groups: dict[bytes, set[bytes]] = {}
         outputs = map(content_hash, self._encoded["output"].to_pylist())
-        for digests, output, own in zip(self._digests, outputs, self._encoded["pair_key"].to_pylist(), strict=True):
+        keys = self._encoded["pair_key"].to_pylist()
+        for digests, output, key in zip(self._digests, outputs, keys, strict=True):
             groups.setdefault(digests[_EMPTY], set()).add(output)
             for digest in digests[_OWN:]:
-                groups.setdefault(digest, set()).add(own)
+                groups.setdefault(digest, set()).add(key)
         return groups
 
-    def _recall(self, known: pa.Table) -> None:
-        for row, record in enumerate(known.to_pylist()):
-            found = [record["loglik_empty_mean"], record["loglik_mean"]]
-            found += [one["loglik_mean"] for one in record["alternatives"]]
-            for column, mean in enumerate(found):
+    def _recall(self, likelihoods: pa.Table) -> None:
+        for row, record in enumerate(likelihoods.to_pylist()):
+            means = [record["loglik_empty_mean"], record["loglik_mean"]]
+            means += [alternative["loglik_mean"] for alternative in record["alternatives"]]
+            for column, mean in enumerate(means):
                 if mean is not None:
                     self._means[row, column], self.done[row, column] = mean, True
             self._sums[row, _OWN] = record["loglik_sum"]
@@ -174,12 +180,12 @@ class Scoring:
         account()
         return sums
 
-    def _stored(self, found: list[tuple[bytes, int, float]]) -> pa.Table:
+    def _stored(self, finished: list[tuple[bytes, int, float]]) -> pa.Table:
         """STORED rows of (digest, tokens, sum); what is no finite number is computed again another time."""
         return from_rows(
             [
                 {"group": group, "pair": digest, "tokens": tokens, "sum": total}
-                for digest, tokens, total in found
+                for digest, tokens, total in finished
                 if np.isfinite(total)
                 for group in sorted(self._groups[digest])
             ],
@@ -206,7 +212,7 @@ class Scoring:
 
     def _reaching(self, threshold: float, settings: ScoreSettings) -> np.ndarray:
         """Rows that have alternatives left to score and an upper bound that is not below the threshold."""
-        left = np.flatnonzero(self.done.sum(axis=1) < self.counts + _FIRST)
+        unfinished = np.flatnonzero(self.done.sum(axis=1) < self.counts + _FIRST)
         bounds = [
             upper_bound(
                 self._means[row, _OWN],
@@ -215,16 +221,16 @@ class Scoring:
                 len(self._targets[row]),
                 settings,
             )
-            for row in left
+            for row in unfinished
         ]
-        return left[np.array(bounds, dtype=np.float64) >= threshold]
+        return unfinished[np.array(bounds, dtype=np.float64) >= threshold]
 
     def _exists(self) -> np.ndarray:
-        return np.arange(self.done.shape[1]) < self.counts[:, None] + _FIRST
+        return np.asarray(np.arange(self.done.shape[1]) < self.counts[:, None] + _FIRST)
 
     def finite(self) -> np.ndarray:
         """Bool [R]: whether every likelihood that was computed is a finite number."""
-        return np.all(np.isfinite(self._means) | ~self.done, axis=1)
+        return np.asarray(np.all(np.isfinite(self._means) | ~self.done, axis=1))
 
     def table(self) -> pa.Table:
         """LIKELIHOODS; an alternative that was not scored has a null mean."""
@@ -257,11 +263,11 @@ class Scoring:
 
 def _ragged(column: pa.ChunkedArray) -> list[np.ndarray]:
     """The lists of a list column as int64 arrays."""
-    found: list[np.ndarray] = []
+    arrays: list[np.ndarray] = []
     for chunk in column.chunks:
         values, edges = chunk.values.to_numpy().astype(np.int64), chunk.offsets.to_numpy()
-        found += [values[start:stop] for start, stop in itertools.pairwise(edges)]
-    return found
+        arrays += [values[start:stop] for start, stop in itertools.pairwise(edges)]
+    return arrays
 
 
 def _ragged_of_structs(column: pa.ChunkedArray, name: str) -> list[np.ndarray]:

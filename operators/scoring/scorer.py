@@ -1,8 +1,8 @@
 """Log-likelihoods of target tokens under a causal LM: no token computed twice, no padding masks, no full logits.
 
-Sequences of a call that begin alike share that work (`operators/scoring/trie.py`); architectures that `operators/scoring/decoder.py` does not
-know are run by transformers on padded batches of similar length instead. Only positions that predict a target reach the output
-head, whose log-softmax is float32 and never holds all logits (`operators/scoring/head.py`).
+Sequences of a call that begin alike share that work (`trie`); architectures that `decoder` does not know are run by
+transformers on padded batches of similar length instead. Only positions that predict a target reach the output head, whose
+log-softmax is float32 and never holds all logits (`head`).
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class TargetScorer:
         """
         result = np.full(len(prompts), np.nan) if finished is None else finished.copy()
         if len(prompts):
-            found = _Results(result, keep, every)
-            self._score(Sequences.of(prompts, targets), np.arange(len(prompts)), found)
-            found.settle()
+            results = _Results(result, keep, every)
+            self._score(Sequences.of(prompts, targets), np.arange(len(prompts)), results)
+            results.settle()
         return result
 
     def works(self) -> bool:
@@ -70,13 +70,13 @@ class TargetScorer:
         model raises is raised."""
         return self._agrees(self._forward, self._batches)
 
-    def _score(self, sequences: Sequences, indices: np.ndarray, found: _Results) -> None:
+    def _score(self, sequences: Sequences, indices: np.ndarray, results: _Results) -> None:
         for batch in self._batches(sequences, self.batch_tokens):
             rows = indices[batch.sequences]
-            if found.has(rows):
+            if results.has(rows):
                 continue
             try:
-                found.take(rows, self._sums(batch, self._forward))
+                results.take(rows, self._sums(batch, self._forward))
                 self.forwarded_tokens += batch.ids.size
                 self.padding_tokens += batch.padding
                 continue
@@ -92,7 +92,7 @@ class TargetScorer:
                 len(batch.sequences),
                 self.batch_tokens,
             )
-            self._score(sequences.take(batch.sequences), rows, found)
+            self._score(sequences.take(batch.sequences), rows, results)
 
     @torch.inference_mode()
     def _sums(self, batch: Batch, forward: Forward) -> torch.Tensor:
@@ -126,8 +126,8 @@ class TargetScorer:
             return target_logprobs(head, finish, hidden.flatten(0, 1)[places_M], wanted_M)
 
         def packed(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
-            where = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
-            hidden = walk.hidden(self._to_device(batch.ids), where, places_M)
+            layout = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
+            hidden = walk.hidden(self._to_device(batch.ids), layout, places_M)
             return target_logprobs(head, finish, hidden, wanted_M)
 
         if walkable(model):
@@ -147,16 +147,18 @@ class TargetScorer:
         expected = []
         for prompt, target in zip(prompts, targets, strict=True):
             ids = self._to_device(np.array([prompt + target], dtype=np.int64))
-            own = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            expected.append(own.gather(1, ids[0, len(prompt) :, None]).sum().item())
-        sequences, found = Sequences.of(prompts, targets), np.zeros(len(prompts))
+            logprobs = (
+                self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+            )
+            expected.append(logprobs.gather(1, ids[0, len(prompt) :, None]).sum().item())
+        sequences, sums = Sequences.of(prompts, targets), np.zeros(len(prompts))
         try:
             for batch in batches(sequences, 1 << 20):
-                found[batch.sequences] = self._sums(batch, forward).cpu().numpy()
+                sums[batch.sequences] = self._sums(batch, forward).cpu().numpy()
         except (TypeError, AttributeError, RuntimeError, ValueError) as error:
             _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
             return False
-        gaps = np.abs(found - expected)
+        gaps = np.abs(sums - expected)
         if self.model.dtype == torch.float32:
             return bool((gaps / sequences.targets).max() <= 1e-4)
         # The model's own logits are rounded to its dtype, by up to some hundredths each.

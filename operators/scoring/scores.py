@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,31 +81,32 @@ _GOLDEN = 0x9E3779B97F4A7C15
 def _mix(words: np.ndarray) -> np.ndarray:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    return np.asarray(words ^ (words >> np.uint64(31)))
 
 
 def add_scores(likelihoods: pa.Table, settings: ScoreSettings, seed: int) -> pa.Table:
     """SCORED from LIKELIHOODS; `seed` is for the column `random` alone.
 
     Rows without alternatives get null tss, tss_pp and rank; so do rows with alternatives that were not scored, and these
-    get tss_pp_bound.
+    get tss_pp_bound. A score that is no finite number is null: a perplexity of a whole sequence of 800 nats is too large for a
+    float64, and a ratio over nothing has no value.
     """
     normalize = settings.normalize
     lengths = likelihoods["n_target_tokens"].to_numpy().astype(np.float64)
     scale = lengths if normalize == "sequence" else np.ones_like(lengths)
     means = likelihoods["loglik_mean"].to_numpy().astype(np.float64)
     empty = likelihoods["loglik_empty_mean"].to_numpy().astype(np.float64)
-    columns: dict[str, list] = {"tss": [], "tss_pp": [], "rank": [], "tss_pp_bound": []}
+    columns: dict[str, list[Any]] = {"tss": [], "tss_pp": [], "rank": [], "tss_pp_bound": []}
     for row, alternatives in enumerate(likelihoods["alternatives"].to_pylist()):
-        known = [one["loglik_mean"] for one in alternatives if one["loglik_mean"] is not None]
-        if len(known) < len(alternatives) or not alternatives:
+        scored = [offer["loglik_mean"] for offer in alternatives if offer["loglik_mean"] is not None]
+        if len(scored) < len(alternatives) or not alternatives:
             for name in ("tss", "tss_pp", "rank"):
                 columns[name].append(None)
-            bound = upper_bound(means[row], np.array(known), len(alternatives), int(lengths[row]), settings)
+            bound = upper_bound(means[row], np.array(scored), len(alternatives), int(lengths[row]), settings)
             columns["tss_pp_bound"].append(bound if alternatives else None)
             continue
         loglik = means[row] * scale[row]
-        others = np.array(known, dtype=np.float64) * scale[row]
+        others = np.array(scored, dtype=np.float64) * scale[row]
         columns["tss"].append(tss(loglik, others))
         columns["tss_pp"].append(
             tss_pp(loglik, others, hardest=settings.hardest, tau=settings.tau, quality_weight=settings.quality_weight)
@@ -112,10 +114,12 @@ def add_scores(likelihoods: pa.Table, settings: ScoreSettings, seed: int) -> pa.
         columns["rank"].append(rank(loglik, others))
         columns["tss_pp_bound"].append(None)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        own, without_prompt = means * scale, empty * scale
-        columns["ppl"] = np.exp(-own).tolist()
-        columns["ifd"] = np.exp(without_prompt - own).tolist()
-        columns["ifd_loss"] = [ratio if np.isfinite(ratio) else None for ratio in (own / without_prompt).tolist()]
+        with_prompt, without_prompt = means * scale, empty * scale
+        columns["ppl"] = np.exp(-with_prompt).tolist()
+        columns["ifd"] = np.exp(without_prompt - with_prompt).tolist()
+        columns["ifd_loss"] = (with_prompt / without_prompt).tolist()
+    for name in ("tss", "tss_pp", "ppl", "ifd", "ifd_loss"):
+        columns[name] = [value if value is not None and math.isfinite(value) else None for value in columns[name]]
     columns["length"] = likelihoods["n_target_tokens"].to_pylist()
     columns["random"] = random_of(likelihoods["id"].to_pylist(), seed).tolist()
     table = conform(likelihoods, LIKELIHOODS)

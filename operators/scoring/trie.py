@@ -78,18 +78,18 @@ def _sorted(flat: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 def _common_prefixes(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Int64 [N - 1]: how many first tokens each sorted sequence shares with the next one."""
-    shorter = np.minimum(lengths[:-1], lengths[1:])
+    shorter = np.asarray(np.minimum(lengths[:-1], lengths[1:]))
     if not len(shorter):
         return shorter
     edges = np.concatenate([[0], np.cumsum(shorter)[:-1]])
     within = runs(np.zeros_like(shorter), shorter)
     differs = flat[runs(starts[:-1], shorter)] != flat[runs(starts[1:], shorter)]
-    return np.minimum.reduceat(np.where(differs, within, np.repeat(shorter, shorter)), edges)
+    return np.asarray(np.minimum.reduceat(np.where(differs, within, np.repeat(shorter, shorter)), edges))
 
 
 def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The numbers starts[i] .. starts[i] + lengths[i] - 1 of every i, one run after the other."""
-    return np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return np.asarray(np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths))
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ def packs(trie: Trie, pack_tokens: int) -> Iterator[Pack]:
     first, tokens = 0, 0
     for sequence, segment in enumerate(leaves):
         path = _missing(segment, parents, inside)
-        added = sum(sizes[one] for one in path)
+        added = sum(sizes[above] for above in path)
         if inside and tokens + added > pack_tokens:
             yield _pack(trie, list(inside), first, sequence)
             inside, first, tokens = {}, sequence, 0
             path = _missing(segment, parents, inside)
-            added = sum(sizes[one] for one in path)
+            added = sum(sizes[above] for above in path)
         inside.update(dict.fromkeys(reversed(path)))
         tokens += added
     if inside:
@@ -138,7 +138,7 @@ def _missing(segment: int, parents: list[int], inside: dict[int, None]) -> list[
 def _pack(trie: Trie, chosen: list[int], first: int, stop: int) -> Pack:
     segments = np.sort(np.array(chosen, dtype=np.int64))  # parents come before children in the trie
     place = {segment: i for i, segment in enumerate(segments.tolist())}
-    parent = np.array([place.get(one, -1) for one in trie.parent[segments].tolist()], dtype=np.int64)
+    parent = np.array([place.get(above, -1) for above in trie.parent[segments].tolist()], dtype=np.int64)
     level = np.zeros(len(segments), dtype=np.int64)
     for i, above in enumerate(parent.tolist()):
         level[i] = level[above] + 1 if above >= 0 else 0
@@ -148,5 +148,5 @@ def _pack(trie: Trie, chosen: list[int], first: int, stop: int) -> Pack:
     rank = np.empty(len(ranked), dtype=np.int64)
     rank[ranked] = np.arange(len(ranked))
     above = parent[ranked]
-    leaf = np.array([rank[place[one]] for one in trie.leaf[first:stop].tolist()], dtype=np.int64)
+    leaf = np.array([rank[place[end]] for end in trie.leaf[first:stop].tolist()], dtype=np.int64)
     return Pack(segments[ranked], np.where(above >= 0, rank[above], -1), np.arange(first, stop), leaf)

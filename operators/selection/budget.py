@@ -114,5 +114,5 @@ def best_of_groups(groups: np.ndarray, orders: np.ndarray, ids: np.ndarray, n: i
 
 def largest_budget(total: int, budget: Mapping[str, float]) -> int:
     """The budget in units of cost: a number as it is, a fraction of `total` rounded down."""
-    ((unit, asked),) = budget.items()
-    return int(asked) if unit in ("tokens", "examples") else int(np.floor(total * asked + 1e-9))
+    ((unit, amount),) = budget.items()
+    return int(amount) if unit in ("tokens", "examples") else int(np.floor(total * amount + 1e-9))

@@ -24,7 +24,7 @@ SCORE_CHOICES = tuple(
     for field in SCORED
     if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name != "tss_pp_bound"
 )
-_COMPARE: dict[type, Callable] = {
+_COMPARE: dict[type, Callable[..., Any]] = {
     ast.Lt: pc.less,
     ast.LtE: pc.less_equal,
     ast.Gt: pc.greater,
@@ -32,7 +32,12 @@ _COMPARE: dict[type, Callable] = {
     ast.Eq: pc.equal,
     ast.NotEq: pc.not_equal,
 }
-_ARITHMETIC: dict[type, Callable] = {ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide}
+_ARITHMETIC: dict[type, Callable[..., Any]] = {
+    ast.Add: pc.add,
+    ast.Sub: pc.subtract,
+    ast.Mult: pc.multiply,
+    ast.Div: pc.divide,
+}
 _ACCEPTED = "column names, numbers, quoted text, < <= > >= == !=, in [..], + - * /, and, or, not, parentheses"
 
 
@@ -81,8 +86,8 @@ def _check(node: ast.AST, expression: str) -> None:
         if not isinstance(part, allowed) or (
             isinstance(part, ast.Constant) and not isinstance(part.value, (int, float, str, bool))
         ):
-            found = ast.unparse(part) if isinstance(part, ast.expr) else type(part).__name__
-            raise WhereProblem(f"{found!r} in {expression!r} is not accepted; accepted: {_ACCEPTED}")
+            refused = ast.unparse(part) if isinstance(part, ast.expr) else type(part).__name__
+            raise WhereProblem(f"{refused!r} in {expression!r} is not accepted; accepted: {_ACCEPTED}")
     if isinstance(node, (ast.Name, ast.Constant, ast.BinOp)):
         raise WhereProblem(f"{expression!r} compares nothing; accepted: {_ACCEPTED}")
 
@@ -94,8 +99,8 @@ def column_names(node: ast.expr) -> set[str]:
 
 def needed_columns(names: set[str]) -> list[str]:
     """The stored columns to read for these names: columns of their own, and `extra` for all that are user columns."""
-    wanted = names | {"extra"} if names - set(SCORED.names) else names
-    return [name for name in SCORED.names if name in wanted]
+    needed = names | {"extra"} if names - set(SCORED.names) else names
+    return [name for name in SCORED.names if name in needed]
 
 
 def column(table: pa.Table, name: str, kind: type | None = None) -> pa.ChunkedArray | pa.Array:
@@ -161,7 +166,7 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
             )
         case ast.BoolOp(op=op, values=values):
             combine = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
-            return functools.reduce(combine, [_evaluate(one, table) for one in values])
+            return functools.reduce(combine, [_evaluate(value, table) for value in values])
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             return _compare(left, ops, comparators, table)
     raise WhereProblem(f"{ast.unparse(node)!r} is not accepted here; accepted: {_ACCEPTED}")
@@ -177,11 +182,11 @@ def _compare(left: ast.expr, ops: list[ast.cmpop], comparators: list[ast.expr], 
             ):
                 raise WhereProblem(f"'in' needs a list of values, found {ast.unparse(right)!r}")
             values = [item.value for item in right.elts if isinstance(item, ast.Constant)]
-            one = pc.is_in(_operand(left, table, kind), value_set=pa.array(values))
-            one = pc.invert(one) if isinstance(op, ast.NotIn) else one
+            holds = pc.is_in(_operand(left, table, kind), value_set=pa.array(values))
+            holds = pc.invert(holds) if isinstance(op, ast.NotIn) else holds
         else:
-            one = _COMPARE[type(op)](_operand(left, table, kind), _operand(right, table, kind))
-        result = one if result is None else pc.and_kleene(result, one)
+            holds = _COMPARE[type(op)](_operand(left, table, kind), _operand(right, table, kind))
+        result = holds if result is None else pc.and_kleene(result, holds)
         left = right
     return result
 

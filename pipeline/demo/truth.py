@@ -48,8 +48,8 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% percentile interval; NaN where no resample has a value."""
-        known = self.resampled[~np.isnan(self.resampled)]
-        low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
+        values = self.resampled[~np.isnan(self.resampled)]
+        low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (np.nan, np.nan)
         return float(low), float(high)
 
 
@@ -60,9 +60,9 @@ def read(run: Path) -> Rows:
     signals = {name: sign * table[name].to_numpy().astype(np.float64) for name, sign in SIGNALS.items()}
     kinds = np.array([json.loads(extra)["kind"] for extra in table["extra"].to_pylist()])
     costs = table["n_prompt_tokens"].to_numpy().astype(np.int64) + table["n_target_tokens"].to_numpy()
-    known = np.isfinite(list(signals.values())).all(axis=0)
+    scored = np.isfinite(list(signals.values())).all(axis=0)
     return Rows(
-        kinds[known], costs[known], {name: values[known] for name, values in signals.items()}, int((~known).sum())
+        kinds[scored], costs[scored], {name: values[scored] for name, values in signals.items()}, int((~scored).sum())
     )
 
 
@@ -74,7 +74,7 @@ def resamples(rows: int, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     pieces = []
     for start in range(0, count, step):
         drawn = [rng.integers(rows, size=rows) for _ in range(min(step, count - start))]
-        pieces.append(np.stack([np.bincount(one, minlength=rows) for one in drawn]).astype(np.int32))
+        pieces.append(np.stack([np.bincount(places, minlength=rows) for places in drawn]).astype(np.int32))
     return tuple(pieces)
 
 
@@ -94,7 +94,8 @@ def auroc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray, count:
         below = np.add.reduceat(drawn * downs, starts, axis=1).astype(np.float64)
         wins = (above * (below.cumsum(axis=1) - below / 2)).sum(axis=1)
         with np.errstate(invalid="ignore"):
-            return wins / (above.sum(axis=1) * below.sum(axis=1))
+            rates: np.ndarray = wins / (above.sum(axis=1) * below.sum(axis=1))
+        return rates
 
     return _estimate(of, len(scores), count, seed)
 
@@ -114,7 +115,8 @@ def share(
         running = (drawn * paid).cumsum(axis=1)
         taken = drawn * (running <= np.floor(running[:, -1:] * fraction + 1e-9))
         with np.errstate(invalid="ignore"):
-            return (taken * good).sum(axis=1) / taken.sum(axis=1)
+            rates: np.ndarray = (taken * good).sum(axis=1) / taken.sum(axis=1)
+        return rates
 
     return _estimate(of, len(scores), count, seed)
 
@@ -155,14 +157,14 @@ def section(rows: Rows, count: int | None = None) -> str:
         _line("AUROC", "against", names),
     ]
     for name, scores in rows.signals.items():
-        found = aurocs(rows, scores, count)
-        lines.append(_line("", _shown(name), [_number(found[kind]) for kind in names]))
+        by_kind = aurocs(rows, scores, count)
+        lines.append(_line("", _shown(name), [_number(by_kind[kind]) for kind in names]))
     of_all = f"{specific / len(rows.kinds):.0%} of all rows"
     lines.append(f"             specific rows among those that a budget takes, best first; they are {of_all}")
     lines.append(_line("specific", "share", [f"budget {fraction:.0%}" for fraction in FRACTIONS]))
     for name, scores in rows.signals.items():
-        found_at = shares(rows, scores, count)
-        lines.append(_line("", _shown(name), [_percent(found_at[fraction]) for fraction in FRACTIONS]))
+        by_fraction = shares(rows, scores, count)
+        lines.append(_line("", _shown(name), [_percent(by_fraction[fraction]) for fraction in FRACTIONS]))
     return "\n".join(lines)
 
 
@@ -174,15 +176,15 @@ def _shown(name: str) -> str:
     return f"-{name}" if SIGNALS[name] < 0 else name
 
 
-def _number(found: Estimate) -> str:
-    if np.isnan(found.value):
+def _number(estimate: Estimate) -> str:
+    if np.isnan(estimate.value):
         return "-"  # one of the two kinds has no row
-    low, high = found.interval
-    return f"{found.value:.3f} [{low:.2f} {high:.2f}]"
+    low, high = estimate.interval
+    return f"{estimate.value:.3f} [{low:.2f} {high:.2f}]"
 
 
-def _percent(found: Estimate) -> str:
-    if np.isnan(found.value):
+def _percent(estimate: Estimate) -> str:
+    if np.isnan(estimate.value):
         return "-"  # no row fits
-    low, high = found.interval
-    return f"{found.value:.1%} [{100 * low:.0f} {100 * high:.0f}]"
+    low, high = estimate.interval
+    return f"{estimate.value:.1%} [{100 * low:.0f} {100 * high:.0f}]"

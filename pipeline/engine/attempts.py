@@ -10,14 +10,17 @@ import os
 import platform
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import ray
 
+from operators.halving import halve
 from pipeline.storage import files, urls
 
 FOLDER = "attempts"
+Result = TypeVar("Result")
 
 
 class Attempts:
@@ -46,19 +49,40 @@ class Attempts:
             files.delete(mark)
 
 
-def pieces(start: int, stop: int, deaths: Counter[str], whole: int, alone: int) -> Iterator[tuple[int, int, bool]]:
-    """The stretches in which to try what stands from `start` to `stop`, by the deaths of parts that are named
-    `<start>-<stop>`: all of it until it has ended `whole` processes, then halves, and halves of these, down to one, which is
-    not to be tried again (False) when it has ended `alone` processes by itself."""
-    died = deaths[f"{start}-{stop}"]
-    if stop - start == 1:
-        yield start, stop, died < max(whole, alone)
-    elif died < whole:
-        yield start, stop, True
-    else:
-        middle = (start + stop) // 2
-        yield from pieces(start, middle, deaths, 1, alone)
-        yield from pieces(middle, stop, deaths, 1, alone)
+class Died(RuntimeError):
+    """Something that has ended its process too often to be tried again."""
+
+    def __init__(self, times: int):
+        super().__init__(f"process ended {times} times")
+        self.times = times
+
+
+def halve_by_deaths(
+    stretch: range,
+    deaths: Counter[str],
+    attempt: Callable[[range, str], Result],
+    alone: Callable[[int, Exception], Result],
+    excuse: Callable[[Exception], None],
+    *,
+    tries: tuple[int, int],
+) -> list[Result]:
+    """As `halve`, of places of which some may end the process: a part that has done so too often is not attempted again, but
+    halved like one that raises; `alone` is given Died then.
+
+    `attempt` is given a part and the name, `<start>-<stop>`, under which it is to be marked, and `deaths` counts those marks.
+    `tries` are the deaths that end the attempts at the whole stretch and at a single place; a part between them has one.
+    """
+    whole, single = tries
+
+    def attempt_unless_dead(places: Sequence[int]) -> Result:
+        part = range(places[0], places[-1] + 1)
+        name = f"{part.start}-{part.stop}"
+        limit = max(whole if part == stretch else 1, single if len(part) == 1 else 1)
+        if deaths[name] >= limit:
+            raise Died(deaths[name])
+        return attempt(part, name)
+
+    return halve(stretch, attempt_unless_dead, alone, lambda error: None if isinstance(error, Died) else excuse(error))
 
 
 def this_actor() -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.data
+from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,8 +19,10 @@ from pipeline.engine.resources import ANYWHERE, Pools, actor_pool, nodes_that_wo
 from pipeline.engine.same_code import guarded
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
 from pipeline.storage import urls
-from pipeline.storage.parts import DamagedPart, Record
+from pipeline.storage.parts import DamagedPart
+from pipeline.storage.records import records_of, to_json
 
+R = TypeVar("R")
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
 _PARTS_TOGETHER = 8
 SHUFFLE_BYTES = 64 << 20  # of rows in one block of a shuffle
@@ -44,63 +46,73 @@ class Job:
         return urls.join(self.work, "index")
 
 
-def items(values: list[Any], together: int = 1) -> Any:
-    """A dataset of values as JSON in the column `item`, `together` of them (or fewer) in each block. What follows runs on
-    machines without GPUs, as far as there are any (`in_actors` says otherwise)."""
+def items(values: Sequence[Any], together: int = 1) -> Dataset:
+    """A dataset of records, or of values that JSON knows, in the column `item`, `together` of them (or fewer) in each block.
+    What follows runs on machines without GPUs, as far as there are any (`in_actors` says otherwise)."""
     ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
-    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     return ray.data.from_items(
-        [{"item": text} for text in texts], override_num_blocks=max(1, -(-len(texts) // together))
+        [{"item": to_json(value)} for value in values], override_num_blocks=max(1, -(-len(values) // together))
     )
 
 
-def mapped(dataset: Any, function: Any, **options: Any) -> Any:
+def mapped(dataset: Dataset, function: Callable[..., Any], **options: Any) -> Dataset:
     """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has."""
     return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
 
 
-def in_actors(dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0) -> Any:
+def in_actors(
+    dataset: Dataset, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0
+) -> Dataset:
     """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
     `gpus`, each where it has so many."""
     placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
     return mapped(dataset, actor, fn_constructor_kwargs=settings, compute=actor_pool(sizes), batch_size=1, **placed)
 
 
-def over_parts(parts: list[Any], function: Any, **kwargs: Any) -> Any:
+def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:
     """A light pass: `function` with these keyword arguments over recorded parts, several in a task."""
     return mapped(items(parts, _PARTS_TOGETHER), function, fn_kwargs=kwargs)
 
 
-def stream(stage: str, dataset: Any) -> Iterator[Record]:
+def stream(stage: str, kind: type[R], dataset: Dataset) -> Iterator[R]:
     """Run a stage; its records as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one line."""
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for text in batch["record"].to_pylist():
-                yield json.loads(text)
+            yield from records_of(kind, batch, "record")
     except (RayError, ExecutionTimeoutError) as error:
         raise _failed(stage, error) from error
 
 
-def execute(stage: str, dataset: Any, tick: Callable[[Record], None] = lambda record: None) -> list[Record]:
+def execute(stage: str, kind: type[R], dataset: Dataset, tick: Callable[[R], None] = lambda record: None) -> list[R]:
     """Run a stage to its end and keep its records; `tick` sees each as it arrives."""
     records = []
-    for record in stream(stage, dataset):
+    for record in stream(stage, kind, dataset):
         tick(record)
         records.append(record)
     return records
 
 
-def by_block(stage: str, records: list[Record]) -> list[Record]:
+class OfBlock(Protocol):
+    """A record that says which block it is of."""
+
+    @property
+    def block(self) -> int:
+        """The number of the block."""
+
+
+B = TypeVar("B", bound=OfBlock)
+
+
+def by_block(stage: str, records: list[B]) -> list[B]:
     """Records in the order of their blocks. Raises RunFailed where one came in pieces: its rows would be taken for all."""
-    numbers = [record["block"] for record in records]
-    if len(set(numbers)) < len(numbers):
+    if len({record.block for record in records}) < len(records):
         raise RunFailed(stage, "a block came in pieces, though Ray was told not to cut any")
-    return sorted(records, key=lambda record: record["block"])
+    return sorted(records, key=lambda record: record.block)
 
 
 def _failed(stage: str, error: BaseException) -> RunFailed:
     """What a stage that failed is for the driver."""
-    damaged = any(isinstance(one, DamagedPart) for one in _chain(error))
+    damaged = any(isinstance(cause, DamagedPart) for cause in _chain(error))
     return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
 
 
@@ -114,36 +126,36 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _cause(error: BaseException) -> str:
     """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
-    cause = type(error).__name__
-    for one in _chain(error):
-        told = str(one).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
-        lines = [line.strip() for line in told.splitlines() if line.strip()]
-        cause = lines[-1] if lines else cause
-    return cause[:1000]
+    last_line = type(error).__name__
+    for exception in _chain(error):
+        text = str(exception).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        last_line = lines[-1] if lines else last_line
+    return last_line[:1000]
 
 
-def everywhere(stage: str, function: Callable, *args: Any) -> None:
+def everywhere(stage: str, function: Callable[..., Any], *args: Any) -> None:
     """Run a plain function on each machine that takes work. Raises BadRequest where the function does."""
     tasks = []
     for node in nodes_that_work():
         # A label would be waited for where its machine is lost meanwhile; this fails then.
         placed: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
         tasks.append(ray.remote(num_cpus=0, **placed)(guarded(function)).remote(*args))
-    _answers(stage, tasks)
+    _results(stage, tasks)
 
 
-def once(stage: str, function: Callable, *args: Any, gpus: float = 0.0) -> Any:
+def once(stage: str, function: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Any:
     """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
     the driver's. Raises BadRequest where the function does."""
     placed = {"num_gpus": gpus} if gpus else {"label_selector": off_gpus()}
-    return _answers(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
+    return _results(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
 
 
-def _answers(stage: str, tasks: list[Any]) -> list[Any]:
+def _results(stage: str, tasks: list[Any]) -> list[Any]:
     try:
         return ray.get(tasks)
     except RayError as error:
-        for one in _chain(error):
-            if isinstance(one, BadRequest) and not isinstance(one, RayError):
-                raise one from None
+        for cause in _chain(error):
+            if isinstance(cause, BadRequest) and not isinstance(cause, RayError):
+                raise cause from None
         raise _failed(stage, error) from error

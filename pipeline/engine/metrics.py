@@ -59,21 +59,21 @@ def _metric(name: str) -> Any:
     return kind(name, description=description, tag_keys=(*tags, RUN))
 
 
-def _heard() -> bool:
-    """Whether there is a Ray to tell; it is not brought up, nor imported, for that."""
+def _ray_is_up() -> bool:
+    """Whether there is a Ray that takes metrics; it is not brought up, nor imported, for that."""
     ray = sys.modules.get("ray")
     return ray is not None and ray.is_initialized()
 
 
 def count(name: str, number: float, **tags: str) -> None:
     """Add to a counter of COUNTERS."""
-    if number > 0 and _heard():
+    if number > 0 and _ray_is_up():
         _metric(name).inc(number, tags={**tags, **_of_process})
 
 
 def show(name: str, value: float, **tags: str) -> None:
     """Set a gauge of GAUGES."""
-    if _heard():
+    if _ray_is_up():
         _metric(name).set(value, tags={**tags, **_of_process})
 
 

@@ -1,26 +1,16 @@
-"""Ray: the session, and how many actors with how much of a machine each stage gets."""
+"""How many actors with how much of a machine each stage gets, and where its work may go."""
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from operators.error_text import first_line
 from pipeline.config import Config
+from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
 
-# Ray itself needs free slots for reading, shuffling and writing beside the actors: with fewer than four, shuffles wait
-# seconds for workers that come and go.
-_LOCAL_SLOTS_AT_LEAST = 4
 _NODE = "ray.io/node-id"  # a label that Ray gives to every node
-_NO_PROGRESS, _NO_PROGRESS_SECONDS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 24 * 3600
 _ROLE = "task-specificity/role"  # one that whoever makes a node may give it; `gpu` keeps work without GPUs away
 
 
@@ -34,82 +24,6 @@ class Pools:
     gpus_per_scorer: float
     scorers_a_node: int
     embedders_a_node: int
-
-
-def is_local(address: str | None) -> bool:
-    """Whether Ray is started on this machine for one command, rather than a cluster joined."""
-    return address is None and not os.environ.get("RAY_ADDRESS")
-
-
-@contextmanager
-def session(address: str | None) -> Iterator[None]:
-    """Join the cluster at `address` (or that of RAY_ADDRESS), or start Ray on this machine; leave it as it was found."""
-    local = is_local(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        _configure()
-        yield
-        return
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        with without_native_log(), _own_sigterm():
-            if local:
-                # "local": without an address Ray joins whatever cluster it finds on this machine, of whomever.
-                cpus = max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1)
-                ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-            else:
-                ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadRequest(f"ray.address: {address!r}: Ray could not be reached: {first_line(error)}") from error
-    try:
-        _configure()
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def without_native_log() -> Iterator[None]:
-    """Keep the lines that Ray's native code prints while it starts off the screen; its errors are exceptions too."""
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Give SIGTERM back to the handler that it had: Ray's native code takes it, prints its stack and ends the process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-
-
-def _configure() -> None:
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come back as exceptions
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # else the cause of a failure is only in the text of a traceback
-    # A block that a shuffle brings together is one file and has one number: never cut it by size.
-    context.target_max_block_size = None
-    # Ray gives up on a stage after half an hour without a finished block: on a CPU a scorer may take longer for one, and so may
-    # machines that have to join first.
-    if _NO_PROGRESS not in os.environ:
-        context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
 
 
 @dataclass(frozen=True)
@@ -174,7 +88,7 @@ def pools(config: Config) -> Pools:
     )
 
 
-def told(sizes: Pools) -> str:
+def gpus_awaited(sizes: Pools) -> str:
     """What scoring will run on, in words, where the cluster as it is now leaves a question."""
     gpus = _Cluster.now().gpus
     asked = sizes.scorers[0] * sizes.gpus_per_scorer

@@ -7,10 +7,11 @@ same name, would compute something else without a word.
 from __future__ import annotations
 
 import functools
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from pipeline.storage import files
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,20 +23,16 @@ class OtherCode(RuntimeError):
 @lru_cache(maxsize=1)
 def digest() -> str:
     """128-bit hex digest of the sources of this package, as they are on this machine."""
-    found = hashlib.blake2b(digest_size=16)
-    for folder in ("operators", "pipeline"):
-        for path in sorted((_ROOT / folder).rglob("*.py")):
-            found.update(path.relative_to(_ROOT).as_posix().encode() + b"\0")
-            found.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
-    return found.hexdigest()
+    sources = sorted(path for folder in ("operators", "pipeline") for path in (_ROOT / folder).rglob("*.py"))
+    lines = [f"{path.relative_to(_ROOT).as_posix()} {files.digest_of(path.read_bytes())}" for path in sources]
+    return files.digest_of("\n".join(lines).encode())
 
 
-def require(driver: tuple[str, str]) -> None:
-    """Raise OtherCode where the driver's digest and folder are not this worker's."""
-    theirs, folder = driver
-    if theirs != digest():
+def require(driver_digest: str, driver_root: str) -> None:
+    """Raise OtherCode where this worker's sources are not the driver's; `driver_root` says where these are."""
+    if driver_digest != digest():
         raise OtherCode(
-            f"a worker has other code in {_ROOT} than the driver in {folder}; accepted: one release on all machines, "
+            f"a worker has other code in {_ROOT} than the driver in {driver_root}; accepted: one release on all machines, "
             "or `tss submit`, which brings its own"
         )
 
@@ -45,13 +42,13 @@ def guarded(function: Any) -> Any:
 
     It keeps its name, by which Ray's dashboard shows it, and is sent by value, with a check that any release finds here.
     """
-    driver = (digest(), str(_ROOT))
+    driver = digest(), str(_ROOT)
     if isinstance(function, type):
         return _guarded_class(function, driver)
 
     @functools.wraps(function)
     def checked(*arguments: Any, **settings: Any) -> Any:
-        require(driver)
+        require(*driver)
         return function(*arguments, **settings)
 
     return checked
@@ -59,7 +56,7 @@ def guarded(function: Any) -> Any:
 
 def _guarded_class(actor: type, driver: tuple[str, str]) -> type:
     def start(self: Any, **settings: Any) -> None:
-        require(driver)
+        require(*driver)
         actor.__init__(self, **settings)  # type: ignore[misc]
 
     return type(actor.__name__, (actor,), {"__init__": start, "__module__": actor.__module__, "__doc__": actor.__doc__})

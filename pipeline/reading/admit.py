@@ -6,25 +6,26 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from operators.error_text import first_line
 from operators.hashing import content_hash
 from operators.normalise import Example, Rejection, normalise
-from operators.prompts.measure import measure
+from operators.prompts.measure import Measured, measure
 from operators.prompts.tokenise import Encoder
 from operators.retrieval.alternatives import instruction_key
 from operators.schema import ADMITTED, REJECTED, from_rows
 from pipeline.engine import metrics
-from pipeline.engine.attempts import Attempts, GivenUp, pieces
+from pipeline.engine.attempts import Attempts, GivenUp, halve_by_deaths
 from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.job import Job, execute, items, mapped
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.rows import NOTHING, RawRow, Unread
 from pipeline.reading.text_files import count_lines, read_chunk
-from pipeline.storage.parts import Record, record_table, write_part
+from pipeline.storage.parts import write_part
+from pipeline.storage.records import AdmittedChunk, Part, record_table, records_of
 
 ROWS_AT_ONCE = 2000
 PART_CHARS = 32_000_000  # a part is written when its text is this long, so memory does not grow with a file
@@ -35,23 +36,21 @@ COLUMNS_KEPT, COLUMN_CHARS = 1000, 200  # names of the rows' own columns that a 
 SHOWN_REJECTED = 3  # rejected rows named where there are too many
 
 
-def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[Record]:
-    """Admit or reject every row; records by chunk."""
+def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[AdmittedChunk]:
+    """Admit or reject every row; what came of each chunk."""
     chunks = _with_line_numbers(chunks)
     with job.reporter.stage("read", len(chunks), "chunks") as stage:
         rows = 0
 
-        def tick(record: Record) -> None:
+        def tick(chunk: AdmittedChunk) -> None:
             nonlocal rows
-            rows += record["read"]
-            metrics.count("tss_rows", record["read"], outcome="read")
-            metrics.rejected(record["reasons"])
+            rows += chunk.read
+            metrics.count("tss_rows", chunk.read, outcome="read")
+            metrics.rejected(chunk.reasons)
             stage.advance(note=f"{rows:,} rows")
 
         kwargs = {"work": job.work, "encoder": encoder, "too_long": job.config.scorer.too_long}
-        return execute(
-            "read", mapped(items([chunk.to_json() for chunk in chunks]), admit_chunk, fn_kwargs=kwargs), tick
-        )
+        return execute("read", AdmittedChunk, mapped(items(chunks), admit_chunk, fn_kwargs=kwargs), tick)
 
 
 def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
@@ -63,8 +62,8 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     ]
     if not split:
         return chunks
-    counted = execute("read", mapped(items([chunk.to_json() for chunk in split]), count_chunk))
-    lines = {tuple(record["index"]): record["lines"] for record in counted}
+    counted = execute("read", ChunkLines, mapped(items(split), count_chunk))
+    lines = {(input_index, file_index, start): count for input_index, file_index, start, count in counted}
     result: list[Chunk] = []
     next_line: dict[tuple[int, int], int] = {}
     for chunk in chunks:
@@ -74,22 +73,29 @@ def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
     return result
 
 
+class ChunkLines(NamedTuple):
+    """How many lines begin in a chunk."""
+
+    input_index: int
+    file_index: int
+    start: int
+    lines: int
+
+
 def count_chunk(batch: pa.Table) -> pa.Table:
     """Records with the lines that begin in each chunk."""
-    chunks = [Chunk(**json.loads(text)) for text in batch["item"].to_pylist()]
     return record_table(
-        {"index": [chunk.input_index, chunk.file_index, chunk.start], "lines": count_lines(chunk)} for chunk in chunks
+        ChunkLines(chunk.input_index, chunk.file_index, chunk.start, count_lines(chunk))
+        for chunk in records_of(Chunk, batch)
     )
 
 
 def admit_chunk(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str) -> pa.Table:
     """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk."""
-    return record_table(
-        _admit(Chunk(**json.loads(text)), work, encoder, too_long) for text in batch["item"].to_pylist()
-    )
+    return record_table(_admit(chunk, work, encoder, too_long) for chunk in records_of(Chunk, batch))
 
 
-def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> Record:
+def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> AdmittedChunk:
     attempts = Attempts(work, f"read-{chunk.input_index}-{chunk.file_index}-{chunk.start}")
     deaths = attempts.counts()
     outside = 2 * deaths["chunk"] - deaths.total()  # each death has left a mark of the chunk
@@ -111,21 +117,30 @@ def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> R
 
 def _take_carefully(rows: list[Unread], start: int, output: _Output, attempts: Attempts, deaths: Counter[str]) -> None:
     """Take rows of which some may end the process; `start` is the place of the first in its chunk."""
-    for first, stop, hope in pieces(start, start + len(rows), deaths, 1, ROW_TRIES):
-        name, some = f"{first}-{stop}", rows[first - start : stop - start]
-        if not hope:
-            readable = not attempts.deaths(f"{name}.read")
-            raw = some[0].read().raw if readable else NOTHING
-            detail = f"the process ended {deaths[name]} times while it read or tokenised this row alone"
-            output.reject(RawRow(some[0].line, None, raw), Rejection("reader_died", detail))
-        elif len(some) == 1:
-            with attempts.trying(f"{name}.read"):
-                row = some[0].read()
-            with attempts.trying(f"{name}.take"):
-                output.take_read([row])
-        else:
+
+    def attempt(places: range, name: str) -> None:
+        some = rows[places.start - start : places.stop - start]
+        if len(some) > 1:
             with attempts.trying(name):
                 output.take(some)
+            return
+        with attempts.trying(f"{name}.read"):
+            row = some[0].read()
+        with attempts.trying(f"{name}.take"):
+            output.take_read([row])
+
+    def alone(place: int, died: Exception) -> None:
+        row = rows[place - start]
+        raw = NOTHING if attempts.deaths(f"{place}-{place + 1}.read") else row.read().raw
+        output.reject(
+            RawRow(row.line, None, raw),
+            Rejection("reader_died", f"the {died} while it read or tokenised this row alone"),
+        )
+
+    def excuse(error: Exception) -> None:
+        raise error
+
+    halve_by_deaths(range(start, start + len(rows)), deaths, attempt, alone, excuse, tries=(1, ROW_TRIES))
 
 
 def _batches(rows: Iterator[Unread]) -> Iterator[list[Unread]]:
@@ -145,8 +160,7 @@ def _rows(chunk: Chunk) -> Iterator[Unread]:
     try:
         yield from read_chunk(chunk)
     except (OSError, EOFError, pa.ArrowException) as error:
-        reason = first_line(error)
-        raise UnreadableFile(f"{chunk.uri} cannot be read to its end: {reason}") from error
+        raise UnreadableFile(f"{chunk.uri} cannot be read to its end: {first_line(error)}") from error
 
 
 class UnreadableFile(RuntimeError):
@@ -158,19 +172,20 @@ class _Output:
 
     def __init__(self, work: str, chunk: Chunk, encoder: Encoder, too_long: str):
         self._work, self._chunk, self._encoder, self._too_long = work, chunk, encoder, too_long
-        self._admitted: list[dict] = []
-        self._rejected: list[dict] = []
-        self._chars = 0
-        self._record: Record = {"source": chunk.source, "read": 0, "admitted": [], "rejected": [], "first_rejected": []}
+        self._admitted: list[dict[str, Any]] = []
+        self._rejected: list[dict[str, Any]] = []
+        self._chars = self._read = 0
+        self._parts: dict[str, list[Part]] = {"admitted": [], "rejected": []}
         self._reasons: Counter[str] = Counter()
         self._columns: set[str] = set()
+        self._first_rejected: list[str] = []
 
     def take(self, rows: list[Unread]) -> None:
         """Look into rows, and admit or reject each."""
         read: list[RawRow] = []
         chars = 0
-        for one in rows:
-            read.append(row := one.read())
+        for unread in rows:
+            read.append(row := unread.read())
             chars += len(row.raw)
             if chars > PART_CHARS:
                 self.take_read(read)
@@ -187,17 +202,17 @@ class _Output:
                 examples.append((row, normalise(row.record, self._chunk.columns)))
             except Rejection as rejection:
                 self.reject(row, rejection)
-        found = measure([example for _, example in examples], self._encoder, too_long=self._too_long)
-        for (row, example), measured in zip(examples, found, strict=True):
+        lengths = measure([example for _, example in examples], self._encoder, too_long=self._too_long)
+        for (row, example), measured in zip(examples, lengths, strict=True):
             if isinstance(measured, Rejection):
                 self.reject(row, measured)
             else:
-                self._admit(row, example, vars(measured))
+                self._admit(row, example, measured)
         if self._chars > PART_CHARS:
             self._flush()
 
-    def _admit(self, row: RawRow, example: Example, measured: dict[str, int]) -> None:
-        self._record["read"] += 1
+    def _admit(self, row: RawRow, example: Example, measured: Measured) -> None:
+        self._read += 1
         if len(self._columns) < COLUMNS_KEPT:
             self._columns.update(name for name in json.loads(example.extra) if len(name) <= COLUMN_CHARS)
         self._chars += len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
@@ -206,7 +221,7 @@ class _Output:
                 "id": content_hash(example.instruction, example.input, example.output).hex(),
                 "source": self._chunk.source,
                 **vars(example),
-                **measured,
+                **vars(measured),
                 "file": self._chunk.uri,
                 "input_index": self._chunk.input_index,
                 "file_index": self._chunk.file_index,
@@ -218,48 +233,53 @@ class _Output:
 
     def reject(self, row: RawRow, rejection: Rejection) -> None:
         """Keep a row with the reason why it cannot be used."""
-        self._record["read"] += 1
+        self._read += 1
         self._reasons[rejection.reason] += 1
-        if len(self._record["first_rejected"]) < SHOWN_REJECTED:
-            self._record["first_rejected"].append(
-                f"{self._chunk.uri}:{row.line}: {rejection.reason}, {rejection.detail[:100]}"
-            )
+        detail = _encodable(rejection.detail)
+        if len(self._first_rejected) < SHOWN_REJECTED:
+            self._first_rejected.append(f"{self._chunk.uri}:{row.line}: {rejection.reason}, {detail[:100]}")
         self._chars += len(row.raw)
-        # Parquet text is UTF-8: what cannot be encoded is shown as an escape.
         self._rejected.append(
             {
-                key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-                for key, value in {
-                    "source": self._chunk.source,
-                    "file": self._chunk.uri,
-                    "line": row.line,
-                    "raw": row.raw,
-                    "reason": rejection.reason,
-                    "detail": rejection.detail,
-                }.items()
+                "source": self._chunk.source,
+                "file": self._chunk.uri,
+                "line": row.line,
+                "raw": _encodable(row.raw),
+                "reason": rejection.reason,
+                "detail": detail,
             }
         )
 
     def _flush(self) -> None:
-        if self._admitted:
-            self._record["admitted"].append(
-                write_part(f"{self._work}/admitted", from_rows(self._admitted, ADMITTED), ADMITTED)
-            )
-        if self._rejected:
-            self._record["rejected"].append(
-                write_part(f"{self._work}/rejected", from_rows(self._rejected, REJECTED), REJECTED)
-            )
+        for kind, rows, schema in (("admitted", self._admitted, ADMITTED), ("rejected", self._rejected, REJECTED)):
+            if rows:
+                self._parts[kind].append(write_part(f"{self._work}/{kind}", from_rows(rows, schema), schema))
         self._admitted, self._rejected, self._chars = [], [], 0
 
-    def finish(self) -> Record:
+    def finish(self) -> AdmittedChunk:
+        """Write what is left; the account of the chunk."""
         self._flush()
-        return {**self._record, "reasons": dict(self._reasons), "columns": sorted(self._columns)[:COLUMNS_KEPT]}
+        columns = sorted(self._columns)[:COLUMNS_KEPT]
+        return AdmittedChunk(
+            self._chunk.source,
+            self._read,
+            self._parts["admitted"],
+            self._parts["rejected"],
+            dict(self._reasons),
+            columns,
+            self._first_rejected,
+        )
 
 
-def columns_of(records: list[Record]) -> list[str]:
+def _encodable(text: str) -> str:
+    """Parquet text is UTF-8: what cannot be encoded is shown as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def columns_of(chunks: list[AdmittedChunk]) -> list[str]:
     """Names of the rows' own columns, from the records of all chunks; at COLUMNS_KEPT of them there may be others."""
     columns: set[str] = set()
-    for record in records:
+    for chunk in chunks:
         if len(columns) < COLUMNS_KEPT:
-            columns.update(record["columns"])
+            columns.update(chunk.columns)
     return sorted(columns)[:COLUMNS_KEPT]

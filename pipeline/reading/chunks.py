@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import itertools
-import json
-from dataclasses import asdict, dataclass, replace
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
 
 from operators.error_text import first_line
-from operators.model_files import why_not_on_hub
+from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.storage.urls import open_filesystem
@@ -23,6 +24,7 @@ from pipeline.storage.urls import open_filesystem
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK_BYTES = 32 << 20
+_WILD = "*?["
 ACCEPTED = ".jsonl .json .parquet .csv, also .gz and .zst of the text kinds, or a dataset saved by datasets"
 
 
@@ -39,45 +41,44 @@ class Chunk:
     file_index: int
     size: int
     split: str = "train"
+    revision: str | None = None  # the commit of a dataset of the hub
     start: int = 0
     stop: int = -1  # -1: to the end
     first_line: int = 1
 
-    def to_json(self) -> str:
-        """For the trip through a dataset of tasks."""
-        return json.dumps(asdict(self))
-
 
 def plan(config: Config) -> list[Chunk]:
     """All chunks of all inputs, in the order that decides which of two duplicates is first; raises BadRequest."""
-    files = [chunk for index, one in enumerate(config.input) for chunk in _files(index, one)]
+    files = [chunk for index, asked in enumerate(config.input) for chunk in _files(index, asked)]
     total = sum(file.size for file in files)
     if not total:
-        raise BadRequest(f"input: {', '.join(one.path for one in config.input)}: there is not one byte to read")
+        raise BadRequest(f"input: {', '.join(asked.path for asked in config.input)}: there is not one byte to read")
     blocks = config.ray.read_blocks
     target = CHUNK_BYTES if blocks == "auto" else max(1, -(-total // blocks))
     return [chunk for file in files for chunk in _split(file, target)]
 
 
-def _files(index: int, one: Input) -> list[Chunk]:
-    columns = {key: value for key, value in one.columns.model_dump().items() if value} if one.columns else None
-    if one.path.startswith("hf://datasets/") and _kind(one.path) is None:
-        return [_hub(index, one, columns)]
+def _files(index: int, asked: Input) -> list[Chunk]:
+    columns = {key: value for key, value in asked.columns.model_dump().items() if value} if asked.columns else None
+    if asked.path.startswith("hf://datasets/") and _kind(asked.path) is None:
+        return [_hub(index, asked, columns)]
     try:
-        found = _list(one.path)
+        listed = _list(asked.path)
     except FileNotFoundError as error:
-        raise BadRequest(f"input.{index}.path: {one.path!r}: no such file or folder") from error
+        missing = str(error.filename or error.args[0])
+        which = f"{missing!r} is " if missing != asked.path else ""
+        raise BadRequest(f"input.{index}.path: {asked.path!r}: {which}no such file or folder") from error
     except (OSError, ValueError, ImportError, RuntimeError, pa.ArrowException) as error:
         reason = first_line(error)
-        raise BadRequest(f"input.{index}.path: {one.path!r} cannot be read: {reason}") from error
-    unnamed = next((uri for uri, _ in found if any("\ud800" <= char <= "\udfff" for char in uri)), None)
+        raise BadRequest(f"input.{index}.path: {asked.path!r} cannot be read: {reason}") from error
+    unnamed = next((uri for uri, _ in listed if any("\ud800" <= char <= "\udfff" for char in uri)), None)
     if unnamed is not None:
         raise BadRequest(f"input.{index}.path: {unnamed!r}: the file's name is not UTF-8; accepted: a name that is")
     files = []
-    for number, (uri, size) in enumerate(found):
+    for number, (uri, size) in enumerate(listed):
         kind = _kind(uri) or ("saved", None)
-        source = one.source or _stem(uri)
-        files.append(Chunk(uri, kind[0], kind[1], source, columns, index, number, size, split=one.split))
+        source = asked.source or _stem(uri)
+        files.append(Chunk(uri, kind[0], kind[1], source, columns, index, number, size, split=asked.split))
     return files
 
 
@@ -96,8 +97,8 @@ def _stem(uri: str) -> str:
 def _list(path: str) -> list[tuple[str, int]]:
     """(URI, bytes) of each file of a path, glob or directory, sorted by name; a saved dataset is one file."""
     prefix = path.split("://")[0] + "://" if "://" in path else ""
-    if any(sign in path for sign in "*?[") and not (not prefix and Path(path).exists()):
-        return _glob(path, prefix)
+    if any(sign in path for sign in _WILD) and not (not prefix and Path(path).exists()):
+        return _glob(path if prefix else str(Path(path).expanduser()))
     filesystem, inner = open_filesystem(path)
     info = filesystem.get_file_info(inner)
     if info.type == pafs.FileType.NotFound:
@@ -109,49 +110,78 @@ def _list(path: str) -> list[tuple[str, int]]:
             return [(path, info.size)]
     if not prefix and ((Path(inner) / "dataset_info.json").is_file() or (Path(inner) / "dataset_dict.json").is_file()):
         return [(path, sum(file.stat().st_size for file in Path(inner).rglob("*.arrow")))]
-    entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
-    files = sorted(
-        (prefix + one.path, one.size)
-        for one in entries
-        if one.is_file and _kind(one.path) and not _hidden(one.path, inner)
-    )
+    inner = inner.rstrip("/")
+    files = _sorted_files((f"{prefix}{inner}/{name}", size) for name, size in _walk(filesystem, inner, (".", "_")))
     if not files:
         raise ValueError(f"no file of a known kind in this folder; accepted: {ACCEPTED}")
     return files
 
 
-def _glob(pattern: str, prefix: str) -> list[tuple[str, int]]:
-    if not prefix:
-        found = map(Path, glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 (an absolute pattern)
-        files = sorted((str(path), path.stat().st_size) for path in found if path.is_file() and _kind(str(path)))
-    else:
-        base = pattern[: min(pattern.index(sign) for sign in "*?[" if sign in pattern)].rpartition("/")[0]
-        filesystem, inner = open_filesystem(base)
-        wanted = open_filesystem(base)[1] + pattern[len(base) :]
-        entries = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))
-        files = sorted(
-            (prefix + one.path, one.size)
-            for one in entries
-            if one.is_file and fnmatch.fnmatch(one.path, wanted) and _kind(one.path)
-        )
+def _glob(pattern: str) -> list[tuple[str, int]]:
+    """As `_list`, of a glob, which means the same on disks and in object stores: `*` and `?` stay within a name, `**` stands
+    for folders at any depth, and what is hidden is passed over unless the pattern names it."""
+    start = "".join(pattern[: min(pattern.index(sign) for sign in _WILD if sign in pattern)].rpartition("/")[:2])
+    rest = pattern.removeprefix(start)
+    filesystem, inner = open_filesystem(start or ".")
+    wanted = re.compile(glob_translate(rest))
+    hidden = () if rest.startswith(".") or "/." in rest else (".",)
+    deepest = None if "**" in rest else rest.count("/")
+    listed = _walk(filesystem, inner.rstrip("/"), hidden, deepest)
+    files = _sorted_files((start + name, size) for name, size in listed if wanted.match(name))
     if not files:
         raise FileNotFoundError(pattern)
     return files
 
 
-def _hidden(path: str, root: str) -> bool:
-    return any(part.startswith((".", "_")) for part in Path(path).relative_to(root).parts)
+def _sorted_files(listed: Iterable[tuple[str, int | None]]) -> list[tuple[str, int]]:
+    """(URI, bytes) by name; raises FileNotFoundError where one is a link that leads nowhere."""
+    files: list[tuple[str, int]] = []
+    for uri, size in sorted(listed, key=lambda file: file[0]):
+        if size is None:
+            raise FileNotFoundError(uri)
+        files.append((uri, size))
+    return files
 
 
-def _hub(index: int, one: Input, columns: dict[str, str] | None) -> Chunk:
-    name = one.path.removeprefix("hf://datasets/").strip("/")
-    reason = why_not_on_hub(name, "dataset")
-    if reason:
+def _walk(
+    filesystem: pafs.FileSystem, folder: str, hidden: tuple[str, ...], deepest: int | None = None
+) -> Iterator[tuple[str, int | None]]:
+    """(path in the folder, bytes) of files of known kinds, at most so many folders down; None instead of the bytes of a link
+    that leads nowhere, which Arrow's own listing leaves out. Names that begin with a mark of `hidden` are passed over."""
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
+        for entry in filesystem.get_file_info(selector):
+            name = entry.path[len(folder) + 1 :]
+            if entry.is_file and _kind(name) and not any(part.startswith(hidden) for part in name.split("/")):
+                yield name, entry.size
+        return
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inside = Path(place).relative_to(folder)
+        room = deepest is None or len(inside.parts) < deepest
+        here = Path(place).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            # A link to a folder above would be followed without end.
+            if room and not name.startswith(hidden) and not here.is_relative_to((Path(place) / name).resolve())
+        ]
+        for name in names:
+            if _kind(name) and not name.startswith(hidden):
+                path = Path(place) / name
+                yield (inside / name).as_posix(), path.stat().st_size if path.exists() else None
+
+
+def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
+    name = asked.path.removeprefix("hf://datasets/").strip("/")
+    try:
+        commit = hub_version(name, "dataset")
+    except OSError as error:
         raise BadRequest(
-            f"input.{index}.path: {one.path!r}: the hub could not give this dataset ({reason}); is the name right and the hub "
-            "reachable? Offline, give the path of a dataset saved by datasets"
-        )
-    return Chunk(name, "hub", None, one.source or name.rpartition("/")[2], columns, index, 0, 1, split=one.split)
+            f"input.{index}.path: {asked.path!r}: the hub could not give this dataset ({error}); is the name right "
+            "and the hub reachable? Offline, give the path of a dataset saved by datasets"
+        ) from error
+    source = asked.source or name.rpartition("/")[2]
+    return Chunk(name, "hub", None, source, columns, index, 0, 1, split=asked.split, revision=commit)
 
 
 def _split(file: Chunk, target: int) -> list[Chunk]:
@@ -183,7 +213,7 @@ def open_dataset(chunk: Chunk) -> Any:
 
     try:
         loaded = (
-            datasets.load_dataset(chunk.uri, split=chunk.split)
+            datasets.load_dataset(chunk.uri, split=chunk.split, revision=chunk.revision)
             if chunk.kind == "hub"
             else datasets.load_from_disk(chunk.uri)
         )

@@ -40,7 +40,7 @@ class Unread:
         return too_large(row.line, row.raw[:KEPT_OF_LARGE_ROW].encode("utf-8", "backslashreplace"), len(row.raw))
 
 
-def known(row: RawRow) -> Unread:
+def already_read(row: RawRow) -> Unread:
     """A row of which nothing is left to be looked into."""
     return Unread(row.line, len(row.raw), lambda: row)
 

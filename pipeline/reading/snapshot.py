@@ -4,79 +4,123 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.engine.job import execute, items, mapped
+from pipeline.engine.job import execute, items, mapped, once
 from pipeline.engine.progress import Reporter
-from pipeline.reading.chunks import Chunk, open_dataset
+from pipeline.reading.chunks import Chunk
 from pipeline.storage.files import DIGEST_BYTES, digest_of, list_files
-from pipeline.storage.parts import Record, record_table
+from pipeline.storage.records import record_table, records_of
 from pipeline.storage.urls import open_filesystem
 
 PIECE_BYTES = 256 << 20
 _READ_BYTES = 4 << 20
 
 
-def take_snapshot(reporter: Reporter, chunks: list[Chunk]) -> list[Record]:
-    """What each input file holds, as a digest of its content; records in the order of the inputs."""
-    pieces = pieces_of(chunks)
+@dataclass(frozen=True)
+class Piece:
+    """A range of bytes of a file of an input; a saved dataset is an input of several files."""
+
+    input: str
+    uri: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class HowRead:
+    """How the rows of an input are looked for."""
+
+    kind: str
+    columns: dict[str, str] | None
+    split: str
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input as the manifest names it; the digest of a dataset of the hub is its commit."""
+
+    path: str
+    source: str
+    bytes: int
+    digest: str
+    read: HowRead
+
+
+class DigestedPiece(NamedTuple):
+    """A piece with the digest of its bytes, as they are where workers see them."""
+
+    input: str
+    uri: str
+    start: int
+    digest: str
+
+
+def take_snapshot(reporter: Reporter, chunks: list[Chunk]) -> list[InputFile]:
+    """What each input holds, as a digest of its content; in the order of the inputs."""
+    pieces = once("snapshot", pieces_of, chunks)
     with reporter.stage("snapshot", len(pieces), "pieces") as stage:
-        found = execute("snapshot", mapped(items(pieces), digest_piece), lambda record: stage.advance())
-    return join_pieces(chunks, found)
+        dataset = mapped(items(pieces), digest_piece)
+        digested = execute("snapshot", DigestedPiece, dataset, lambda piece: stage.advance())
+    return join_pieces(chunks, digested)
 
 
-def pieces_of(chunks: list[Chunk]) -> list[dict[str, Any]]:
-    """Ranges of bytes of all files of the inputs, each file once."""
-    pieces: list[dict[str, Any]] = []
-    for uri, chunk in {chunk.uri: chunk for chunk in chunks}.items():
-        if chunk.kind == "saved":
-            files = [(path, size) for path, size in list_files(str(Path(uri).absolute()), deep=True)]
-        elif chunk.kind == "hub":
-            continue
-        else:
-            files = [(uri, chunk.size)]
-        for path, size in files:
-            for start in range(0, max(1, size), PIECE_BYTES):
-                pieces.append({"file": uri, "uri": path, "start": start, "stop": min(start + PIECE_BYTES, size)})
-    return pieces
+def pieces_of(chunks: list[Chunk]) -> list[Piece]:
+    """Ranges of bytes of all files of the inputs, each file once. Runs where workers do: the driver may not see the files."""
+    return [
+        Piece(uri, path, start, min(start + PIECE_BYTES, size))
+        for uri, chunk in {chunk.uri: chunk for chunk in chunks}.items()
+        for path, size in _files_of(chunk)
+        for start in range(0, max(1, size), PIECE_BYTES)
+    ]
+
+
+def _files_of(chunk: Chunk) -> Iterable[tuple[str, int]]:
+    """(path, bytes) of the files of an input."""
+    if chunk.kind == "hub":
+        return []
+    if chunk.kind == "saved":
+        return list_files(str(Path(chunk.uri).absolute()), deep=True)
+    return [(chunk.uri, chunk.size)]
 
 
 def digest_piece(batch: pa.Table) -> pa.Table:
     """Records with the digest of each piece."""
-    records = []
-    for piece in map(json.loads, batch["item"].to_pylist()):
-        filesystem, inner = open_filesystem(piece["uri"])
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        with filesystem.open_input_file(inner) as file:
-            file.seek(piece["start"])
-            left = piece["stop"] - piece["start"]
-            while left > 0 and (data := file.read(min(left, _READ_BYTES))):
-                digest.update(data)
-                left -= len(data)
-        records.append({**piece, "digest": digest.hexdigest()})
-    return record_table(records)
+    return record_table(
+        DigestedPiece(piece.input, piece.uri, piece.start, _digest(piece)) for piece in records_of(Piece, batch)
+    )
 
 
-def join_pieces(chunks: list[Chunk], pieces: list[Record]) -> list[Record]:
-    """One record an input file, in order: its path, source, bytes, digest, and how it is read."""
-    found: dict[tuple[int, int], Record] = {}
-    by_file: dict[str, list[Record]] = {}
-    for piece in pieces:
-        by_file.setdefault(piece["file"], []).append(piece)
+def _digest(piece: Piece) -> str:
+    filesystem, inner = open_filesystem(piece.uri)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    with filesystem.open_input_file(inner) as file:
+        file.seek(piece.start)
+        left = piece.stop - piece.start
+        while left > 0 and (data := file.read(min(left, _READ_BYTES))):
+            digest.update(data)
+            left -= len(data)
+    return digest.hexdigest()
+
+
+def join_pieces(chunks: list[Chunk], pieces: list[DigestedPiece]) -> list[InputFile]:
+    """The inputs in order, each with the digest of its pieces' digests."""
+    inputs: dict[tuple[int, int], InputFile] = {}
+    by_input: dict[str, list[str]] = {}
+    for name, _, _, digest in sorted(pieces):
+        by_input.setdefault(name, []).append(digest)
     for chunk in chunks:
-        own = sorted(by_file.get(chunk.uri, []), key=lambda piece: (piece["uri"], piece["start"]))
-        if chunk.kind == "hub":
-            digest = str(open_dataset(chunk)._fingerprint)
-        else:
-            digest = digest_of(json.dumps([piece["digest"] for piece in own]).encode())
-        found[chunk.input_index, chunk.file_index] = {
-            "path": chunk.uri,
-            "source": chunk.source,
-            "bytes": chunk.size,
-            "digest": digest,
-            "read": {"kind": chunk.kind, "columns": chunk.columns, "split": chunk.split},
-        }
-    return [found[place] for place in sorted(found)]
+        digest = chunk.revision or digest_of(json.dumps(by_input.get(chunk.uri, [])).encode())
+        read = HowRead(chunk.kind, chunk.columns, chunk.split)
+        inputs[chunk.input_index, chunk.file_index] = InputFile(chunk.uri, chunk.source, chunk.size, digest, read)
+    return [inputs[place] for place in sorted(inputs)]
+
+
+def same_content(inputs: list[InputFile]) -> list[dict[str, object]]:
+    """What of the inputs decides the rows that are read: all but their sizes, which digests imply."""
+    return [{key: value for key, value in asdict(file).items() if key != "bytes"} for file in inputs]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from operators.error_text import one_line
 from operators.normalise import Rejection
 from pipeline.reading.chunks import Chunk, open_dataset
-from pipeline.reading.rows import NOTHING, RawRow, Unread, known, row_of
+from pipeline.reading.rows import NOTHING, RawRow, Unread, already_read, row_of
 from pipeline.storage.urls import open_filesystem
 
 # Rows of Parquet that are decoded at once. A file says nothing that can be trusted about how large they will be: columns that
@@ -46,4 +46,4 @@ def dataset(chunk: Chunk) -> Iterator[Unread]:
     """The rows of a chunk's range of a Hugging Face dataset."""
     rows = open_dataset(chunk).select(range(chunk.start, chunk.stop))
     for line, record in enumerate(rows, chunk.start + 1):
-        yield known(row_of(line, dict(record)))
+        yield already_read(row_of(line, dict(record)))

@@ -11,7 +11,16 @@ from functools import partial
 from operators.error_text import one_line
 from operators.normalise import Rejection
 from pipeline.reading.chunks import Chunk
-from pipeline.reading.rows import KEPT_OF_LARGE_ROW, MAX_ROW_BYTES, NOTHING, RawRow, Unread, known, row_of, too_large
+from pipeline.reading.rows import (
+    KEPT_OF_LARGE_ROW,
+    MAX_ROW_BYTES,
+    NOTHING,
+    RawRow,
+    Unread,
+    already_read,
+    row_of,
+    too_large,
+)
 from pipeline.reading.tables import dataset, parquet
 from pipeline.storage.urls import open_filesystem
 
@@ -69,7 +78,7 @@ def _json_lines(chunk: Chunk) -> Iterator[Unread]:
             if len(data) > MAX_ROW_BYTES and not data.endswith(b"\n"):
                 rest = _skip_line(file)
                 offset += rest
-                yield known(too_large(line, data, len(data) + rest))
+                yield already_read(too_large(line, data, len(data) + rest))
             elif data.strip():
                 text = data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data
                 yield Unread(line, len(text), partial(_parse_line, line, text))
@@ -136,7 +145,7 @@ def _json_file(chunk: Chunk) -> Iterator[Unread]:
     detail = f"the whole file is one JSON array, and it cannot be read: {parsed.problem.detail}"
     shown = parsed.raw[:KEPT_OF_LARGE_ROW]
     raw = shown if len(parsed.raw) <= KEPT_OF_LARGE_ROW else json.dumps(shown)
-    yield known(RawRow(1, None, raw, Rejection(parsed.problem.reason, detail)))
+    yield already_read(RawRow(1, None, raw, Rejection(parsed.problem.reason, detail)))
 
 
 class _Lines:
@@ -192,10 +201,10 @@ def _csv(chunk: Chunk) -> Iterator[Unread]:
             try:
                 values = next(reader, None)
             except _RowTooLarge as error:
-                yield known(too_large(line, lines.start.encode("utf-8", "surrogateescape"), *error.args))
+                yield already_read(too_large(line, lines.start.encode("utf-8", "surrogateescape"), *error.args))
                 continue
             except csv.Error as error:
-                yield known(RawRow(line, None, NOTHING, Rejection("malformed_csv", one_line(error))))
+                yield already_read(RawRow(line, None, NOTHING, Rejection("malformed_csv", one_line(error))))
                 continue
             if values is None:
                 return

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,24 +11,32 @@ import pyarrow as pa
 from operators.error_text import first_line
 from operators.retrieval.embedder import Embedder, embed_folded, load_embedder
 from operators.schema import EMBEDDINGS
-from pipeline.engine.attempts import Attempts, GivenUp, at_most, pieces, this_actor
+from pipeline.engine.attempts import Attempts, Died, GivenUp, at_most, halve_by_deaths, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, once
 from pipeline.engine.resources import no_more_than, threads_here
-from pipeline.retrieval.index import ranges_of
+from pipeline.retrieval.index import RowRange, ranges_of
 from pipeline.storage import computed, urls
 from pipeline.storage.arrays import load_array, save_array
-from pipeline.storage.parts import Record, read_table, record_table
+from pipeline.storage.parts import read_table
+from pipeline.storage.records import record_table, records_of
 
 EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 SHOWN_CHARS = 200  # of an instruction that cannot be embedded
+
+
+class EmbeddedRange(NamedTuple):
+    """The part of the store that holds the embeddings of the missing instructions from `start` on."""
+
+    start: int
+    path: str
 
 
 def embed_instructions(job: Job, embeddings: str, version: str) -> None:
     """Write one array of all embeddings, computing those that the store's folder `embeddings` does not hold yet."""
     config = job.config
     stored = [(run, path) for run, path, _ in computed.by_run(embeddings) if not job.fresh and run != job.run]
-    recalled = once("embed", recall_embeddings, stored, job.index, job.work)
-    ranges = ranges_of(recalled["missing"], EMBED_BATCHES * config.embedder.batch_size)
+    missing: int = once("embed", recall_embeddings, stored, job.index, job.work)
+    ranges = ranges_of(missing, EMBED_BATCHES * config.embedder.batch_size)
     with job.reporter.stage("embed", len(ranges), "ranges") as stage:
         kwargs = {
             "work": job.work,
@@ -38,35 +45,34 @@ def embed_instructions(job: Job, embeddings: str, version: str) -> None:
             "a_node": job.pools.embedders_a_node,
             "embedder": {**config.embedder.model_dump(), "version": version},
         }
-        parts = []
+        embedded = []
         if ranges:
-            sizes = no_more_than(job.pools.embedders, len(ranges))
-            dataset = in_actors(items(ranges), EmbedRange, kwargs, sizes)
-            parts = execute("embed", dataset, lambda record: stage.advance())
-        once("embed", build_matrix, parts, job.index)
-        stage.advance(0, f"{recalled['missing']:,} new instructions")
+            dataset = in_actors(items(ranges), EmbedRange, kwargs, no_more_than(job.pools.embedders, len(ranges)))
+            embedded = execute("embed", EmbeddedRange, dataset, lambda record: stage.advance())
+        once("embed", build_matrix, embedded, job.index)
+        stage.advance(0, f"{missing:,} new instructions")
 
 
-def recall_embeddings(paths: list[tuple[str, str]], index: str, work: str) -> Record:
-    """Which instructions of the table have an embedding in parts (run, path) of the store; the others are `missing.npy`.
+def recall_embeddings(paths: list[tuple[str, str]], index: str, work: str) -> int:
+    """Which instructions of the table have an embedding in parts (run, path) of the store; how many have none.
 
-    Of two embeddings of one instruction the newest run's is taken. The record says how many are missing.
+    Of two embeddings of one instruction the newest run's is taken.
     """
     keys = read_table(f"{index}/instructions.parquet", ["key"])["key"].to_pylist()
     rows = {key: row for row, key in enumerate(keys)}
-    found: dict[int, np.ndarray] = {}
+    vectors: dict[int, np.ndarray] = {}
     ordered = [path for _, path in sorted(paths, reverse=True)]
-    for _, table in computed.sound(ordered, work, EMBEDDINGS):
+    for _, table in computed.undamaged(ordered, work, EMBEDDINGS):
         for key, vector in zip(table["key"].to_pylist(), table["embedding"].to_numpy(), strict=True):
             row = rows.get(key)
             if row is not None:
-                found.setdefault(row, vector)
-    known = sorted(found)
-    missing = np.setdiff1d(np.arange(len(keys)), np.array(known, dtype=np.int64))
-    vectors = np.stack([found[row] for row in known]) if known else np.zeros((0, 0), dtype=np.float32)
-    save_array(f"{index}/missing.npy", missing)
-    save_array(f"{index}/recalled.npy", vectors.astype(np.float32))
-    return {"missing": len(missing)}
+                vectors.setdefault(row, vector)
+    recalled = sorted(vectors)
+    missing = np.setdiff1d(np.arange(len(keys)), np.array(recalled, dtype=np.int64))
+    matrix = np.stack([vectors[row] for row in recalled]) if recalled else np.zeros((0, 0), dtype=np.float32)
+    save_array(f"{index}/missing.arrow", missing)
+    save_array(f"{index}/recalled.arrow", matrix.astype(np.float32))
+    return len(missing)
 
 
 class EmbedRange:
@@ -82,7 +88,7 @@ class EmbedRange:
     def __init__(self, *, work: str, index: str, folder: str, embedder: dict[str, Any], a_node: int):
         self._work, self._folder, self._settings, self._a_node = work, folder, embedder, a_node
         table = read_table(f"{index}/instructions.parquet", ["key", "text"])
-        self._table = table.take(pa.array(load_array(f"{index}/missing.npy")))
+        self._table = table.take(pa.array(load_array(f"{index}/missing.arrow")))
 
     @cached_property
     def _embedder(self) -> Embedder:
@@ -93,44 +99,45 @@ class EmbedRange:
             return load_embedder(**self._settings)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return record_table(self._range(json.loads(text)) for text in batch["item"].to_pylist())
+        return record_table(self._range(rows.start, rows.stop) for rows in records_of(RowRange, batch))
 
-    def _range(self, item: Record) -> Record:
-        start, stop = item["start"], item["stop"]
+    def _range(self, start: int, stop: int) -> EmbeddedRange:
         folder = urls.join(self._folder, f"range-{start:09d}")
-        for path, table in computed.sound((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
+        for path, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
             if table["key"].equals(self._table["key"][start:stop]):
-                return {"path": path, "start": start}
+                return EmbeddedRange(start, path)
         rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(self._embed(start, stop))})
-        return {"path": computed.write(folder, rows, EMBEDDINGS), "start": start}
+        return EmbeddedRange(start, computed.write(folder, rows, EMBEDDINGS))
 
     def _embed(self, start: int, stop: int) -> np.ndarray:
-        """Float32 [stop - start, D]. Instructions that have ended a process together are embedded in halves; raises GivenUp for
-        one that does so alone."""
-        attempts, embedder, found = Attempts(self._work, f"embed-{start}"), self._embedder, []
-        for first, last, hope in pieces(start, stop, attempts.counts(), self.whole_tries, self.alone_tries):
-            texts = self._table["text"][first:last].to_pylist()
-            if not hope:
-                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {_shown(texts[0])}")
-            with attempts.trying(f"{first}-{last}"):
-                found.append(_embed_in_halves(embedder, texts))
-        return np.concatenate(found)
+        """Float32 [stop - start, D]. Raises BrokenEmbedder or GivenUp, with the instruction that the embedder fails on or that
+        ends its process, if it is only one."""
+        attempts, embedder = Attempts(self._work, f"embed-{start}"), self._embedder
+
+        def attempt(rows: range, name: str) -> np.ndarray:
+            with attempts.trying(name):
+                return embed_folded(embedder, self._table["text"][rows.start : rows.stop].to_pylist())
+
+        def alone(row: int, error: Exception) -> np.ndarray:
+            shown = _shown(self._table["text"][row].as_py())
+            if isinstance(error, Died):
+                raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {shown}")
+            raise BrokenEmbedder(f"the embedder fails on this instruction: {shown} ({_words(error)})") from error
+
+        def excuse(error: Exception) -> None:
+            try:
+                embed_folded(embedder, ["Sort the words."])
+            except Exception as problem:
+                raise BrokenEmbedder(f"the embedder fails on everything since {_words(error)}") from problem
+
+        tries = self.whole_tries, self.alone_tries
+        return np.concatenate(
+            halve_by_deaths(range(start, stop), attempts.counts(), attempt, alone, excuse, tries=tries)
+        )
 
 
-def _embed_in_halves(embedder: Embedder, texts: list[str]) -> np.ndarray:
-    """Float32 [N, D]; raises BrokenEmbedder, which names the instruction that the embedder fails on, if it is only one."""
-    try:
-        return embed_folded(embedder, texts)
-    except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
-        if len(texts) == 1:
-            raise BrokenEmbedder(f"the embedder fails on this instruction: {_shown(texts[0])} ({said})") from error
-        try:
-            embed_folded(embedder, ["Sort the words."])
-        except Exception as problem:
-            raise BrokenEmbedder(f"the embedder fails on everything since {said}") from problem
-    middle = len(texts) // 2
-    return np.concatenate([_embed_in_halves(embedder, half) for half in (texts[:middle], texts[middle:])])
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _shown(text: str) -> str:
@@ -142,14 +149,13 @@ class BrokenEmbedder(RuntimeError):
     """An embedder that fails on an instruction, or on everything."""
 
 
-def build_matrix(parts: list[Record], index: str) -> None:
-    """All embeddings as one `embeddings.npy`, rows as in the table, which every worker of a machine maps and shares."""
-    missing, recalled = load_array(f"{index}/missing.npy"), load_array(f"{index}/recalled.npy")
-    ordered = sorted(parts, key=lambda part: part["start"])
-    new = [np.stack(computed.read(part["path"], EMBEDDINGS)["embedding"].to_numpy()) for part in ordered]
+def build_matrix(embedded: list[EmbeddedRange], index: str) -> None:
+    """All embeddings as one array, rows as in the table."""
+    missing, recalled = load_array(f"{index}/missing.arrow"), load_array(f"{index}/recalled.arrow")
+    new = [np.stack(computed.read(path, EMBEDDINGS)["embedding"].to_numpy()) for _, path in sorted(embedded)]
     width = new[0].shape[1] if new else recalled.shape[1]
     matrix = np.zeros((len(missing) + len(recalled), width), dtype=np.float32)
     if new:
         matrix[missing] = np.concatenate(new)
     matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(-1, width)
-    save_array(f"{index}/embeddings.npy", matrix)
+    save_array(f"{index}/embeddings.arrow", matrix)

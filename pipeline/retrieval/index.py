@@ -1,7 +1,11 @@
-"""What retrieval leaves for the stages after it, as each worker process loads it: the pool and the ranked candidates."""
+"""What retrieval leaves for the stages after it, as each worker process loads it: the pool and the ranked candidates.
+
+The folder `index` holds the distinct instructions, their embeddings, their neighbours and their order in blocks.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +17,17 @@ from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table
 
 
-def ranges_of(count: int, size: int) -> list[dict[str, int]]:
-    """Ranges of rows of the instruction table, `size` rows each."""
-    return [{"start": start, "stop": min(start + size, count)} for start in range(0, count, size)]
+@dataclass(frozen=True)
+class RowRange:
+    """Rows of the instruction table."""
+
+    start: int
+    stop: int
+
+
+def ranges_of(count: int, size: int) -> list[RowRange]:
+    """Ranges of `size` rows of the instruction table."""
+    return [RowRange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def pool_settings(job: Job) -> dict[str, Any]:
@@ -29,7 +41,7 @@ def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
     """The pool of this worker process."""
     return Pool(
         read_table(f"{index}/instructions.parquet"),
-        load_array(f"{index}/embeddings.npy"),
+        load_array(f"{index}/embeddings.arrow"),
         paraphrase_max=paraphrase_max,
         same_task=same_task,
     )

@@ -2,14 +2,13 @@
 
 Rows go first by hash of (input, output): there duplicates meet, and so do rows that share pairs. Such a group then takes
 the place of its first row's instruction, and instructions stand so that those which share prompts meet
-(`operators/retrieval/prompt_order.py`): what rows of a block ask for together is computed once. Blocks are cut by cost. A row's block and the
-rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of actors: that is why
-these cannot move a score.
+(`operators/retrieval/prompt_order.py`): what rows of a block ask for together is computed once. Blocks are cut by cost. A row's
+block and the rows beside it follow from the corpus alone, never from the order of rows, the read blocks or the number of
+actors: that is why these cannot move a score.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -22,7 +21,8 @@ from operators.schema import PLACED, conform
 from pipeline.engine import metrics
 from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, items, mapped
 from pipeline.storage.arrays import load_array
-from pipeline.storage.parts import Record, read_part, read_table, record_table, write_part
+from pipeline.storage.parts import read_table, write_part
+from pipeline.storage.records import Part, PlacedBlock, record_table, records_of
 
 # About so many tokens, over all sequences of its rows, make a block: prefixes are shared within it, so it is large; it is also
 # what a failed actor loses, and no more actors than blocks can work.
@@ -33,25 +33,24 @@ GROUP_ROWS = 1000
 _TEXTS = ("instruction", "input", "output", "extra")
 
 
-def place(job: Job, admitted: list[Record], tokens: int) -> list[Record]:
-    """Shuffle rows to their places and mark duplicates; records in the order of the blocks."""
+def place(job: Job, admitted: list[Part], tokens: int) -> list[PlacedBlock]:
+    """Shuffle rows to their places and mark duplicates; the blocks in order."""
     blocks = block_count(tokens, job.config.alternatives.k)
-    shuffles = max(1, -(-sum(part["bytes"] for part in admitted) * TEXT_PER_PARQUET_BYTE // SHUFFLE_BYTES))
+    shuffles = max(1, -(-sum(part.bytes for part in admitted) * TEXT_PER_PARQUET_BYTE // SHUFFLE_BYTES))
     dataset = mapped(items(admitted), read_parts).repartition(shuffles, keys=["pair_key"])
     dataset = mapped(dataset, place_rows, fn_kwargs={"index": job.index, "blocks": blocks})
     dataset = dataset.sort("block", boundaries=list(range(1, blocks))) if blocks > 1 else dataset.repartition(1)
     with job.reporter.stage("place", blocks, "blocks") as stage:
-        records = execute(
-            "place", mapped(dataset, write_block, fn_kwargs={"work": job.work}), lambda record: stage.advance()
-        )
-        metrics.count("tss_rows", sum(sum(one["duplicates"].values()) for one in records), outcome="duplicate")
-        return by_block("place", records)
+        written = mapped(dataset, write_block, fn_kwargs={"work": job.work})
+        placed = execute("place", PlacedBlock, written, lambda block: stage.advance())
+        metrics.count("tss_rows", sum(sum(block.duplicates.values()) for block in placed), outcome="duplicate")
+        return by_block("place", placed)
 
 
 def read_parts(batch: pa.Table) -> Iterable[pa.Table]:
     """The ADMITTED tables of recorded parts."""
-    for text in batch["item"].to_pylist():
-        yield read_part(json.loads(text))
+    for part in records_of(Part, batch):
+        yield read_table(part.path)
 
 
 def block_count(tokens: int, k: int) -> int:
@@ -64,7 +63,7 @@ def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, 
     instructions = read_table(f"{index}/instructions.parquet", ["key", "tokens"])
     queries = read_table(f"{index}/neighbours.parquet", ["instruction_row", "has_input", "task"]).to_pydict()
     rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
-    order, tokens = load_array(f"{index}/order.npy"), instructions["tokens"].to_numpy()
+    order, tokens = load_array(f"{index}/order.arrow"), instructions["tokens"].to_numpy()
     stretches = np.zeros((len(order), 2), dtype=np.int64)
     stretches[order, 1] = np.cumsum(tokens[order])
     stretches[:, 0] = stretches[:, 1] - tokens
@@ -119,7 +118,8 @@ def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray
     head_of = np.empty(len(order), dtype=np.int64)
     head_of[order] = np.where(np.repeat(sizes > GROUP_ROWS, sizes), order, order[np.repeat(heads, sizes)])
     first, last = stretches[instruction_rows[head_of]].T
-    return (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
+    places: np.ndarray = (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
+    return places
 
 
 def write_block(batch: pa.Table, *, work: str) -> pa.Table:
@@ -128,8 +128,8 @@ def write_block(batch: pa.Table, *, work: str) -> pa.Table:
         return record_table([])
     part = write_part(f"{work}/placed", in_order(batch.drop_columns(["block"])), PLACED)
     counted = pc.value_counts(batch.filter(batch["duplicate"])["source"]).to_pylist()
-    duplicates = {one["values"]: one["counts"] for one in counted}
-    return record_table([{**part, "block": batch["block"][0].as_py(), "duplicates": duplicates}])
+    duplicates = {source["values"]: source["counts"] for source in counted}
+    return record_table([PlacedBlock(batch["block"][0].as_py(), part, duplicates)])
 
 
 def in_order(table: pa.Table) -> pa.Table:

@@ -5,48 +5,57 @@ A row that was edited has another id, so it counts as one that left and one that
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.engine.job import Job, mapped, over_parts, stream
-from pipeline.storage.parts import Record, read_part, record_table
+from pipeline.runs.manifest import RowChanges
+from pipeline.storage.parts import read_table
+from pipeline.storage.records import BlockPart, record_table, records_of
 
-NAMES = ("entered", "left", "stayed", "moved")  # moved: stayed, with another rank in the selection
 ROWS_TOGETHER = 1_000_000
 _SIDES = pa.schema([pa.field("id", pa.string()), pa.field("after", pa.bool_()), pa.field("rank", pa.int64())])
 
 
-def compare(job: Job, before: dict[str, list[Record]], after: dict[str, list[Record]]) -> dict[str, dict[str, int]]:
-    """What happened since an earlier run: its rows and its selected rows against those of this one (`py`)."""
-    found = {}
+@dataclass(frozen=True)
+class Side:
+    """A part of one of the two runs that are compared."""
+
+    path: str
+    ranked: bool
+    after: bool
+
+
+def compare(job: Job, before: dict[str, list[BlockPart]], after: dict[str, list[BlockPart]]) -> dict[str, RowChanges]:
+    """What happened since an earlier run: its rows and its selected rows against those of this one."""
+    changes = {}
     with job.reporter.stage("changes", 2, "tables") as stage:
         for kind in ("scored", "selected"):
             sides = [
-                {"path": part["path"], "kind": kind, "after": side}
-                for side, parts in ((False, before[kind]), (True, after[kind]))
-                for part in parts
+                Side(record.part.path, kind == "selected", side)
+                for side, records in ((False, before[kind]), (True, after[kind]))
+                for record in records
             ]
-            size = max(1, sum(part["rows"] for part in [*before[kind], *after[kind]]) // ROWS_TOGETHER)
-            dataset = over_parts(sides, sides_of_parts).repartition(size, keys=["id"])
+            rows = sum(record.part.rows for record in [*before[kind], *after[kind]])
+            dataset = over_parts(sides, sides_of_parts).repartition(max(1, rows // ROWS_TOGETHER), keys=["id"])
             counts: Counter[str] = Counter()
-            for record in stream("changes", mapped(dataset, count_changes)):
-                counts.update(record)
-            found[kind] = {name: counts[name] for name in NAMES}
+            for record in stream("changes", RowChanges, mapped(dataset, count_changes)):
+                counts.update(vars(record))
+            changes[kind] = RowChanges(**{name: counts[name] for name in ("entered", "left", "stayed", "moved")})
             stage.advance()
-    return found
+    return changes
 
 
 def sides_of_parts(batch: pa.Table) -> Iterable[pa.Table]:
     """Ids of recorded parts with the side that they are on, and their rank where there is one."""
-    for item in map(json.loads, batch["item"].to_pylist()):
-        ranked = item["kind"] == "selected"
-        table = read_part(item, ["id", "selection_rank"] if ranked else ["id"])
-        ranks = table["selection_rank"] if ranked else pa.array(np.zeros(len(table), dtype=np.int64))
-        yield pa.table([table["id"], pa.array([item["after"]] * len(table)), ranks], schema=_SIDES)
+    for side in records_of(Side, batch):
+        table = read_table(side.path, ["id", "selection_rank"] if side.ranked else ["id"])
+        ranks = table["selection_rank"] if side.ranked else pa.array(np.zeros(len(table), dtype=np.int64))
+        yield pa.table([table["id"], pa.array([side.after] * len(table)), ranks], schema=_SIDES)
 
 
 def count_changes(batch: pa.Table) -> pa.Table:
@@ -60,10 +69,5 @@ def count_changes(batch: pa.Table) -> pa.Table:
     ]
     before, now = sides
     stayed = before.keys() & now.keys()
-    counts = (
-        len(now) - len(stayed),
-        len(before) - len(stayed),
-        len(stayed),
-        sum(before[one] != now[one] for one in stayed),
-    )
-    return record_table([dict(zip(NAMES, counts, strict=True))])
+    moved = sum(before[id] != now[id] for id in stayed)
+    return record_table([RowChanges(len(now) - len(stayed), len(before) - len(stayed), len(stayed), moved)])

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from operators.error_text import first_line
-from pipeline.runs import open_run, publish, workspace
-from pipeline.storage import computed, files, urls
-from pipeline.errors import BadRequest, RunFailed
-from pipeline.storage.parts import DamagedPart
 from pipeline.engine.progress import Reporter
-from pipeline.runs.output import working_on
+from pipeline.errors import BadRequest, RunFailed
+from pipeline.runs import open_run, publish, workspace
 from pipeline.runs.compact import BYTES_PER_PART, KINDS, rewrite
+from pipeline.runs.output import working_on
 from pipeline.runs.summary import Summary
+from pipeline.storage import computed, files, urls
+from pipeline.storage.parts import DamagedPart
 
 PARTS_AT_MOST = 512  # of one scorer or embedder; a run that leaves more joins them
 
@@ -27,11 +27,11 @@ def stats(output: str, reporter: Reporter) -> Summary:
     for kind, (_, key) in KINDS.items():
         unit = "pairs" if key == "group" else "instructions"
         for folder in _folders(output, kind):
-            found = computed.parts(folder)
-            damaged = [*_damaged(folder), *(path for path, _ in found if not _is_sound(path))]
+            parts = computed.parts(folder)
+            damaged = [*_damaged(folder), *(path for path, _ in parts if not _is_sound(path))]
             lines.append(
-                f"{kind:<12} {urls.name_of(folder)}  {len(found):,} parts, {sum(size for _, size in found):,} bytes, "
-                f"{computed.pairs_of(path for path, _ in found):,} {unit}{_told(folder)}"
+                f"{kind:<12} {urls.name_of(folder)}  {len(parts):,} parts, {sum(size for _, size in parts):,} bytes, "
+                f"{computed.pairs_of(path for path, _ in parts):,} {unit}{_by_scorer(folder)}"
             )
             lines += [f"{'':<12} damaged: {path}" for path in damaged]
     return Summary(output, "\n".join(lines or ["nothing is stored here yet"]))
@@ -61,23 +61,27 @@ def prune(output: str, reporter: Reporter) -> Summary:
         if not runs:
             raise BadRequest(f"{output}: no run is published here, so all of the store may still be wanted")
         lines = []
-        for kind, name in ((computed.LIKELIHOODS, "scorer"), (computed.EMBEDDINGS, "embedder")):
+        for kind in KINDS:
             for folder in _folders(output, kind):
-                using = [run for run in runs if run[name] == urls.name_of(folder)]
+                using = [
+                    run
+                    for run in runs
+                    if (run.scorer if kind == computed.LIKELIHOODS else run.embedder) == urls.name_of(folder)
+                ]
                 lines.append(_pruned(reporter, kind, folder, using, _unfinished(output, folder)))
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
 
-def after_run(reporter: Reporter, own: workspace.Workspace, former: str | None, keep_runs: int | None) -> None:
+def after_run(reporter: Reporter, this: workspace.Workspace, former: str | None, keep_runs: int | None) -> None:
     """Remove old runs, join parts that have grown many. The run is published: what fails here is said, and no more."""
     try:
-        if not own.lock.held():  # somebody has taken over, and this output is theirs
+        if not this.lock.held():  # somebody has taken over, and this output is theirs
             return
-        for old in publish.remove_old_runs(own.output, own.final, former, keep_runs):
+        for old in publish.remove_old_runs(this.output, this.final, former, keep_runs):
             reporter.say(f"keep_runs    {old} removed")
         for kind in KINDS:
-            for folder in _folders(own.output, kind):
-                kept = _unfinished(own.output, folder, own.run_id)
+            for folder in _folders(this.output, kind):
+                kept = _unfinished(this.output, folder, this.run_id)
                 if len(_small(folder, kept)) > PARTS_AT_MOST:
                     reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:
@@ -87,10 +91,10 @@ def after_run(reporter: Reporter, own: workspace.Workspace, former: str | None, 
 def _existing(output: str) -> str:
     output = open_run.locate(output)
     try:
-        found = any(files.exists(urls.join(output, kind)) for kind in KINDS)
+        stored = any(files.exists(urls.join(output, kind)) for kind in KINDS)
     except (OSError, pa.ArrowException) as error:
         raise BadRequest(f"{output}: cannot be reached: {first_line(error)}") from error
-    if not found:
+    if not stored:
         raise BadRequest(f"{output}: no store here; accepted: an output folder of `tss run`")
     return output
 
@@ -113,17 +117,17 @@ def _is_sound(path: str) -> bool:
     return True
 
 
-def _told(folder: str) -> str:
+def _by_scorer(folder: str) -> str:
     try:
-        said = json.loads(files.read(urls.join(folder, computed.SCORER)))
-        return f" by {said['model']} in {said['dtype']}"
+        scorer = json.loads(files.read(urls.join(folder, computed.SCORER)))
+        return f" by {scorer['model']} in {scorer['dtype']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""  # a note for people, and it has none or no whole one
 
 
 def _small(folder: str, kept: list[str]) -> list[tuple[str, str, int]]:
     """(run, path, bytes) of the parts that are worth joining: not those of the runs in `kept`, which will look for them."""
-    return [one for one in computed.by_run(folder) if one[0] not in kept and one[2] < BYTES_PER_PART // 2]
+    return [part for part in computed.by_run(folder) if part[0] not in kept and part[2] < BYTES_PER_PART // 2]
 
 
 def _unfinished(output: str, folder: str, but: str = "") -> list[str]:
@@ -132,24 +136,31 @@ def _unfinished(output: str, folder: str, but: str = "") -> list[str]:
     return [run for run in runs if run != but and computed.parts(urls.join(folder, run))]
 
 
-def _published(output: str) -> list[dict[str, Any]]:
-    """For each published run its folder, scored parts, and digests of scorer and embedder."""
-    found = []
+@dataclass(frozen=True)
+class _Using:
+    """What a published run uses of the store."""
+
+    scored: list[str]  # paths
+    scorer: str
+    embedder: str | None
+
+
+def _published(output: str) -> list[_Using]:
+    """What each published run uses; raises BadRequest where that is not known of one."""
+    using = []
     folder = urls.join(output, open_run.RUNS)
     for name in workspace.run_ids(folder):
         run = urls.join(folder, name)
         if files.exists(urls.join(run, open_run.MANIFEST)):
             try:
-                known = open_run.read_manifest(run)
+                manifest = open_run.read_manifest(run)
             except BadRequest as problem:
                 raise BadRequest(
                     f"it is not known what {run} uses, so nothing is removed: mend or remove that run ({problem})"
                 ) from problem
-            scored = open_run.parts_of(run, known["files"]["scored"])
-            found.append(
-                {"scored": scored, "scorer": known["scorer"]["fingerprint"], "embedder": known.get("embedder")}
-            )
-    return found
+            scored = [record.part.path for record in open_run.parts_of(run, manifest.files["scored"])]
+            using.append(_Using(scored, manifest.scorer.fingerprint, manifest.embedder))
+    return using
 
 
 def _of_unfinished(kept: list[str]) -> str:
@@ -160,28 +171,28 @@ def _of_unfinished(kept: list[str]) -> str:
     return f"; parts of interrupted runs are left alone: run them to their end, or remove {folders}"
 
 
-def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[dict[str, Any]], kept: list[str]) -> str:
+def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[_Using], kept: list[str]) -> str:
     before = computed.pairs_of(path for path, _ in computed.parts(folder))
     name = f"{kind:<12} {urls.name_of(folder)}"
     if not runs and not kept:
         files.delete_folder(folder)
         return f"{name}  removed: no published run uses it ({before:,} rows)"
     files.delete_drafts(folder)
-    wanted = [{"path": part["path"]} for run in runs for part in run["scored"]]
-    old = [one for one in computed.by_run(folder) if one[0] not in kept]
+    wanted = [path for run in runs for path in run.scored]
+    old = [part for part in computed.by_run(folder) if part[0] not in kept]
     rewrite(reporter, kind, folder, old, wanted if kind == computed.LIKELIHOODS or not runs else None)
     after = computed.pairs_of(path for path, _ in computed.parts(folder))
     damaged = _damaged(folder)
     for path in damaged:
         files.delete(path)
-    found = f", {len(damaged):,} damaged parts with them" if damaged else ""
-    return f"{name}  {before - after:,} of {before:,} rows removed{found}{_of_unfinished(kept)}"
+    with_them = f", {len(damaged):,} damaged parts with them" if damaged else ""
+    return f"{name}  {before - after:,} of {before:,} rows removed{with_them}{_of_unfinished(kept)}"
 
 
 def _joined(reporter: Reporter, kind: str, folder: str, kept: list[str]) -> str:
-    before, known = len(computed.parts(folder)), len(_damaged(folder))
+    before, damaged_before = len(computed.parts(folder)), len(_damaged(folder))
     rewrite(reporter, kind, folder, _small(folder, kept))
-    found = len(_damaged(folder)) - known
-    left_out = f"; {found:,} were damaged and are left out" if found else ""
+    damaged = len(_damaged(folder)) - damaged_before
+    left_out = f"; {damaged:,} were damaged and are left out" if damaged else ""
     became = f"{before:,} parts became {len(computed.parts(folder)):,}"
     return f"{kind:<12} {urls.name_of(folder)}  {became}{left_out}{_of_unfinished(kept)}"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from operators.error_text import first_line
-from pipeline.storage import files, urls
 from pipeline.errors import BadRequest
-from pipeline.storage.parts import Record
+from pipeline.runs.manifest import Manifest, opened
+from pipeline.storage import files, urls
+from pipeline.storage.records import BlockPart, Part
 
 MANIFEST, POINTER, REPORT, CONFIG = "manifest.json", "latest.json", "report.html", "config.yaml"
 RUNS = "runs"
-_NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 
 
 def locate(text: str) -> str:
@@ -50,7 +50,7 @@ def latest_run(output: str) -> str | None:
         pointed = json.loads(files.read(pointer))["run"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadRequest(f"{pointer}: cannot be read: {error}. Name one of runs/<id>, or run again") from error
     run = inside(output, str(pointed))
     if run is None or not files.exists(urls.join(run, MANIFEST)):
@@ -76,43 +76,32 @@ def inside(folder: str, relative: str) -> str | None:
         or any(part in ("", ".", "..") for part in parts)
     ):
         return None
-    found = urls.join(folder, *parts)
-    if not urls.is_url(folder) and not Path(found).resolve().is_relative_to(Path(folder).resolve()):
+    path = urls.join(folder, *parts)
+    if not urls.is_url(folder) and not Path(path).resolve().is_relative_to(Path(folder).resolve()):
         return None  # a link that leads out
-    return found
+    return path
 
 
-def read_manifest(run: str) -> dict[str, Any]:
+def read_manifest(run: str) -> Manifest:
     """The manifest of a published run; raises BadRequest where it is cut off, changed, or no manifest."""
     path = urls.join(run, MANIFEST)
     try:
-        manifest = json.loads(files.read(path))
-        missing = [key for key in _NEEDED if key not in manifest]
-        changed = "digest" in manifest and manifest["digest"] != digest_of(manifest)
-    except (OSError, ValueError, TypeError) as error:
+        return opened(files.read(path))
+    except OSError as error:
         raise BadRequest(f"{path}: cannot be read: {error}. {_ANOTHER}") from error
-    if missing:
-        raise BadRequest(f"{path}: is no manifest of a finished run: it has no {', '.join(missing)}. {_ANOTHER}")
-    if changed:
-        raise BadRequest(f"{path}: is not as it was published: its digest differs. {_ANOTHER}")
-    return manifest
+    except ValueError as problem:
+        raise BadRequest(f"{path}: {problem}. {_ANOTHER}") from problem
 
 
 _ANOTHER = "Name another runs/<id>, or run again: likelihoods that are stored are not computed again"
 
 
-def digest_of(manifest: dict[str, Any]) -> str:
-    """The digest of all that a manifest says."""
-    content = {key: value for key, value in manifest.items() if key != "digest"}
-    return files.digest_of(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
-
-
-def parts_of(run: str, files: list[dict[str, Any]]) -> list[Record]:
-    """Records of a published run's parts; raises BadRequest for a path that leaves the run's folder."""
-    records = []
-    for number, file in enumerate(files):
-        path = inside(run, str(file["path"]))
+def parts_of(run: str, published: list[Part]) -> list[BlockPart]:
+    """The parts of a published run where they lie; raises BadRequest for a path that leaves the run's folder."""
+    parts = []
+    for number, part in enumerate(published):
+        path = inside(run, part.path)
         if path is None:
-            raise BadRequest(f"{urls.join(run, MANIFEST)}: the file {file['path']!r} is outside of the run")
-        records.append({**file, "path": path, "block": number})
-    return records
+            raise BadRequest(f"{urls.join(run, MANIFEST)}: the file {part.path!r} is outside of the run")
+        parts.append(BlockPart(number, replace(part, path=path)))
+    return parts

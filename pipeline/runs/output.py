@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from operators.error_text import first_line
 from pipeline.engine.job import everywhere
-from pipeline.engine.resources import is_local, session
+from pipeline.engine.session import is_local, session
 from pipeline.errors import BadRequest
 from pipeline.storage import files, urls
 from pipeline.storage.lock import Lock, hold

@@ -11,83 +11,88 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 import yaml
 
 from operators.schema import REJECTED, SCORED, SELECTED
-from pipeline.storage import files, urls
-from pipeline.errors import BadRequest
 from pipeline.engine.job import Job, execute, over_parts
-from pipeline.storage.parts import Record, checked_bytes, record_table, write_table
 from pipeline.engine.progress import Reporter
-from pipeline.runs.open_run import CONFIG, MANIFEST, POINTER, REPORT, RUNS, digest_of, latest_run, require_readable
+from pipeline.errors import BadRequest
+from pipeline.runs.manifest import Manifest, sealed
+from pipeline.runs.open_run import CONFIG, MANIFEST, POINTER, REPORT, RUNS, latest_run, require_readable
 from pipeline.runs.workspace import Workspace, run_ids
+from pipeline.storage import files, urls
+from pipeline.storage.parts import checked_bytes, write_table
+from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
 
 
-def gather(job: Job, own: Workspace, parts: dict[str, list[Record]]) -> dict[str, list[dict[str, Any]]]:
-    """Move recorded parts, in order, to `<kind>/part-*.parquet` of the run; a kind without rows gets one empty."""
-    files: dict[str, list[dict[str, Any]]] = {}
+class Move(NamedTuple):
+    """A file on its way to its final name."""
+
+    path: str
+    target: str
+
+
+def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
+    """Move recorded parts, in order, to `<kind>/part-*.parquet` of the run; a kind without rows gets one empty. The parts with
+    their paths in the run."""
+    published: dict[str, list[Part]] = {}
     moves = []
     for kind, schema in _SCHEMAS.items():
-        files[kind] = []
-        for number, record in enumerate(parts[kind]):
-            name = f"{kind}/part-{number:05d}.parquet"
-            moves.append({"path": record["path"], "target": urls.join(own.staged, name)})
-            files[kind].append({"path": name, **{key: record[key] for key in ("rows", "bytes", "digest")}})
-        if not files[kind]:
-            name = f"{kind}/part-00000.parquet"
-            written = write_table(urls.join(own.staged, name), schema.empty_table())
-            files[kind].append({**written, "path": name, "rows": 0})
+        names = [f"{kind}/part-{number:05d}.parquet" for number in range(max(1, len(parts[kind])))]
+        moves += [
+            Move(part.path, urls.join(workspace.staged, name)) for part, name in zip(parts[kind], names, strict=False)
+        ]
+        written = parts[kind] or [write_table(urls.join(workspace.staged, names[0]), schema.empty_table())]
+        published[kind] = [replace(part, path=name) for part, name in zip(written, names, strict=True)]
     with job.reporter.stage("publish", len(moves)) as stage:
-        execute("publish", over_parts(moves, move_parts), lambda record: stage.advance())
-    return files
+        execute("publish", Move, over_parts(moves, move_parts), lambda move: stage.advance())
+    return published
 
 
 def move_parts(batch: pa.Table) -> pa.Table:
     """Give parts their final names. A part that has it already was moved by an attempt that died after."""
-    records = []
-    for move in map(json.loads, batch["item"].to_pylist()):
-        if files.exists(move["path"]) or not files.exists(move["target"]):
-            files.move(move["path"], move["target"])
-        records.append({"target": move["target"]})
-    return record_table(records)
+    moves = list(records_of(Move, batch))
+    for path, target in moves:
+        if files.exists(path) or not files.exists(target):
+            files.move(path, target)
+    return record_table(moves)
 
 
 def copy_parts(batch: pa.Table, *, work: str) -> pa.Table:
     """Copy parts of a published run into the work folder of another, every byte checked; records of the copies."""
-    records = []
-    for record in map(json.loads, batch["item"].to_pylist()):
+    copies = []
+    for record in records_of(BlockPart, batch):
         path = urls.join(work, "copied", f"{uuid.uuid4().hex}.parquet")
-        data = checked_bytes(record)
-        files.write(path, data)
-        records.append({**record, "path": path, "bytes": len(data), "digest": files.digest_of(data)})
-    return record_table(records)
+        files.write(path, checked_bytes(record.part))
+        copies.append(BlockPart(record.block, replace(record.part, path=path)))
+    return record_table(copies)
 
 
-def publish(own: Workspace, manifest: dict[str, Any], page: str) -> str:
+def publish(workspace: Workspace, manifest: Manifest, page: str) -> str:
     """Write configuration, report page and, last, the manifest beside the gathered parts; point to the run. Its folder."""
-    config = yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True)
-    plain = json.loads(json.dumps(manifest))  # as a reader will find it
-    sealed = json.dumps({**plain, "digest": digest_of(plain)}, indent=2, ensure_ascii=False) + "\n"
-    files.write(urls.join(own.staged, CONFIG), config.encode())
-    files.write(urls.join(own.staged, REPORT), page.encode())
-    own.lock.require()
-    files.write(urls.join(own.staged, MANIFEST), sealed.encode())
-    if own.staged != own.final:
-        files.move(own.staged, own.final)
-    return point(own)
+    config = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
+    files.write(urls.join(workspace.staged, CONFIG), config.encode())
+    files.write(urls.join(workspace.staged, REPORT), page.encode())
+    text = sealed(manifest).encode()
+    workspace.lock.require()
+    files.write(urls.join(workspace.staged, MANIFEST), text)
+    if workspace.staged != workspace.final:
+        files.move(workspace.staged, workspace.final)
+    return point(workspace)
 
 
-def point(own: Workspace) -> str:
+def point(workspace: Workspace) -> str:
     """Make a whole run the current one; its folder."""
-    pointer = json.dumps({"run": f"{RUNS}/{own.run_id}"}) + "\n"
-    files.write(urls.join(own.output, POINTER), pointer.encode())
-    Reporter.published = own.final
-    return own.final
+    pointer = json.dumps({"run": f"{RUNS}/{workspace.run_id}"}) + "\n"
+    files.write(urls.join(workspace.output, POINTER), pointer.encode())
+    Reporter.published = workspace.final
+    return workspace.final
 
 
 def current_run(output: str) -> str | None:

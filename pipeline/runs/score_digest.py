@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-import json
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,30 +12,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.engine.job import Job, over_parts, stream
-from pipeline.storage.parts import Record, read_part, record_table
+from pipeline.storage.parts import read_table
+from pipeline.storage.records import BlockPart, record_table, records_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SAMPLE = 10_000  # score quantiles come from this many rows: those with the smallest ids
+# The rows that tasks send: as many more than SAMPLE as leave it, but for one run in a billion, not short.
+_SENT = SAMPLE + 6 * math.isqrt(SAMPLE)
 EXTREMES = 5
 
+ScoredId = tuple[str, float]
+Extreme = tuple[float, str, str, str]  # tss_pp, id, instruction, output; texts are cut
 
+
+@dataclass(frozen=True)
+class PartDigest:
+    """A sample of (id, tss_pp) of a part, its best rows and its worst."""
+
+    sample: list[ScoredId]
+    best: list[Extreme]
+    worst: list[Extreme]
+
+
+@dataclass
 class Digest:
-    """A fixed random sample of (id, score), the best rows and the worst."""
+    """A fixed random sample of (id, tss_pp) of all parts so far, the best rows and the worst."""
 
-    def __init__(self) -> None:
-        self.sample: list[list] = []
-        self.best: list[list] = []
-        self.worst: list[list] = []
+    sample: list[ScoredId] = field(default_factory=list)
+    best: list[Extreme] = field(default_factory=list)
+    worst: list[Extreme] = field(default_factory=list)
 
-    def take(self, record: Record) -> None:
-        """Move a scored part's sample and extremes out of its record."""
+    def take(self, part: PartDigest) -> None:
+        """Add a part."""
         # Ids are hashes, so the rows with the smallest ones are a random sample, and always the same one.
-        self.sample = heapq.nsmallest(SAMPLE, self.sample + record.pop("sample"))
-        self.best = heapq.nsmallest(EXTREMES, self.best + record.pop("best"), key=lambda row: (-row[0], row[1]))
-        self.worst = heapq.nsmallest(EXTREMES, self.worst + record.pop("worst"), key=lambda row: (row[0], row[1]))
+        self.sample = heapq.nsmallest(SAMPLE, self.sample + part.sample)
+        self.best = heapq.nsmallest(EXTREMES, self.best + part.best, key=lambda row: (-row[0], row[1]))
+        self.worst = heapq.nsmallest(EXTREMES, self.worst + part.worst, key=lambda row: (row[0], row[1]))
 
     def shown(self) -> dict[str, Any]:
-        """Quantiles of tss_pp, from how many rows, and the extremes as [score, id, instruction, output]; texts are cut."""
+        """Quantiles of tss_pp, from how many rows, and the extremes as [score, id, instruction, output]."""
         values = [score for _, score in self.sample]
         quantiles = np.quantile(values, QUANTILES).tolist() if values else []
         return {
@@ -46,35 +62,37 @@ class Digest:
         }
 
 
-def digest_scores(job: Job, parts: list[Record]) -> Digest:
+def digest_scores(job: Job, parts: list[BlockPart]) -> Digest:
     """What the summary shows of the scores in SCORED parts."""
-    found = Digest()
+    digest = Digest()
+    share = min(1.0, _SENT / max(1, sum(record.part.rows for record in parts)))
     with job.reporter.stage("digest", len(parts)) as stage:
-        for record in stream("digest", over_parts(parts, digest_part)):
-            found.take(record)
+        for part in stream("digest", PartDigest, over_parts(parts, digest_part, share=share)):
+            digest.take(part)
             stage.advance()
-    return found
+    return digest
 
 
-def digest_part(batch: pa.Table) -> pa.Table:
-    """Records of what the summary shows of SCORED parts: a sample of scores by id, the best rows and the worst."""
-    records = []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        table = read_part(part, ["id", "tss_pp", "instruction", "output"])
-        known = table.filter(pc.is_valid(table["tss_pp"]))
-        best, worst = (_extremes(known, direction) for direction in ("descending", "ascending"))
-        records.append({"sample": _sample(known), "best": best, "worst": worst})
-    return record_table(records)
+def digest_part(batch: pa.Table, *, share: float) -> pa.Table:
+    """Records of what the summary shows of SCORED parts, from the `share` of their rows with the smallest ids."""
+    digests = []
+    for record in records_of(BlockPart, batch):
+        table = read_table(record.part.path, ["id", "tss_pp", "instruction", "output"])
+        scored = table.filter(pc.is_valid(table["tss_pp"]))
+        best, worst = (_extremes(scored, direction) for direction in ("descending", "ascending"))
+        digests.append(PartDigest(_sample(scored, share), best, worst))
+    return record_table(digests)
 
 
-def _sample(known: pa.Table) -> list[list]:
-    smallest = known.select(["id", "tss_pp"]).sort_by("id").slice(0, SAMPLE)
-    return [list(row) for row in zip(*(column.to_pylist() for column in smallest.columns), strict=True)]
+def _sample(scored: pa.Table, share: float) -> list[ScoredId]:
+    highest = f"{min(int(share * 2**128), 2**128 - 1):032x}"
+    drawn = scored.filter(pc.less_equal(scored["id"], highest))
+    return list(zip(drawn["id"].to_pylist(), drawn["tss_pp"].to_pylist(), strict=True))
 
 
-def _extremes(known: pa.Table, direction: str) -> list[list]:
-    rows = known.sort_by([("tss_pp", direction), ("id", "ascending")]).slice(0, EXTREMES).to_pylist()
+def _extremes(scored: pa.Table, direction: str) -> list[Extreme]:
+    rows = scored.sort_by([("tss_pp", direction), ("id", "ascending")]).slice(0, EXTREMES).to_pylist()
     return [
-        [row["tss_pp"], row["id"], " ".join(row["instruction"][:300].split()), " ".join(row["output"][:300].split())]
+        (row["tss_pp"], row["id"], " ".join(row["instruction"][:300].split()), " ".join(row["output"][:300].split()))
         for row in rows
     ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pipeline.runs.accounts import by_reason
+from pipeline.runs.manifest import AllCounts, Manifest, Pairs, RowChanges
 
 
 @dataclass(frozen=True)
@@ -14,26 +18,25 @@ class Summary:
     text: str
 
 
-def summarise(manifest: dict[str, Any], run: str) -> Summary:
+def summarise(manifest: Manifest, run: str) -> Summary:
     """The summary of a published run from its manifest."""
-    counts, budget, pairs, scores = (manifest[name] for name in ("counts", "budget", "pairs", "scores"))
-    lost = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts["rejected"].items())) or "none"
+    counts, scores = manifest.counts, manifest.scores
     lines = [
         "",
-        f"rows         {counts['read']:,} read, {sum(counts['rejected'].values()):,} rejected ({lost}), "
-        f"{counts['duplicates']:,} duplicates, "
-        f"{counts['scored']:,} scored" + _without_score(counts["unscored"] - counts["bounded"], counts["bounded"]),
-        f"pool         {manifest['pool']:,} instructions as alternatives, {manifest['instructions']:,} distinct in the run",
-        _pairs(pairs) + _speed(manifest),
-        *_quantiles(scores, counts["scored"] - counts["unscored"]),
-        f"selection    {_settings(manifest['config'])}",
-        _budget(budget, counts["selected"], manifest["eligible"]),
-        *_overlap(manifest["overlap"], manifest["config"]["select"]),
+        f"rows         {counts.read:,} read, {counts.lost:,} rejected ({by_reason(counts) or 'none'}), "
+        f"{counts.duplicates:,} duplicates, "
+        f"{counts.scored:,} scored" + _without_score(counts.unscored - counts.bounded, counts.bounded),
+        f"pool         {manifest.pool:,} instructions as alternatives, {manifest.instructions:,} distinct in the run",
+        _pairs(manifest.pairs) + _speed(manifest),
+        *_quantiles(scores, counts.scored - counts.unscored),
+        f"selection    {_settings(manifest.config)}",
+        *_budget(manifest),
+        *_overlap(manifest),
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
-        *_changes(manifest.get("changes"), manifest.get("since")),
-        *_warnings(counts["sources"]),
-        *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.get("damaged", [])),
+        *_changes(manifest),
+        *_warnings(counts),
+        *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.damaged),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
@@ -45,79 +48,83 @@ def _without_score(alone: int, bounded: int) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _pairs(pairs: dict[str, int]) -> str:
-    before, stored = pairs.get("resumed", 0), pairs.get("stored", 0)
-    computed = f"{pairs['computed']:,} computed" + (f" ({before:,} before the run was interrupted)" if before else "")
-    return f"pairs        {computed}, {pairs['reused']:,} reused" + (f" ({stored:,} from the store)" if stored else "")
+def _pairs(pairs: Pairs) -> str:
+    before = f" ({pairs.resumed:,} before the run was interrupted)" if pairs.resumed else ""
+    stored = f" ({pairs.stored:,} from the store)" if pairs.stored else ""
+    return f"pairs        {pairs.computed:,} computed{before}, {pairs.reused:,} reused{stored}"
 
 
-def _changes(changes: dict[str, dict[str, int]] | None, since: str | None) -> list[str]:
-    if not changes:
+def _changes(manifest: Manifest) -> list[str]:
+    if not manifest.changes:
         return []
-    rows, selected = changes["scored"], changes["selected"]
+    rows, selected = manifest.changes["scored"], manifest.changes["selected"]
     return [
-        f"changes      since {since}: {_moves(rows)} of all rows; {_moves(selected)} of the selection, "
-        f"{selected['moved']:,} of these with another rank"
+        f"changes      since {manifest.since}: {_moves(rows)} of all rows; {_moves(selected)} of the selection, "
+        f"{selected.moved:,} of these with another rank"
     ]
 
 
-def _moves(counts: dict[str, int]) -> str:
-    return f"{counts['entered']:,} entered, {counts['left']:,} left, {counts['stayed']:,} stayed"
+def _moves(rows: RowChanges) -> str:
+    return f"{rows.entered:,} entered, {rows.left:,} left, {rows.stayed:,} stayed"
 
 
-def _speed(manifest: dict[str, Any]) -> str:
-    seconds = sum(value for name, value in manifest["timings"].items() if name.startswith("score"))
-    pairs, tokens = manifest["pairs"], manifest["tokens"]
-    computed = pairs["computed"] - pairs.get("resumed", 0)
+def _speed(manifest: Manifest) -> str:
+    seconds = sum(value for name, value in manifest.timings.items() if name.startswith("score"))
+    tokens = manifest.tokens
+    computed = manifest.pairs.computed - manifest.pairs.resumed
     if not seconds or not computed:
         return ""
     # Padding and sharing in one figure: tokens of all sequences over tokens that went through the model.
-    reuse = tokens["in_pairs"] / max(1, tokens["forwarded"])
+    reuse = tokens.in_pairs / max(1, tokens.forwarded)
     return (
-        f"; {computed / seconds:,.0f} pairs and {tokens['in_pairs'] / seconds:,.0f} tokens a second, "
+        f"; {computed / seconds:,.0f} pairs and {tokens.in_pairs / seconds:,.0f} tokens a second, "
         f"{reuse:.2f} tokens for each one computed"
     )
 
 
-def _quantiles(scores: dict[str, Any], known: int) -> list[str]:
+def _quantiles(scores: dict[str, Any], with_score: int) -> list[str]:
     if not scores["from"]:
         return ["tss_pp       no row has a score"]
     named = "  ".join(
         f"{quantile:.0%} {value:.2f}" for quantile, value in zip(scores["quantiles"], scores["tss_pp"], strict=True)
     )
-    estimated = f"  (from {scores['from']:,} rows)" if scores["from"] < known else ""
+    estimated = f"  (from {scores['from']:,} rows)" if scores["from"] < with_score else ""
     return [f"tss_pp       {named}{estimated}"]
 
 
-def _overlap(found: dict[str, Any], select: dict[str, Any]) -> list[str]:
+def _overlap(manifest: Manifest) -> list[str]:
     """How much the selection by the run's own score, the first one, shares with each other."""
-    if not found["rows"][0]:
+    overlap = manifest.overlap
+    if overlap is None or not overlap.rows[0]:
         return []
-    without = [name for name in ("max_per", "quota") if select[name]]
+    without = [name for name in ("max_per", "quota") if manifest.config["select"][name]]
     marked = "Jaccard: 1 all rows, 0 none; a minus: lowest first"
     marked += f"; all without {' and '.join(without)}" if without else ""
     shared = [
         f"{name} {value:.2f}"
-        for name, value in zip(found["scores"], found["jaccard"][0], strict=True)
-        if name != found["scores"][0] and value is not None
+        for name, value in zip(overlap.scores, overlap.jaccard[0], strict=True)
+        if name != overlap.scores[0] and value is not None
     ]
     return [f"overlap      with a selection by {', '.join(shared)} ({marked})"] if shared else []
 
 
-def _budget(budget: dict[str, Any], selected: int, eligible: int) -> str:
-    text = f"budget       {budget['asked']:,} {budget['unit']} asked, {budget['used']:,} used by {selected:,} selected rows"
-    if budget["asked"] >= budget["corpus"]:
+def _budget(manifest: Manifest) -> list[str]:
+    budget, selected = manifest.budget, manifest.counts.selected
+    if budget is None:
+        return []
+    text = f"budget       {budget.asked:,} {budget.unit} asked, {budget.used:,} used by {selected:,} selected rows"
+    if budget.asked >= budget.corpus:
         text += (
-            f"; the budget covers the whole corpus ({budget['corpus']:,} {budget['unit']}), "
+            f"; the budget covers the whole corpus ({budget.corpus:,} {budget.unit}), "
             "so every row that has a score and passes the filters is taken"
         )
     elif not selected:
         text += (
             "; no row fits: the best one alone costs more"
-            if eligible
+            if manifest.eligible
             else "; no row has a score and passes the filters"
         )
-    return text
+    return [text]
 
 
 def _settings(config: dict[str, Any]) -> str:
@@ -130,15 +137,15 @@ def _settings(config: dict[str, Any]) -> str:
     return "; ".join(chosen)
 
 
-def _warnings(sources: dict[str, dict[str, Any]]) -> list[str]:
+def _warnings(counts: AllCounts) -> list[str]:
     return [
-        f"warning      source {source!r}: all {one['read']:,} rows rejected ({', '.join(sorted(one['rejected']))})"
-        for source, one in sorted(sources.items())
-        if one["read"] and one["read"] == sum(one["rejected"].values())
+        f"warning      source {source!r}: all {rows.read:,} rows rejected ({', '.join(sorted(rows.rejected))})"
+        for source, rows in sorted(counts.sources.items())
+        if rows.read and rows.read == rows.lost
     ]
 
 
-def _examples(title: str, rows: list[list]) -> list[str]:
+def _examples(title: str, rows: Iterable[Sequence[Any]]) -> list[str]:
     return [
         f"{title if number == 0 else '':<12} {score:+7.2f}  {_cut(instruction, 60)} -> {_cut(output, 50)}"
         for number, (score, _, instruction, output) in enumerate(rows)

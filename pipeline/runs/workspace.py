@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine import metrics
-from pipeline.storage import files, urls
-from pipeline.errors import BadRequest
-from pipeline.storage.lock import Lock
 from pipeline.engine.progress import Reporter
+from pipeline.errors import BadRequest
 from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
+from pipeline.storage import files, urls
 from pipeline.storage.computed import NOTES, count_run, damaged
+from pipeline.storage.lock import Lock
 
 WORK, _REQUEST = ".work", "request.json"
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
@@ -68,45 +68,45 @@ class Workspace:
 
 
 @contextmanager
-def workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> Iterator[Workspace]:
+def open_workspace(output: str, lock: Lock, request: str, *, fresh: bool = False) -> Iterator[Workspace]:
     """The workspace of an interrupted run of this request, or a new one; leftovers of all others are removed.
 
     However it ends, parts are removed. Where the same request would go on, the folder stays, with the request and the names of
     damaged parts alone: the next attempt is then known as one.
     """
-    own = _enter(output, lock, request, fresh)
+    workspace = _enter(output, lock, request, fresh)
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    said = json.dumps({"request": request, "run": own.run_id, "began": began, "fresh": own.fresh})
-    metrics.of_run(own.run_id)
+    note = json.dumps({"request": request, "run": workspace.run_id, "began": began, "fresh": workspace.fresh})
+    metrics.of_run(workspace.run_id)
     try:
-        files.write(urls.join(own.folder, _REQUEST), said.encode())
-        yield own
+        files.write(urls.join(workspace.folder, _REQUEST), note.encode())
+        yield workspace
     finally:
         metrics.of_run("")
         # What storage does not let go of now is removed by the next command; how this one has ended matters more.
         with contextlib.suppress(OSError, pa.ArrowException):
             if lock.held():  # whoever has taken over meanwhile may work in the same folder
-                _clear(own, keep_request=_goes_on(own))
+                _clear(workspace, keep_request=_goes_on(workspace))
                 files.delete_empty(urls.join(output, WORK))
 
 
 def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
-    found = None
+    resumed: Workspace | None = None
     for name in files.list_folders(urls.join(output, WORK)):
         left = Workspace(output, name, lock, resumed=True)
-        known = _request_of(left)
-        left = replace(left, fresh=bool(known.get("fresh")))
-        same = known.get("request") == request
+        noted = _request_of(left)
+        left = replace(left, fresh=bool(noted.get("fresh")))
+        same = noted.get("request") == request
         # What stands on a disk under its final name without a sound manifest is in the way of a run of that name.
         free = urls.is_url(output) or left.whole or not files.exists(left.final)
-        if same and free and not fresh and found is None:
-            found = left
+        if same and free and not fresh and resumed is None:
+            resumed = left
             _clear(left, keep_request=True)
         else:
             # An interrupted run of another request keeps its name as long as it has pairs in the store.
             _clear(left, keep_request=not same and not left.whole and _worth_keeping(left))
     _remove_unpublished(output)
-    return found or Workspace(output, new_run_id(), lock, fresh=fresh)
+    return resumed or Workspace(output, new_run_id(), lock, fresh=fresh)
 
 
 def _remove_unpublished(output: str) -> None:
@@ -120,35 +120,35 @@ def _remove_unpublished(output: str) -> None:
 
 def _request_of(left: Workspace) -> dict[str, Any]:
     try:
-        known = json.loads(files.read(urls.join(left.folder, _REQUEST)))
+        noted = json.loads(files.read(urls.join(left.folder, _REQUEST)))
     except (OSError, ValueError):
         return {}  # not even the request was written whole: there is nothing to go on with
-    return known if isinstance(known, dict) else {}
+    return noted if isinstance(noted, dict) else {}
 
 
-def _goes_on(own: Workspace) -> bool:
+def _goes_on(workspace: Workspace) -> bool:
     """Whether the same request has to know of this run: readers do not see it, and it lacks nothing but the pointer, was begun
     fresh, or is worth keeping."""
-    return Reporter.published != own.final and (own.whole or own.fresh or _worth_keeping(own))
+    return Reporter.published != workspace.final and (workspace.whole or workspace.fresh or _worth_keeping(workspace))
 
 
-def _worth_keeping(own: Workspace) -> bool:
+def _worth_keeping(workspace: Workspace) -> bool:
     """Whether a run that is not whole has stored pairs, or has found damaged parts that its manifest will name."""
-    return count_run(own.output, own.run_id)[0] > 0 or bool(damaged(own.folder))
+    return count_run(workspace.output, workspace.run_id)[0] > 0 or bool(damaged(workspace.folder))
 
 
-def _clear(own: Workspace, *, keep_request: bool = False) -> None:
+def _clear(workspace: Workspace, *, keep_request: bool = False) -> None:
     if keep_request:
-        for name in files.list_folders(own.folder):
+        for name in files.list_folders(workspace.folder):
             if name != NOTES:
-                files.delete_folder(urls.join(own.folder, name))
-        for path, _ in files.list_files(own.folder):
+                files.delete_folder(urls.join(workspace.folder, name))
+        for path, _ in files.list_files(workspace.folder):
             if urls.name_of(path) != _REQUEST:
                 files.delete(path)
     else:
-        files.delete_folder(own.folder)
-    if own.staged == own.final and not own.whole:
-        files.delete_folder(own.final)
+        files.delete_folder(workspace.folder)
+    if workspace.staged == workspace.final and not workspace.whole:
+        files.delete_folder(workspace.final)
 
 
 def run_ids(folder: str) -> list[str]:

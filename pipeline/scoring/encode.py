@@ -7,7 +7,6 @@ it, through Ray's object store, with the record it came from.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +18,8 @@ from operators.scoring.encode_pairs import Candidates, encode_rows
 from pipeline.engine.attempts import at_most
 from pipeline.engine.encoder import cached_encoder
 from pipeline.retrieval.index import cached_neighbours, cached_pool
-from pipeline.storage.parts import Record, read_part
+from pipeline.storage.parts import read_table
+from pipeline.storage.records import Part, records_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ class Round:
         return f"again-{self.number}" if self.name == "again" else self.name
 
 
+@dataclass(frozen=True)
+class BlockToScore:
+    """A block as a round of scoring takes it: its PLACED rows, what earlier rounds have scored, and stored pairs."""
+
+    block: int
+    placed: Part
+    scored: Part | None
+    recalled: Part | None
+
+
 def encode_block(
     batch: pa.Table,
     *,
@@ -51,44 +61,47 @@ def encode_block(
     k: int,
     round: dict[str, Any],
 ) -> pa.Table:
-    """For each block record: the record, and beside it the rows that this round takes, ENCODED."""
+    """Each block as it came, and beside it the rows that this round takes, ENCODED."""
     blocks = []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        this = Round(**round)
+    this_round = Round(**round)
+    for block in records_of(BlockToScore, batch):
         # Every row was tokenised before, when it was admitted: if a process ends here, it is no row's fault.
-        with at_most(work, f"encode-{part['block']:06d}-{this.label}", f"encoding block {part['block']}"):
-            rows = rows_of_round(part, this)
+        with at_most(work, f"encode-{block.block:06d}-{this_round.label}", f"encoding block {block.block}"):
+            rows = rows_of_round(block, this_round)
             candidates = candidates_of(rows, cached_neighbours(index))
             encoded = encode_rows(rows, candidates, cached_pool(**pool), cached_encoder(**encoder), k)
             blocks.append(to_bytes(encoded))
     return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
 
 
-def rows_of_round(part: Record, round: Round) -> pa.Table:
+def rows_of_round(block: BlockToScore, round: Round) -> pa.Table:
     """The PLACED rows of a block that a round takes."""
-    placed = read_part(part["placed"])
+    placed = read_table(block.placed.path)
     rows = placed.filter(pc.invert(placed["duplicate"]))
     if round.name == "all":
         return rows
-    if round.name == "again":
-        scored = read_part(part["scored"], ["id", "tss_pp", "tss_pp_bound"])
+    if round.name == "again" and block.scored is not None:
+        scored = read_table(block.scored.path, ["id", "tss_pp", "tss_pp_bound"])
         reaches = pc.greater_equal(scored["tss_pp_bound"], pa.scalar(round.threshold, pa.float64()))
         open_ids = scored.filter(pc.fill_null(reaches, False))["id"]
         return rows.filter(pc.is_in(rows["id"], value_set=open_ids.combine_chunks()))
     # Ids are hashes: their first digits draw a sample that depends on nothing else.
-    drawn = pa.array([int(one[:8], 16) < round.share * 2**32 for one in rows["id"].to_pylist()], pa.bool_())
+    drawn = pa.array([int(id[:8], 16) < round.share * 2**32 for id in rows["id"].to_pylist()], pa.bool_())
     return rows.filter(drawn if round.name == "pilot" else pc.invert(drawn))
 
 
 def candidates_of(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
     """The ranked candidates of PLACED rows."""
-    found = []
-    for row in neighbours.take(rows["query_row"]).to_pylist():
-        query = Query(row["instruction_row"], row["has_input"], row["task"])
-        found.append(
-            Candidates(query, row["candidates"], row["similarities"], row["complete"], row["paraphrases_skipped"])
+    return [
+        Candidates(
+            Query(row["instruction_row"], row["has_input"], row["task"]),
+            row["candidates"],
+            row["similarities"],
+            row["complete"],
+            row["paraphrases_skipped"],
         )
-    return found
+        for row in neighbours.take(rows["query_row"]).to_pylist()
+    ]
 
 
 def to_bytes(table: pa.Table) -> bytes:
@@ -96,7 +109,7 @@ def to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def from_bytes(data: bytes) -> pa.Table:

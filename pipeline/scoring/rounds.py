@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from ray.data import Dataset
 
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, in_actors, items, mapped, stream
 from pipeline.engine.resources import no_more_than
 from pipeline.retrieval.index import pool_settings
 from pipeline.scoring import encode, score_block
-from pipeline.scoring.encode import Round
+from pipeline.scoring.encode import BlockToScore, Round
 from pipeline.storage import computed, urls
-from pipeline.storage.parts import Record
+from pipeline.storage.records import Block, BlockPart, ScoredBlock
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,39 @@ class Scorer:
     folder: str
 
 
-def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -> list[Record]:
-    """One round of scoring: tasks encode block by block, the actor pool scores; the records of the blocks after it.
+def score_blocks(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> list[Block]:
+    """One round of scoring: tasks encode block by block, the actor pool scores; the blocks after it."""
+    sizes = no_more_than(job.pools.scorers, len(blocks))
+    settings = _settings(job, scorer, round)
+    dataset = in_actors(
+        _encoded(job, blocks, scorer, round), score_block.ScoreBlock, settings, sizes, job.pools.gpus_per_scorer
+    )
 
-    A block's record holds what was placed there and what all rounds so far have made of it.
-    """
+    def stored() -> str:
+        return (
+            f"{computed.pairs_of(path for path, _ in computed.parts(urls.join(scorer.folder, job.run))):,} pairs stored"
+        )
+
+    after = {block.block: block for block in blocks}
+    name = "score" if round.name == "all" else f"score {round.name}"
+    with job.reporter.stage(name, len(blocks), "blocks", slow=_announced(job, blocks, round), look=stored) as stage:
+        pairs, seconds = 0, 0.0
+        for scored in stream("score", ScoredBlock, dataset):
+            pairs, seconds = pairs + scored.work.computed - scored.work.resumed, seconds + scored.seconds
+            stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
+            before = after[scored.block]
+            more = scored.scored.rows - (before.scored.rows if before.scored else 0)
+            metrics.count("tss_rows", more, outcome="scored")
+            for reasons in scored.reasons.values():
+                metrics.rejected(reasons)
+            after[scored.block] = joined(before, scored)
+    return [after[number] for number in sorted(after)]
+
+
+def _settings(job: Job, scorer: Scorer, round: Round) -> dict[str, Any]:
+    """What the scoring actors are made with."""
     config = job.config
-    settings = {
+    return {
         "work": job.work,
         "kept": {"scorer": scorer.folder, "run": job.run, "part": round.label},
         "every": config.store.write_every,
@@ -43,83 +71,52 @@ def score_blocks(job: Job, blocks: list[Record], scorer: Scorer, round: Round) -
         "threshold": round.threshold,
         "share": {"a_node": job.pools.scorers_a_node, "gpus": job.pools.gpus_per_scorer},
     }
-    items_ = [{name: block[name] for name in ("block", "placed", "scored", "known")} for block in blocks]
-    encoded = mapped(
-        items(items_),
-        encode.encode_block,
-        fn_kwargs={
-            "work": job.work,
-            "index": job.index,
-            "encoder": scorer.encoder,
-            "pool": pool_settings(job),
-            "k": config.alternatives.k,
-            "round": asdict(round),
-        },
-    )
-    sizes = no_more_than(job.pools.scorers, len(blocks))
-    dataset = in_actors(encoded, score_block.ScoreBlock, settings, sizes, job.pools.gpus_per_scorer)
-    after = {block["block"]: block for block in blocks}
-    name = "score" if round.name == "all" else f"score {round.name}"
-    rows = sum(block["placed"]["rows"] - sum(block["duplicates"].values()) for block in blocks)
+
+
+def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dataset:
+    kwargs = {
+        "work": job.work,
+        "index": job.index,
+        "encoder": scorer.encoder,
+        "pool": pool_settings(job),
+        "k": job.config.alternatives.k,
+        "round": asdict(round),
+    }
+    asked = [BlockToScore(block.block, block.placed, block.scored, block.recalled) for block in blocks]
+    return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs)
+
+
+def _announced(job: Job, blocks: list[Block], round: Round) -> str:
+    """What a round has before it, for people."""
+    rows = sum(block.placed.rows - sum(block.duplicates.values()) for block in blocks)
     of_round = {
         "pilot": "a sample of ",
         "rest": "those not in the sample of ",
         "again": "those above the threshold of ",
     }
-    slow = f"{of_round.get(round.name, '')}{rows:,} rows, at most {config.alternatives.k + 2} pairs each"
-
-    def stored() -> str:
-        return (
-            f"{computed.pairs_of(path for path, _ in computed.parts(urls.join(scorer.folder, job.run))):,} pairs stored"
-        )
-
-    with job.reporter.stage(name, len(blocks), "blocks", slow=slow, look=stored) as stage:
-        pairs, seconds = 0, 0.0
-        for record in stream("score", dataset):
-            work = record["work"]
-            pairs, seconds = pairs + work["computed"] - work["resumed"], seconds + record["seconds"]
-            stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
-            more = record["scored"]["rows"] - (after[record["block"]]["scored"] or {"rows": 0})["rows"]
-            metrics.count("tss_rows", more, outcome="scored")
-            for reasons in record["reasons"].values():
-                metrics.rejected(reasons)
-            after[record["block"]] = _joined(after[record["block"]], record)
-    return [after[number] for number in sorted(after)]
+    return f"{of_round.get(round.name, '')}{rows:,} rows, at most {job.config.alternatives.k + 2} pairs each"
 
 
-def fresh_blocks(placed: list[Record]) -> list[Record]:
-    """Records of blocks of which nothing is scored yet."""
-    return [
-        {
-            "block": part["block"],
-            "placed": {"path": part["path"], "rows": part["rows"]},
-            "known": part.get("known"),
-            "scored": None,
-            "duplicates": part["duplicates"],
-            "sources": {},
-            "rejected": [],
-            "reasons": {},
-            "work": {},
-        }
-        for part in placed
-    ]
+def joined(block: Block, scored: ScoredBlock) -> Block:
+    """A block after one more round: the new scored part holds all rows; work and rejections add up."""
+    reasons = {source: Counter(counts) for source, counts in block.reasons.items()}
+    for source, counts in scored.reasons.items():
+        reasons.setdefault(source, Counter()).update(counts)
+    return replace(
+        block,
+        scored=scored.scored,
+        sources=scored.sources,
+        rejected=[*block.rejected, *scored.rejected],
+        reasons={source: dict(counts) for source, counts in reasons.items()},
+        work=block.work + scored.work,
+    )
 
 
-def _joined(block: Record, new: Record) -> Record:
-    """A block's record after one more round: the new scored part holds all rows; work and rejections add up."""
-    reasons = {source: Counter(found) for source, found in block["reasons"].items()}
-    for source, found in new["reasons"].items():
-        reasons.setdefault(source, Counter()).update(found)
-    return {
-        **block,
-        "scored": new["scored"],
-        "sources": new["sources"],
-        "rejected": block["rejected"] + new["rejected"],
-        "reasons": reasons,
-        "work": dict(Counter(block["work"]) + Counter(new["work"])),
-    }
-
-
-def scored_of(blocks: list[Record]) -> list[Record]:
-    """The SCORED parts of block records."""
-    return [{**block["scored"], "block": block["block"]} for block in blocks]
+def scored_parts(blocks: list[Block]) -> list[BlockPart]:
+    """The SCORED parts of blocks; raises ValueError for a block of which nothing is scored."""
+    parts = []
+    for block in blocks:
+        if block.scored is None:
+            raise ValueError(f"block {block.block} was not scored")
+        parts.append(BlockPart(block.block, block.scored))
+    return parts

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,13 +17,13 @@ from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
 from pipeline.engine import metrics
-from pipeline.engine.attempts import Attempts, at_most, this_actor
+from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.resources import threads_here
-from pipeline.scoring.encode import from_bytes
-from pipeline.scoring.rescore import sources_of
+from pipeline.scoring.encode import BlockToScore, from_bytes
 from pipeline.storage import computed
-from pipeline.storage.parts import Record, read_part, record_table, write_part
+from pipeline.storage.parts import read_table, write_part
+from pipeline.storage.records import ScoredBlock, SourceScores, record_table, records_of
 
 if TYPE_CHECKING:
     from operators.scoring.scorer import TargetScorer
@@ -33,33 +34,33 @@ class BrokenScorer(RuntimeError):
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Rows:
     """Rows of a block, ENCODED; their LIKELIHOODS so far; and sums of pairs that earlier runs have stored, by digest."""
 
-    number: int
+    block: int
     encoded: pa.Table
-    known: pa.Table | None
+    likelihoods: pa.Table | None
     stored: dict[bytes, float]
 
-    def rows(self, start: int, stop: int) -> _Block:
-        known = None if self.known is None else self.known.slice(start, stop - start)
-        return replace(self, encoded=self.encoded.slice(start, stop - start), known=known)
+    def between(self, start: int, stop: int) -> _Rows:
+        likelihoods = None if self.likelihoods is None else self.likelihoods.slice(start, stop - start)
+        return replace(self, encoded=self.encoded.slice(start, stop - start), likelihoods=likelihoods)
 
 
 @dataclass
-class _Found:
+class _Outcome:
     """What came of a stretch of rows: LIKELIHOODS tables in order, rows that cannot be scored with the reason, the cost."""
 
     tables: list[pa.Table] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     work: Work = field(default_factory=Work)
 
-    def add(self, other: _Found) -> _Found:
-        self.tables += other.tables
-        self.rejected += other.rejected
-        for name, value in vars(other.work).items():
-            setattr(self.work, name, getattr(self.work, name) + value)
-        return self
+    @classmethod
+    def of(cls, parts: list[_Outcome]) -> _Outcome:
+        """The outcomes of stretches that follow each other, as one."""
+        tables = [table for part in parts for table in part.tables]
+        rejected = [row for part in parts for row in part.rejected]
+        return cls(tables, rejected, reduce(add, (part.work for part in parts)))
 
 
 class _Keeper:
@@ -145,60 +146,67 @@ class ScoreBlock:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(
-            self._block(json.loads(item), from_bytes(encoded))
-            for item, encoded in zip(batch["item"].to_pylist(), batch["encoded"].to_pylist(), strict=True)
+            self._block(block, from_bytes(encoded))
+            for block, encoded in zip(records_of(BlockToScore, batch), batch["encoded"].to_pylist(), strict=True)
         )
 
-    def _block(self, part: Record, encoded: pa.Table) -> Record:
+    def _block(self, block: BlockToScore, encoded: pa.Table) -> ScoredBlock:
         began = time.monotonic()
-        before = read_part(part["scored"]) if part["scored"] else SCORED.empty_table()
+        before = read_table(block.scored.path) if block.scored else SCORED.empty_table()
         seen = pc.index_in(encoded["id"], value_set=before["id"].combine_chunks())
-        known = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
-        stored = _sums(read_part(part["known"])) if part.get("known") else {}
-        found = self._stretch(_Block(part["block"], encoded, known, stored), 0, len(encoded))
+        likelihoods = before.take(seen).select(LIKELIHOODS.names) if len(before) and not seen.null_count else None
+        stored = _sums(read_table(block.recalled.path)) if block.recalled else {}
+        outcome = self._score_in_halves(_Rows(block.block, encoded, likelihoods, stored))
         others = before.filter(pc.invert(pc.is_in(before["id"], value_set=encoded["id"].combine_chunks())))
-        tables = [add_scores(table, self._score, self._seed) for table in found.tables]
+        tables = [add_scores(table, self._score, self._seed) for table in outcome.tables]
         scored = pa.concat_tables([others, *tables])
-        return {
-            "block": part["block"],
-            "scored": write_part(f"{self._work}/scored", scored, SCORED),
-            "sources": sources_of(scored),
-            **self._reject(found.rejected),
-            "work": {**vars(found.work), "loaded": self._loads()},
-            "seconds": time.monotonic() - began,
-        }
+        rejected = from_rows(outcome.rejected, REJECTED)
+        return ScoredBlock(
+            block=block.block,
+            scored=write_part(f"{self._work}/scored", scored, SCORED),
+            sources=sources_of(scored),
+            rejected=[write_part(f"{self._work}/rejected", rejected, REJECTED)] if len(rejected) else [],
+            reasons=_reasons(outcome.rejected),
+            work=outcome.work + Work(loaded=self._loads()),
+            seconds=time.monotonic() - began,
+        )
 
     def _loads(self) -> int:
         """1 in the record of the first block after a model was loaded."""
         loaded, self._loaded = self._loaded, 0
         return loaded
 
-    def _stretch(self, block: _Block, start: int, stop: int) -> _Found:
-        """Score rows `start` to `stop` of a block, in halves where they have failed together."""
-        if start == stop:  # a round may take no row of a block
-            return self._scored(block.rows(start, stop))
-        attempts, name = Attempts(self._work, f"block-{block.number:06d}-{self._kept['part']}"), f"{start}-{stop}"
-        whole, alone = stop - start == len(block.encoded), stop - start == 1
-        limit = self.whole_tries + alone if whole else self.row_tries if alone else 1
-        problem = None
-        if (deaths := attempts.deaths(name)) < limit:
-            for _ in range(2):  # what fails once may have been the machine's fault
-                try:
-                    with attempts.trying(name):
-                        return self._scored(block.rows(start, stop))
-                except OSError:
-                    raise  # a disk that is full, a store that is gone
-                except Exception as error:  # noqa: BLE001 - whatever a model raises on a row; it ends in rejected/ in words
-                    problem = error
-                    self._require_scorer(error)
-        if not alone:
-            middle = (start + stop) // 2
-            return self._stretch(block, start, middle).add(self._stretch(block, middle, stop))
-        if problem is not None:
-            reason, detail = "scorer_failed", f"the scorer fails on this row: {type(problem).__name__}: {problem}"[:500]
-        else:
-            reason, detail = "scorer_died", f"the scorer's process ended {deaths} times while it scored this row alone"
-        return _Found(rejected=[_rejected(block.encoded.slice(start, 1), reason, detail)])
+    def _score_in_halves(self, rows: _Rows) -> _Outcome:
+        """Score the rows of a block, in halves where they have failed together."""
+        attempts = Attempts(self._work, f"block-{rows.block:06d}-{self._kept['part']}")
+
+        def attempt(places: range, name: str) -> _Outcome:
+            try:
+                with attempts.trying(name):
+                    return self._score_rows(rows.between(places.start, places.stop))
+            except OSError:
+                raise  # a disk that is full, a store that is gone
+            except Exception as error:  # noqa: BLE001 - what fails once may have been the machine's fault
+                self._require_scorer(error)
+            with attempts.trying(name):
+                return self._score_rows(rows.between(places.start, places.stop))
+
+        def alone(place: int, error: Exception) -> _Outcome:
+            reason, detail = "scorer_failed", f"the scorer fails on this row: {type(error).__name__}: {error}"[:500]
+            if isinstance(error, Died):
+                reason, detail = "scorer_died", f"the scorer's {error} while it scored this row alone"
+            return _Outcome(rejected=[_rejected(rows.encoded.slice(place, 1), reason, detail)])
+
+        def excuse(error: Exception) -> None:
+            if isinstance(error, OSError | BrokenScorer):
+                raise error
+            self._require_scorer(error)
+
+        places = range(len(rows.encoded))
+        if not places:  # a round may take no row of a block
+            return self._score_rows(rows)
+        tries = self.whole_tries, self.row_tries
+        return _Outcome.of(halve_by_deaths(places, attempts.counts(), attempt, alone, excuse, tries=tries))
 
     def _require_scorer(self, error: Exception) -> None:
         """Raise BrokenScorer where it is not the rows: the model cannot be loaded, or fails on anything by now."""
@@ -209,8 +217,8 @@ class ScoreBlock:
         if not healthy:
             raise BrokenScorer(f"the scorer fails on everything since {type(error).__name__}: {error}") from error
 
-    def _scored(self, block: _Block) -> _Found:
-        folder = computed.block_folder(self._kept["scorer"], self._kept["run"], block.number, self._kept["part"])
+    def _score_rows(self, rows: _Rows) -> _Outcome:
+        folder = computed.block_folder(self._kept["scorer"], self._kept["run"], rows.block, self._kept["part"])
         # Sums wait for the device, then for the disk: half of the time each.
         keeper, work = _Keeper(folder, self._every / 2), Work()
         meter = metrics.Meter(work)
@@ -220,8 +228,8 @@ class ScoreBlock:
             meter.read()
             metrics.scorer(self._scorer)  # batches have become smaller where memory ran out
 
-        memory = Memory(block.stored, self._finished(folder), keep, self._every / 2)
-        scoring = Scoring(block.encoded, self._context, lambda: self._scorer, block.known, memory, work)
+        memory = Memory(rows.stored, self._finished(folder), keep, self._every / 2)
+        scoring = Scoring(rows.encoded, self._context, lambda: self._scorer, rows.likelihoods, memory, work)
         try:
             if self._threshold is None:
                 scoring.score_all()
@@ -231,26 +239,40 @@ class ScoreBlock:
             keeper.write()
         meter.read(finished=True)
         good = pa.array(scoring.finite(), pa.bool_())
-        bad = block.encoded.filter(pc.invert(good))
+        bad = rows.encoded.filter(pc.invert(good))
         detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
         rejected = [_rejected(bad.slice(row, 1), "not_finite", detail) for row in range(len(bad))]
-        return _Found([scoring.table().filter(good)], rejected, scoring.work)
+        return _Outcome([scoring.table().filter(good)], rejected, scoring.work)
 
     def _finished(self, folder: str) -> dict[bytes, float]:
         """What this run has stored of a block in this round before."""
-        found: dict[bytes, float] = {}
-        for _, table in computed.sound((path for path, _ in computed.parts(folder)), self._work):
-            found.update(_sums(table))
-        return found
+        sums: dict[bytes, float] = {}
+        for _, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work):
+            sums.update(_sums(table))
+        return sums
 
-    def _reject(self, rows: list[dict[str, Any]]) -> Record:
-        """Write a REJECTED part."""
-        reasons: dict[str, dict[str, int]] = {}
-        for row in rows:
-            of_source = reasons.setdefault(row["source"], {})
-            of_source[row["reason"]] = of_source.get(row["reason"], 0) + 1
-        parts = [write_part(f"{self._work}/rejected", from_rows(rows, REJECTED), REJECTED)] if rows else []
-        return {"rejected": parts, "reasons": reasons}
+
+def sources_of(scored: pa.Table) -> dict[str, SourceScores]:
+    """By source: rows of a SCORED part, those without a score, and those of them that a bounded selection left."""
+    unscored = _by_source(scored.filter(pc.is_null(scored["tss_pp"])))
+    bounded = _by_source(scored.filter(pc.is_valid(scored["tss_pp_bound"])))
+    return {
+        source: SourceScores(rows, unscored.get(source, 0), bounded.get(source, 0))
+        for source, rows in _by_source(scored).items()
+    }
+
+
+def _by_source(rows: pa.Table) -> dict[str, int]:
+    return {source["values"]: source["counts"] for source in pc.value_counts(rows["source"]).to_pylist()}
+
+
+def _reasons(rejected: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """By source, how many REJECTED rows have each reason."""
+    reasons: dict[str, dict[str, int]] = {}
+    for row in rejected:
+        of_source = reasons.setdefault(row["source"], {})
+        of_source[row["reason"]] = of_source.get(row["reason"], 0) + 1
+    return reasons
 
 
 def _rejected(row: pa.Table, reason: str, detail: str) -> dict[str, Any]:

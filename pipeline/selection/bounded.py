@@ -1,20 +1,20 @@
 """Bounded selection: rows that cannot be selected are scored no further, and the selection is that of full scoring.
 
-An upper bound of tss_pp follows from the alternatives scored so far (`operators/scoring/scores.py`). Order all rows by their score, or by
-their bound where there is no score yet, and take the prefix that fits the budget. If every row of it, and the first that does
-not fit, has its score, then no bounded row can stand among them and the prefix is the selection. Rounds, each a stage over
-blocks, lead there: a sample scored in full says where the threshold will be, all other rows are scored until they fall below
-that, and rows that stand above the threshold without a score are scored further, until there are none.
+An upper bound of tss_pp follows from the alternatives scored so far (`operators/scoring/scores.py`). Order all rows by their
+score, or by their bound where there is no score yet, and take the prefix that fits the budget. If every row of it, and the
+first that does not fit, has its score, then no bounded row can stand among them and the prefix is the selection. Rounds, each
+a stage over blocks, lead there: a sample scored in full says where the threshold will be, all other rows are scored until they
+fall below that, and rows that stand above the threshold without a score are scored further, until there are none.
 """
 
 from __future__ import annotations
 
 from operators.selection.budget import largest_budget
 from pipeline.engine.job import Job
-from pipeline.scoring import rounds
 from pipeline.scoring.encode import Round
+from pipeline.scoring.rounds import Scorer, score_blocks, scored_parts
 from pipeline.selection import choose
-from pipeline.storage.parts import Record
+from pipeline.storage.records import Block, BlockPart
 
 PILOT_SHARE = 1 / 16  # of the rows, but not more than so many
 PILOT_ROWS = 4096
@@ -24,23 +24,23 @@ _DEVIATIONS = 2.0
 _SLACK = 1.15
 
 
-def score_bounded(job: Job, blocks: list[Record], rows: int, scorer: rounds.Scorer) -> list[Record]:
-    """Records of blocks (`scoring.fresh_blocks`) scored as far as the budget's selection needs; `rows` as admitted."""
+def score_bounded(job: Job, blocks: list[Block], rows: int, scorer: Scorer) -> list[Block]:
+    """Blocks scored as far as the budget's selection needs; `rows` as admitted."""
     share = min(PILOT_SHARE, PILOT_ROWS / max(1, rows))
-    blocks = rounds.score_blocks(job, blocks, scorer, Round("pilot", share))
-    threshold = _pilot_threshold(job, rounds.scored_of(blocks), share)
-    blocks = rounds.score_blocks(job, blocks, scorer, Round("rest", share, threshold))
-    cost, _ = choose.totals(job, rounds.scored_of(blocks))
+    blocks = score_blocks(job, blocks, scorer, Round("pilot", share))
+    threshold = _pilot_threshold(job, scored_parts(blocks), share)
+    blocks = score_blocks(job, blocks, scorer, Round("rest", share, threshold))
+    cost, _ = choose.totals(job, scored_parts(blocks))
     asked, slack, number = largest_budget(cost, job.config.select.budget), _SLACK, 0
-    while (found := choose.reach(job, rounds.scored_of(blocks), asked, int(asked * slack))).without_score:
-        left = [block for block in blocks if found.open[block["block"]]]
-        again = rounds.score_blocks(job, left, scorer, Round("again", share, found.threshold, number))
-        blocks = list({block["block"]: block for block in [*blocks, *again]}.values())
+    while (reached := choose.reach(job, scored_parts(blocks), asked, int(asked * slack))).without_score:
+        left = [block for block in blocks if reached.open[block.block]]
+        again = score_blocks(job, left, scorer, Round("again", share, reached.threshold, number))
+        blocks = list({block.block: block for block in [*blocks, *again]}.values())
         slack, number = slack * 2, number + 1
     return blocks
 
 
-def _pilot_threshold(job: Job, scored: list[Record], share: float) -> float:
+def _pilot_threshold(job: Job, scored: list[BlockPart], share: float) -> float:
     """Where the whole corpus' budget probably ends, or a little below, from a sample of its rows scored in full."""
     cost, rows = choose.totals(job, scored)
     asked = share * largest_budget(int(cost / share), job.config.select.budget)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from operators.selection import budget
-from pipeline.engine.job import Job
-from pipeline.selection import passes as passes
+from pipeline.engine.job import Job, execute, over_parts
 from pipeline.selection.choose import Selection
-from pipeline.selection.search import Search, find_ends, slim, sweep
-from pipeline.storage.parts import Record
+from pipeline.selection.passes import CommonRows, overlap_of_part
+from pipeline.selection.ranking import WHOLE, Ranking
+from pipeline.selection.search import Search, find_ends
+from pipeline.storage.records import BlockPart
 
 # Compared in every run, as names of the report: a minus means that the lowest come first, as `{ppl: -1}` does.
 COMPARED = ("tss_pp", "tss", "ppl", "-ppl", "ifd", "-ifd", "ifd_loss", "-ifd_loss", "length", "random")
@@ -20,36 +20,41 @@ COMPARED = ("tss_pp", "tss", "ppl", "-ppl", "ifd", "-ifd", "ifd_loss", "-ifd_los
 _ON_ALL_ALTERNATIVES = {"tss", "tss_pp"}
 
 
-def overlap(job: Job, scored: list[Record], chosen: Selection, bounded: int) -> dict[str, Any]:
-    """Selections by `select.score` and by all of COMPARED, under the run's budget and filter, without caps and quotas.
+@dataclass(frozen=True)
+class Overlap:
+    """Names of scores, rows that each selects, and the Jaccard index of each two: rows in both over rows in either; null where
+    both are empty."""
 
-    Names, rows of each selection, and the Jaccard index of each two: rows in both over rows in either; null where both
-    are empty.
-    """
-    own = chosen.ranking
-    rankings = {_label(own.score): own}
+    scores: list[str]
+    rows: list[int]
+    jaccard: list[list[float | None]]
+
+
+def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) -> Overlap:
+    """Selections by `select.score` and by all of COMPARED, under the run's budget and filter, without caps and quotas."""
+    ranking = chosen.ranking
+    rankings = {_label(ranking.score): ranking}
     for name in COMPARED:
         if not (bounded and name in _ON_ALL_ALTERNATIVES):
-            rankings.setdefault(name, _ranking(own, name))
-    parts = slim(scored)
-    cuts = {passes.WHOLE: budget.Cut((), chosen.asked)}
+            rankings.setdefault(name, _ranking(ranking, name))
+    cuts = {WHOLE: budget.Cut((), chosen.asked)}
     with job.reporter.stage("overlap", None, "passes") as stage:
-        searches = find_ends("overlap", parts, [Search(one, cuts) for one in rankings.values()], stage.advance)
-        ends = [search.ends() for search in searches]
-        found = sweep("overlap", parts, passes.overlap_of_part, searches=ends)
+        wanted = [Search(ranking, cuts) for ranking in rankings.values()]
+        ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
+        parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_part, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")
-    common = np.sum([record["common"] for record in found], axis=0)
+    common = np.sum(parts, axis=0)
     rows = np.diag(common)
     either = rows[:, None] + rows[None, :] - common
     places = range(len(rankings))
-    jaccard = [[common[i, j] / either[i, j] if either[i, j] else None for j in places] for i in places]
-    return {"scores": list(rankings), "rows": rows.tolist(), "jaccard": jaccard}
+    jaccard = [[float(common[i, j] / either[i, j]) if either[i, j] else None for j in places] for i in places]
+    return Overlap(list(rankings), rows.tolist(), jaccard)
 
 
-def _ranking(own: passes.Ranking, name: str) -> passes.Ranking:
+def _ranking(ranking: Ranking, name: str) -> Ranking:
     if name.startswith("-"):  # a weighted sum of one column, which needs no standardising
-        return replace(own, score={name[1:]: -1.0}, moments={name[1:]: (0.0, 1.0)})
-    return replace(own, score=name, moments={})
+        return replace(ranking, score={name[1:]: -1.0}, moments={name[1:]: (0.0, 1.0)})
+    return replace(ranking, score=name, moments={})
 
 
 def _label(score: str | dict[str, float]) -> str:

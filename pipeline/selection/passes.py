@@ -6,7 +6,6 @@ cut per capped group, a cut per budget), so the last pass needs no join.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,127 +15,112 @@ import pyarrow as pa
 
 from operators.schema import SCORED, SELECTED
 from operators.selection import budget, filter
-from pipeline.storage.parts import read_part, read_table, record_table, write_part
+from operators.selection.moments import Moments, moments
+from pipeline.selection.ranking import (
+    GROUP_CUTS,
+    WHOLE,
+    Eligible,
+    Ranking,
+    costs_of,
+    cuts_path,
+    eligible,
+    groups_of,
+    inside_budgets,
+)
+from pipeline.storage.parts import read_table, write_part, write_table
+from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
 ROWS_PER_FILE = 100_000
-WHOLE = ""  # the name of the one budget where no quota splits it
-_GROUP_CUTS = pa.schema([pa.field("group", pa.string()), pa.field("order", pa.uint64()), pa.field("id", pa.string())])
+CommonRows = list[list[int]]  # how many rows of a part each two rankings select, and each alone
+FileRows = list[int]  # rows of a part by output file
 _CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64())])
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """What decides eligibility and order, in a form that travels to tasks."""
+class PartTotals:
+    """The rows of a part, their cost, and moments of the columns of a weighted score over rows that have all of them."""
 
-    score: str | dict[str, float]
-    moments: dict[str, tuple[float, float]]
-    cost: str
-    where: str | None
-    caps: list[tuple[str, list[str]]]  # (column, paths of its group cuts)
-    quota: list[str]  # sources with a budget of their own
-    by_bound: bool = False  # rows without a tss_pp stand where their bound is
-
-    def columns(self) -> list[str]:
-        """The stored columns that a pass reads."""
-        names = {self.score} if isinstance(self.score, str) else set(self.score)
-        names |= {"id", "source", "n_prompt_tokens", "n_target_tokens"} | {name for name, _ in self.caps}
-        names |= {"tss_pp_bound"} if self.by_bound else set()
-        return filter.needed_columns(names | (filter.column_names(filter.parse(self.where)) if self.where else set()))
+    rows: int
+    total: int
+    moments: list[Moments]
 
 
-def _eligible(table: pa.Table, ranking: Ranking) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """Rows that may be taken, their orders (uint64) and costs (int64)."""
-    scores = filter.score_of(table, ranking.score, ranking.moments)
-    if ranking.by_bound:
-        scores = np.where(np.isnan(scores), filter.numeric(table, "tss_pp_bound"), scores)
-    keep = np.isfinite(scores)
-    if ranking.where:
-        keep &= filter.evaluate(filter.parse(ranking.where), table)
-    if ranking.quota:
-        shared = WHOLE in ranking.quota  # what the named sources leave is there for all others
-        keep &= np.array([source in ranking.quota or shared for source in table["source"].to_pylist()], dtype=bool)
-    table, orders = table.filter(pa.array(keep)), budget.order_of(scores[keep])
-    for column, paths in ranking.caps:
-        inside = _inside_cap(table, orders, column, paths)
-        table, orders = table.filter(pa.array(inside)), orders[inside]
-    return table, orders, _costs(table, ranking.cost)
+@dataclass(frozen=True)
+class Histogram:
+    """Of one ranking and one of its budgets: cost and rows of a part by the next digit of the selection key."""
+
+    search: int
+    budget: str
+    bins: list[int]
+    costs: list[int]
+    rows: list[int]
 
 
-def _costs(table: pa.Table, cost: str) -> np.ndarray:
-    if cost == "rows":
-        return np.ones(len(table), dtype=np.int64)
-    targets = table["n_target_tokens"].to_numpy().astype(np.int64)
-    return targets if cost == "output" else targets + table["n_prompt_tokens"].to_numpy()
+@dataclass(frozen=True)
+class PartReach:
+    """Rows of a block without a tss_pp: among those up to the budget's end, and among those that reach a threshold."""
+
+    block: int
+    without_score: int
+    open: int
 
 
-def _inside_cap(table: pa.Table, orders: np.ndarray, column: str, paths: list[str]) -> np.ndarray:
-    cuts = pa.concat_tables([read_table(path) for path in paths]) if paths else _GROUP_CUTS.empty_table()
-    last = {row["group"]: (row["order"], row["id"]) for row in cuts.to_pylist()}
-    groups, ids = _groups(table, column), table["id"].to_pylist()
-    return np.array(
-        [
-            group not in last or (int(order), one) <= last[group]
-            for group, order, one in zip(groups, orders, ids, strict=True)
-        ],
-        dtype=bool,
-    )
+@dataclass(frozen=True)
+class ChosenPart:
+    """The chosen rows of a block, a sample of their orders, and how many they are by source."""
 
-
-def _groups(table: pa.Table, column: str) -> list[str]:
-    """The group of each row as text; rows without a value are one group."""
-    return ["null" if value is None else f"={value}" for value in filter.column(table, column).to_pylist()]
-
-
-def _inside_budgets(table: pa.Table, ranking: Ranking, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """For each budget, bool [N]: which rows draw on it; without a quota, all of them on each."""
-    if not ranking.quota:
-        return dict.fromkeys(names, np.ones(len(table), dtype=bool))
-    sources = table["source"].to_pylist()
-    owners = np.array([source if source in ranking.quota else WHOLE for source in sources], dtype=object)
-    return {name: owners == name for name in names}
+    part: Part
+    orders: list[int]
+    sources: dict[str, int]
 
 
 def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
-    """Records with the rows of a part and their cost, and count, sum and sum of squares of the columns of a weighted score."""
+    """Records of PartTotals."""
     records = []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        table = read_part(part, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
+    for scored in records_of(BlockPart, batch):
+        table = read_table(scored.part.path, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
         values = np.array([filter.numeric(table, name) for name in score]).reshape(len(score), len(table))
         values = values[:, np.isfinite(values).all(axis=0)]
-        records.append(
-            {
-                "total": int(_costs(table, cost).sum()),
-                "rows": len(table),
-                "count": values.shape[1],
-                "sums": values.sum(axis=1).tolist(),
-                "squares": (values**2).sum(axis=1).tolist(),
-            }
-        )
+        total = int(costs_of(table, cost).sum())
+        records.append(PartTotals(len(table), total, [moments(column) for column in values]))
     return record_table(records)
 
 
 def caps_of_part(batch: pa.Table, *, ranking: dict[str, Any], column: str, n: int) -> Iterable[pa.Table]:
     """The `n` best eligible rows of each group within a part: all that a cap can still need of it."""
     chosen = Ranking(**ranking)
-    for part in map(json.loads, batch["item"].to_pylist()):
+    for scored in records_of(BlockPart, batch):
         columns = filter.needed_columns({*chosen.columns(), column})
-        table, orders, _ = _eligible(read_part(part, columns), chosen)
-        rows = pa.table(
-            [pa.array(_groups(table, column), pa.string()), pa.array(orders), table["id"]], schema=_GROUP_CUTS
-        )
-        yield rows.take(pa.array(_best(rows, n)))
+        rows = eligible(read_table(scored.part.path, columns), chosen, scored.block)
+        blocks = pa.array([scored.block] * len(rows.table), pa.int64())
+        groups = pa.array(groups_of(rows.table, column), pa.string())
+        table = pa.table([blocks, groups, pa.array(rows.orders), rows.table["id"]], schema=GROUP_CUTS)
+        yield table.take(pa.array(_best(table, n)))
 
 
-def cuts_of_groups(batch: pa.Table, *, work: str, n: int) -> pa.Table:
-    """Write the last row that a cap admits of each group that has so many; all rows of a group are in `batch`."""
+def cuts_of_groups(batch: pa.Table, *, n: int) -> pa.Table:
+    """For each group and each block that has rows of it, the last row that a cap admits; all rows of a group are in `batch`."""
     best = batch.take(pa.array(_best(batch, n)))
-    groups = np.array(best["group"].to_pylist(), dtype=object)
     last: dict[str, int] = {}
     count: dict[str, int] = {}
-    for place, group in enumerate(groups):
+    for place, group in enumerate(best["group"].to_pylist()):
         last[group], count[group] = place, count.get(group, 0) + 1
-    full = best.take(pa.array([place for group, place in last.items() if count[group] == n], pa.int64()))
-    return record_table([write_part(f"{work}/caps", full, _GROUP_CUTS)] if len(full) else [])
+    orders, ids = best["order"].to_pylist(), best["id"].to_pylist()
+    cuts = []
+    for block, group in sorted(set(zip(batch["block"].to_pylist(), batch["group"].to_pylist(), strict=True))):
+        cut = last[group] if count[group] == n else None
+        order, id = (None, None) if cut is None else (orders[cut], ids[cut])
+        cuts.append({"block": block, "group": group, "order": order, "id": id})
+    return pa.Table.from_pylist(cuts, schema=GROUP_CUTS)
+
+
+def write_cuts(batch: pa.Table, *, folder: str) -> pa.Table:
+    """Write the cuts of each block's own groups; all cuts of a block are in `batch`."""
+    blocks = batch["block"].to_numpy()
+    return record_table(
+        write_table(cuts_path(folder, int(block)), batch.filter(pa.array(blocks == block)))
+        for block in np.unique(blocks)
+    )
 
 
 def _best(rows: pa.Table, n: int) -> np.ndarray:
@@ -147,41 +131,43 @@ def _best(rows: pa.Table, n: int) -> np.ndarray:
 def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
     """For each ranking and each of its budgets under search: cost and rows by the next digit of the selection key."""
     rankings, records = [Ranking(**search["ranking"]) for search in searches], []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        passing = _passing(read_part(part, _columns_of(rankings)), rankings)
+    for scored in records_of(BlockPart, batch):
+        passing = _passing(read_table(scored.part.path, _columns_of(rankings)), rankings)
         for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
             prefixes = search["prefixes"]
             if not prefixes:
                 continue
-            table, orders, costs = _eligible(passing[ranking.where], replace(ranking, where=None))
-            digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
-            for name, own in _inside_budgets(table, ranking, prefixes).items():
-                bins, cost, rows = budget.histogram(digits[own], costs[own], tuple(prefixes[name]))
-                found = {"bins": bins.tolist(), "costs": cost.tolist(), "rows": rows.tolist()}
-                records.append({"search": number, "budget": name, **found})
+            rows = eligible(passing[ranking.where], replace(ranking, where=None), scored.block)
+            digits = rows.digits()
+            for name, drawing in inside_budgets(rows.table, ranking, prefixes).items():
+                prefix = tuple(prefixes[name])
+                bins, costs, counts = budget.histogram(digits[drawing], rows.costs[drawing], prefix)
+                records.append(Histogram(number, name, bins.tolist(), costs.tolist(), counts.tolist()))
     return record_table(records)
 
 
 def overlap_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
     """How many rows of a part each two of the rankings select, and each alone, given where their one budget ends."""
     rankings, records = [Ranking(**search["ranking"]) for search in searches], []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        whole = read_part(part, _columns_of(rankings))
+    for scored in records_of(BlockPart, batch):
+        whole = read_table(scored.part.path, _columns_of(rankings))
         passing = _passing(whole.append_column("row", pa.array(np.arange(len(whole)))), rankings)
         chosen = np.zeros((len(rankings), len(whole)), dtype=np.int64)
         for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
-            table, orders, _ = _eligible(passing[ranking.where], replace(ranking, where=None))
-            digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
-            inside = budget.below(digits, _prefix(search["prefixes"][WHOLE]))
-            chosen[number, table["row"].to_numpy()[inside]] = 1
-        records.append({"common": (chosen @ chosen.T).tolist()})
+            rows = eligible(passing[ranking.where], replace(ranking, where=None), scored.block)
+            inside = budget.below(rows.digits(), _prefix(search["prefixes"][WHOLE]))
+            chosen[number, rows.table["row"].to_numpy()[inside]] = 1
+        records.append((chosen @ chosen.T).tolist())
     return record_table(records)
 
 
 def _passing(whole: pa.Table, rankings: list[Ranking]) -> dict[str | None, pa.Table]:
     """The rows that each filter passes, so that rankings that share one do not evaluate it again."""
-    filters = {ranking.where for ranking in rankings}
-    return {one: whole.filter(pa.array(filter.evaluate(filter.parse(one), whole))) if one else whole for one in filters}
+    wheres = {ranking.where for ranking in rankings}
+    return {
+        where: whole.filter(pa.array(filter.evaluate(filter.parse(where), whole))) if where else whole
+        for where in wheres
+    }
 
 
 def _columns_of(rankings: list[Ranking]) -> list[str]:
@@ -195,17 +181,14 @@ def _prefix(listed: list[int] | None) -> tuple[int, ...] | None:
 def reach_of_part(
     batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int] | None], threshold: float
 ) -> pa.Table:
-    """How many rows of a part have no tss_pp among those that stand before the end of the budget, or end it; and among those
-    that reach a threshold."""
+    """Records of PartReach: `prefixes` says where the budget ends."""
     chosen, records = Ranking(**ranking), []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        table, orders, _ = _eligible(read_part(part, chosen.columns()), chosen)
-        digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
-        unscored = np.isnan(filter.numeric(table, "tss_pp"))
-        inside = budget.within(digits, _prefix(prefixes["asked"]))
-        reaches = filter.numeric(table, "tss_pp_bound") >= threshold
-        counts = {"without_score": int((inside & unscored).sum()), "open": int((reaches & unscored).sum())}
-        records.append({"block": part["block"], **counts})
+    for scored in records_of(BlockPart, batch):
+        rows = eligible(read_table(scored.part.path, chosen.columns()), chosen, scored.block)
+        unscored = np.isnan(filter.numeric(rows.table, "tss_pp"))
+        inside = budget.within(rows.digits(), _prefix(prefixes["asked"]))
+        reaches = filter.numeric(rows.table, "tss_pp_bound") >= threshold
+        records.append(PartReach(scored.block, int((inside & unscored).sum()), int((reaches & unscored).sum())))
     return record_table(records)
 
 
@@ -214,30 +197,32 @@ def choose_of_part(
 ) -> pa.Table:
     """Write the rows of a part that every cut admits, with a sample of their orders for the boundaries of the output files."""
     chosen, records = Ranking(**ranking), []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        table, orders, _ = _eligible(read_part(part), chosen)
-        digits = budget.digits_of(orders, np.array(table["id"].to_pylist(), dtype=str))
-        inside = np.zeros(len(table), dtype=bool)
-        for name, own in _inside_budgets(table, chosen, prefixes).items():
-            inside |= own & budget.below(digits, _prefix(prefixes[name]))
-        taken = table.filter(pa.array(inside)).append_column("order", pa.array(orders[inside]))
+    for scored in records_of(BlockPart, batch):
+        rows = eligible(read_table(scored.part.path), chosen, scored.block)
+        inside = _inside_cuts(rows, chosen, prefixes)
+        orders = rows.orders[inside]
+        taken = rows.table.filter(pa.array(inside)).append_column("order", pa.array(orders))
         if len(taken):
             spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)
-            counts = {item["values"]: item["counts"] for item in taken["source"].value_counts().to_pylist()}
-            records.append(
-                {
-                    **write_part(f"{work}/chosen", taken, _CHOSEN),
-                    "orders": np.sort(orders[inside])[spread].tolist(),
-                    "sources": counts,
-                }
-            )
+            sources = {source["values"]: source["counts"] for source in taken["source"].value_counts().to_pylist()}
+            part = write_part(f"{work}/chosen", taken, _CHOSEN)
+            records.append(ChosenPart(part, np.sort(orders)[spread].tolist(), sources))
     return record_table(records)
+
+
+def _inside_cuts(rows: Eligible, ranking: Ranking, prefixes: dict[str, list[int] | None]) -> np.ndarray:
+    """Bool [N]: whether each row stands before the end of the budget that it draws on."""
+    digits = rows.digits()
+    inside = np.zeros(len(rows.table), dtype=bool)
+    for name, drawing in inside_budgets(rows.table, ranking, prefixes).items():
+        inside |= drawing & budget.below(digits, _prefix(prefixes[name]))
+    return inside
 
 
 def file_of_rows(batch: pa.Table, *, boundaries: list[int]) -> Iterable[pa.Table]:
     """The chosen rows of recorded parts with the number of the output file that each belongs to."""
-    for part in map(json.loads, batch["item"].to_pylist()):
-        table = read_part(part)
+    for part in records_of(Part, batch):
+        table = read_table(part.path)
         numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), table["order"].to_numpy(), side="right")
         yield table.append_column("file", pa.array(numbers, pa.int64()))
 
@@ -245,10 +230,10 @@ def file_of_rows(batch: pa.Table, *, boundaries: list[int]) -> Iterable[pa.Table
 def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
     """Rows of recorded parts by output file."""
     records = []
-    for part in map(json.loads, batch["item"].to_pylist()):
-        orders = read_part(part, ["order"])["order"].to_numpy()
+    for part in records_of(Part, batch):
+        orders = read_table(part.path, ["order"])["order"].to_numpy()
         numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), orders, side="right")
-        records.append({"rows": np.bincount(numbers, minlength=len(boundaries) + 1).tolist()})
+        records.append(np.bincount(numbers, minlength=len(boundaries) + 1).tolist())
     return record_table(records)
 
 
@@ -260,4 +245,4 @@ def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
     rows = batch.sort_by([("order", "ascending"), ("id", "ascending")])
     ranks = pa.array(np.arange(offsets[file], offsets[file] + len(rows)), pa.int64())
     table = rows.drop_columns(["order", "file"]).append_column("selection_rank", ranks)
-    return record_table([{**write_part(f"{work}/selected", table, SELECTED), "block": file}])
+    return record_table([BlockPart(file, write_part(f"{work}/selected", table, SELECTED))])

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from operators.selection import budget
-from pipeline.engine.job import execute, over_parts, stream
-from pipeline.selection import passes as passes
-from pipeline.storage.parts import Record
+from pipeline.engine.job import over_parts, stream
+from pipeline.selection.passes import Histogram, histogram_of_part
+from pipeline.selection.ranking import Ranking
+from pipeline.storage.records import BlockPart
 
 
 @dataclass(frozen=True)
 class Search:
     """A ranking, and the ends of its budgets as far as they are known; `eligible` rows after the first pass."""
 
-    ranking: passes.Ranking
+    ranking: Ranking
     cuts: dict[str, budget.Cut]
     eligible: int = 0
 
@@ -28,12 +29,7 @@ class Search:
         return {"ranking": asdict(self.ranking), "prefixes": prefixes}
 
 
-def slim(scored: list[Record]) -> list[Record]:
-    """What a pass needs of the records of SCORED parts."""
-    return [{name: record[name] for name in ("path", "block")} for record in scored]
-
-
-def find_ends(stage: str, parts: list[Record], searches: list[Search], passed: Callable[[], None]) -> list[Search]:
+def find_ends(stage: str, parts: list[BlockPart], searches: list[Search], passed: Callable[[], None]) -> list[Search]:
     """All searches at their end; `passed` is called after each pass over the parts."""
     first = True
     while any(not cut.done for search in searches for cut in search.cuts.values()):
@@ -43,9 +39,9 @@ def find_ends(stage: str, parts: list[Record], searches: list[Search], passed: C
     return searches
 
 
-def _deeper(stage: str, parts: list[Record], searches: list[Search], first: bool) -> list[Search]:
+def _deeper(stage: str, parts: list[BlockPart], searches: list[Search], first: bool) -> list[Search]:
     """All open cuts one digit deeper, with the sum of all parts' histograms."""
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         {
             "ranking": asdict(search.ranking),
             "prefixes": {name: list(cut.prefix or ()) for name, cut in search.cuts.items() if not cut.done},
@@ -53,23 +49,22 @@ def _deeper(stage: str, parts: list[Record], searches: list[Search], first: bool
         for search in searches
     ]
     shape = (2, 1 << budget.DIGIT_BITS)  # cost and rows
-    sums = {(n, name): np.zeros(shape, dtype=np.int64) for n, one in enumerate(wanted) for name in one["prefixes"]}
-    for record in stream(stage, over_parts(parts, passes.histogram_of_part, searches=wanted)):
-        found = sums[record["search"], record["budget"]]
-        found[0, record["bins"]] += np.array(record["costs"], dtype=np.int64)
-        found[1, record["bins"]] += np.array(record["rows"], dtype=np.int64)
+    sums = {
+        (number, name): np.zeros(shape, dtype=np.int64)
+        for number, search in enumerate(wanted)
+        for name in search["prefixes"]
+    }
+    for histogram in stream(stage, Histogram, over_parts(parts, histogram_of_part, searches=wanted)):
+        total = sums[histogram.search, histogram.budget]
+        total[0, histogram.bins] += np.array(histogram.costs, dtype=np.int64)
+        total[1, histogram.bins] += np.array(histogram.rows, dtype=np.int64)
     cuts: list[dict[str, budget.Cut]] = [dict(search.cuts) for search in searches]
     eligible = [0] * len(searches)
-    for (n, name), (costs, rows) in sums.items():
+    for (number, name), (costs, rows) in sums.items():
         bins = np.flatnonzero(rows)
-        cuts[n][name] = cuts[n][name].advance(bins, costs[bins], rows[bins])
-        eligible[n] += int(rows.sum())
+        cuts[number][name] = cuts[number][name].advance(bins, costs[bins], rows[bins])
+        eligible[number] += int(rows.sum())
     return [
-        replace(search, cuts=cuts[n], eligible=eligible[n] if first else search.eligible)
-        for n, search in enumerate(searches)
+        replace(search, cuts=cuts[number], eligible=eligible[number] if first else search.eligible)
+        for number, search in enumerate(searches)
     ]
-
-
-def sweep(stage: str, parts: list[Record], function: Any, **kwargs: Any) -> list[Record]:
-    """One pass over the parts; its records."""
-    return execute(stage, over_parts(parts, function, **kwargs))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,12 +42,11 @@ def embedder_folder(output: str, fingerprint: str) -> str:
     return urls.join(output, EMBEDDINGS, fingerprint)
 
 
-def describe(folder: str, scorer: dict[str, Any]) -> None:
+def describe(folder: str, model: str, dtype: str, template_hash: str) -> None:
     """Leave a note of which scorer a folder of the store belongs to: its name is a digest."""
     path = urls.join(folder, SCORER)
     if not files.exists(path):
-        said = {name: scorer[name] for name in ("model", "dtype", "template_hash")}
-        files.write(path, json.dumps(said).encode())
+        files.write(path, json.dumps({"model": model, "dtype": dtype, "template_hash": template_hash}).encode())
 
 
 def block_folder(scorer: str, run: str, block: int, part: str) -> str:
@@ -83,7 +81,7 @@ def checked(path: str) -> bytes:
     return data
 
 
-def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:
+def undamaged(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:
     """Each part that is what was written, with its path. A damaged one is renamed, so that it is never met again, and noted in
     the work folder of the run; what it held is computed again, as is that of one that is gone, or of another version's, which
     stays as it is. Raises OSError."""
@@ -100,7 +98,7 @@ def sound(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) ->
 
 def has_columns(path: str, schema: pa.Schema) -> bool:
     """Whether a part holds what this version reads, by its last bytes alone; one that does not say is damaged or gone, and
-    `sound` deals with it."""
+    `undamaged` deals with it."""
     filesystem, inner = urls.open_filesystem(path)
     try:
         with filesystem.open_input_file(inner) as file:
@@ -126,14 +124,14 @@ def by_run(folder: str) -> list[tuple[str, str, int]]:
 
 def pairs_of(paths: Iterable[str]) -> int:
     """How many rows parts hold, by their names."""
-    return sum(int(found[2]) for path in paths if (found := _PART.fullmatch(urls.name_of(path))))
+    return sum(int(named[2]) for path in paths if (named := _PART.fullmatch(urls.name_of(path))))
 
 
 def count_run(output: str, run: str) -> tuple[int, int]:
     """(parts, pairs) that a run has stored so far."""
     folder = urls.join(output, LIKELIHOODS)
-    found = [path for scorer in files.list_folders(folder) for path, _ in parts(urls.join(folder, scorer, run))]
-    return len(found), pairs_of(found)
+    paths = [path for scorer in files.list_folders(folder) for path, _ in parts(urls.join(folder, scorer, run))]
+    return len(paths), pairs_of(paths)
 
 
 def newest(stored: pa.Table, keys: Sequence[str] = ("group", "pair")) -> pa.Table:

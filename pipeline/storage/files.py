@@ -26,7 +26,7 @@ def read(uri: str) -> bytes:
     """A file's content; raises FileNotFoundError, OSError."""
     filesystem, inner = open_filesystem(uri)
     with filesystem.open_input_file(inner) as file:
-        return file.read()
+        return bytes(file.read())
 
 
 def write(uri: str, data: bytes | pa.Buffer) -> None:
@@ -56,10 +56,10 @@ def write(uri: str, data: bytes | pa.Buffer) -> None:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder with all above it, in a way that outlives this machine being switched off."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        _sync_folder(one.parent)
+    for made in reversed(missing):
+        _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -83,20 +83,24 @@ def list_files(folder: str, *, deep: bool = False) -> list[tuple[str, int]]:
     has no files."""
     inner = open_filesystem(folder)[1].rstrip("/")
     return sorted(
-        (folder.rstrip("/") + one.path[len(inner) :], one.size)
-        for one in _entries(folder, deep)
-        if one.type == pafs.FileType.File and not one.base_name.startswith(".")
+        (folder.rstrip("/") + entry.path[len(inner) :], entry.size)
+        for entry in _entries(folder, deep)
+        if entry.type == pafs.FileType.File and not entry.base_name.startswith(".")
     )
 
 
 def list_folders(folder: str) -> list[str]:
     """Names of the folders in a folder, sorted."""
-    return sorted(one.base_name for one in _entries(folder, False) if one.type == pafs.FileType.Directory)
+    entries = _entries(folder, deep=False)
+    return sorted(entry.base_name for entry in entries if entry.type == pafs.FileType.Directory)
 
 
 def _entries(folder: str, deep: bool) -> list[pafs.FileInfo]:
     filesystem, inner = open_filesystem(folder)
-    return filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True, recursive=deep))
+    entries: list[pafs.FileInfo] = filesystem.get_file_info(
+        pafs.FileSelector(inner, allow_not_found=True, recursive=deep)
+    )
+    return entries
 
 
 def delete(uri: str) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 
+from operators.error_text import first_line
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.storage import files, urls
 
@@ -49,8 +50,8 @@ class Claim:
     since: str
     beat: int = 0
 
-    def told(self) -> str:
-        """For people."""
+    def in_words(self) -> str:
+        """Who writes, for people."""
         return f"`{self.command}` since {self.since} (process {self.pid} on {self.host})"
 
     def gone(self) -> bool:
@@ -118,7 +119,8 @@ class Lock:
         # Not more than a sign of life beside Ray's work: without it, other machines could not tell a long run from a dead one.
         seen = time.monotonic()
         while not self._ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):
+            # Whatever a beat fails of, the next one tries again: where the beats end, another machine takes the output.
+            with contextlib.suppress(Exception):
                 now = time.monotonic()
                 if not files.exists(self._path):
                     self._lost = True
@@ -173,8 +175,8 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
             files.write(path, json.dumps(asdict(claim)).encode())
         except FileNotFoundError:
             continue  # another process has just removed the folder, as it was empty
-        except OSError as error:
-            reason = error.strerror or str(error).strip().splitlines()[0]
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise BadRequest(f"output: {output!r} cannot be written: {reason}") from error
         # It beats while others are looked at, which takes half a minute for each dead one: a third process must not take this
         # one for dead meanwhile, and where one has all the same, this one gives way.
@@ -193,15 +195,15 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
     if other is None:
         raise BadRequest(f"output: {output!r} cannot be written: a file there is gone at once")
     raise BadRequest(
-        f"output: {output!r} is in use by {other.told()}; one run at a time writes into an output. "
+        f"output: {output!r} is in use by {other.in_words()}; one run at a time writes into an output. "
         "Wait for it, or set another output"
     )
 
 
-def _living(folder: str, own: str) -> Claim | None:
-    """A claim of another process that lives; those of dead ones are removed on the way."""
+def _living(folder: str, claim_path: str) -> Claim | None:
+    """A claim of another process than that of `claim_path`, if one lives; those of dead ones are removed on the way."""
     for path, _ in files.list_files(folder):
-        if path == own:
+        if path == claim_path:
             continue
         claim = _read(path)
         # A process of this machine that is not gone lives; of one elsewhere only the beat tells.

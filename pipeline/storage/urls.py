@@ -38,7 +38,8 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
         return pafs.PyFileSystem(pafs.FSSpecHandler(HfFileSystem())), uri.removeprefix("hf://")
     if is_url(uri):
-        return pafs.FileSystem.from_uri(uri)
+        filesystem, inner = pafs.FileSystem.from_uri(uri)
+        return filesystem, inner
     return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
 
 

@@ -44,7 +44,7 @@ from pipeline import demo, flow, read_config
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import session
+from pipeline.engine.session import session
 from pipeline.runs import open_run
 
 # By name: the column that decides, the sign with which it ranks, and whether rows are taken from the top or drawn at random
@@ -130,7 +130,7 @@ def run_problem(options: argparse.Namespace) -> Problem:
 def template_of(run: Path, model: str) -> Template:
     """The template of a run as its manifest holds it; a chat template is that of the base model's tokenizer."""
     known = open_run.read_manifest(str(run))
-    name, text = known["config"]["scorer"]["template"], known["scorer"]["template_text"]
+    name, text = known.config["scorer"]["template"], known.scorer.template_text
     return load_template(name, training.load(model)[1]) if name == "chat" else from_text(name, text)
 
 
@@ -141,13 +141,13 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
         select = {**_select(problem, name), "budget": {"token_fraction": max(options.fractions)}}
         by_seed = name == "random" or SELECTORS[name][2] == DRAWN
         for seed in range(options.seeds) if by_seed else [None]:
-            data = {**known["config"], "select": select, "seed": seed or 0, "output": str(work / "selections")}
+            data = {**known.config, "select": select, "seed": seed or 0, "output": str(work / "selections")}
             run = Path(
                 flow.select(read_config.validate(data, "downstream"), str(problem.run), Reporter(quiet=True)).run
             )
             rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
             costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
-            total = open_run.read_manifest(str(run))["budget"]["corpus"]
+            total = json.loads((run / "manifest.json").read_text())["budget"]["corpus"]
             for fraction in options.fractions:
                 asked = int(total * fraction + 1e-9)
                 count = int(np.searchsorted(costs.cumsum(), asked, side="right"))

@@ -1,6 +1,6 @@
 """A disk that is full while a run scores: the run ends in words, and goes on once there is room.
 
-    PYTHONPATH=tests python tests/benchmarks/full_disk.py --output full    # as root: mounts a small tmpfs there
+    PYTHONPATH=tests:. python tests/benchmarks/full_disk.py --output full    # as root: mounts a small tmpfs there
 
 The run writes into a disk too small for it, fails, finds more room, and must publish what a run with room enough does.
 """

@@ -1,6 +1,6 @@
 """Random SIGKILLs to runs of one corpus, until each is published, compared with a run that nobody killed.
 
-    PYTHONPATH=tests python tests/benchmarks/kill.py --kills 50 --output kills
+    PYTHONPATH=tests:. python tests/benchmarks/kill.py --kills 50 --output kills
 
 Each output is killed a few times, at random moments from the start of the process to its end: an actor that scores, any
 worker, the driver, all of Ray, or all of Ray on a machine that is switched off in the middle of writing. A run whose actor or

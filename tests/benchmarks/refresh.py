@@ -1,6 +1,6 @@
 """A refresh against a run from scratch on the same snapshot, and against the pairs that are new.
 
-    PYTHONPATH=tests python tests/benchmarks/refresh.py --inputs ../shared/data/tasks.jsonl ../shared/data/alpaca.jsonl \\
+    PYTHONPATH=tests:. python tests/benchmarks/refresh.py --inputs ../shared/data/tasks.jsonl ../shared/data/alpaca.jsonl \\
         --tokenizer ../shared/models/tiny --embedder MINILM --output refresh
 
 Of each file 5% of the rows are held back, then added; 1% edited (half in the output, half in the instruction) and 1% deleted.

@@ -29,7 +29,8 @@ from pipeline import demo, read_config
 from pipeline.demo import corpus
 from pipeline.engine.job import Job
 from pipeline.engine.progress import Reporter
-from pipeline.engine.resources import pools, session
+from pipeline.engine.resources import pools
+from pipeline.engine.session import session
 from pipeline.preflight import check_models, read_template
 from pipeline.reading.admit import admit
 from pipeline.reading.chunks import plan
@@ -42,6 +43,7 @@ from pipeline.runs import workspace
 from pipeline.scoring import encode, rounds
 from pipeline.scoring import score_block as score_module
 from pipeline.storage import lock
+from pipeline.storage.records import Block, to_json
 
 SHAPE = {  # of Qwen2.5-0.5B
     "hidden_size": 896,
@@ -153,16 +155,18 @@ def main() -> None:
     with (
         lock.hold(str(options.output / "out"), "scaling") as held,
         session(None),
-        workspace.workspace(str(options.output / "out"), held, "scaling") as own,
+        workspace.open_workspace(str(options.output / "out"), held, "scaling") as own,
     ):
         job = Job(wanted, own.folder, own.run_id, pools(wanted), Reporter())
         read = admit(job, plan(wanted), checked.encoder)
-        admitted = [part for record in read for part in record["admitted"]]
+        admitted = [part for record in read for part in record.admitted]
         embeddings = str(options.output / "out" / "embeddings" / "scaling")
         table = collect_instructions(job, admitted, None)
         embed_instructions(job, embeddings, checked.embedder_version)
         find_neighbours(job, table)
-        blocks = rounds.fresh_blocks(place.place(job, admitted, table["tokens"]))
+        blocks = [
+            Block(block.block, block.part, block.duplicates) for block in place.place(job, admitted, table.tokens)
+        ]
         print(f"placed       {len(blocks)} blocks of about {rows_a_block} rows", flush=True)
         for number, actors in enumerate([*options.actors, 1]):
             sleeping = number < len(options.actors)
@@ -179,7 +183,7 @@ def main() -> None:
             done = rounds.score_blocks(one, taken, scorer, encode.Round())
             wall = time.monotonic() - began
             up, share, seconds, cpu = utilisation(log)
-            pairs = sum(record["work"]["computed"] for record in done)
+            pairs = sum(block.work.computed for block in done)
             if sleeping:
                 print(
                     f"{actors:>3} scorers  {len(taken)} blocks, {pairs:,} pairs, {wall:.1f} s in all; while all {up} had work "
@@ -197,7 +201,7 @@ def main() -> None:
     cluster.shutdown()
 
 
-def encoding(job: Job, blocks: list[dict], checked: object) -> None:
+def encoding(job: Job, blocks: list[Block], checked: object) -> None:
     """Print what encoding costs a block."""
     import pyarrow as pa
 
@@ -211,7 +215,7 @@ def encoding(job: Job, blocks: list[dict], checked: object) -> None:
     }
     spent = []
     for block in blocks[:30]:
-        batch = pa.table({"item": [json.dumps({name: block[name] for name in ("block", "placed", "scored", "known")})]})
+        batch = pa.table({"item": [to_json(encode.BlockToScore(block.block, block.placed, None, None))]})
         began = time.process_time()
         encode.encode_block(batch, **settings)
         spent.append(time.process_time() - began)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     """Run the pipeline's stages up to placement; `placed.json`, written last, says where the blocks are."""
     from pipeline.engine.job import Job
     from pipeline.engine.progress import Reporter
-    from pipeline.engine.resources import pools, session
+    from pipeline.engine.resources import pools
+    from pipeline.engine.session import session
     from pipeline.preflight import check_models, read_template
     from pipeline.read_config import validate
     from pipeline.reading.admit import admit
@@ -78,12 +80,12 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     chunks, checked = plan(config), check_models(config, read_template(config.scorer.template))
     with session(None):
         run = Job(config, str(folder), "sample", pools(config), Reporter())
-        admitted = [part for record in admit(run, chunks, checked.encoder) for part in record["admitted"]]
+        admitted = [part for record in admit(run, chunks, checked.encoder) for part in record.admitted]
         table = collect_instructions(run, admitted, None)
         embed_instructions(run, str(folder / "embeddings"), checked.embedder_version)
         find_neighbours(run, table)
-        placed = place(run, admitted, table["tokens"])
-        found = {"placed": placed, "encoder": checked.encoder, "pool": pool_settings(run)}
+        placed = place(run, admitted, table.tokens)
+        found = {"placed": [asdict(block) for block in placed], "encoder": checked.encoder, "pool": pool_settings(run)}
     (folder / "placed.json").write_text(json.dumps(found))
 
 
@@ -96,19 +98,22 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """
     from pipeline.engine.encoder import cached_encoder
     from pipeline.retrieval.index import cached_pool
-    from pipeline.scoring.encode import Round, candidates_of, rows_of_round
+    from pipeline.scoring.encode import BlockToScore, Round, candidates_of, rows_of_round
+    from pipeline.storage.records import PlacedBlock, from_json
 
     found = json.loads((folder / "placed.json").read_text())
     encoder, pool = cached_encoder(**found["encoder"]), cached_pool(**found["pool"])
     neighbours = pq.read_table(Path(found["pool"]["index"]) / "neighbours.parquet")
     context = list(empty_context(encoder.tokenizer))
-    placed = sorted(found["placed"], key=lambda part: part["block"])
+    placed = sorted(
+        (from_json(PlacedBlock, json.dumps(block)) for block in found["placed"]), key=lambda block: block.block
+    )
     asked = job["rows"] or job["tokens"]
     count = min(job["stretches"], len(placed)) if asked else len(placed)
     limit = asked / count if asked else math.inf
     calls, places, texts = [], [], []
     for part in [placed[len(placed) * (2 * i + 1) // (2 * count)] for i in range(count)]:
-        block = rows_of_round({"placed": part}, Round())
+        block = rows_of_round(BlockToScore(part.block, part.part, None, None), Round())
         encoded = encode_rows(block, candidates_of(block, neighbours), pool, encoder, job["k"]).to_pylist()
         distinct: dict[tuple, int] = {}
         before = sum(len(call["prompts"]) for call in calls)

@@ -15,7 +15,8 @@ import manifests
 import pytest
 import yaml
 
-from pipeline import cli, read_config
+from pipeline import read_config
+from pipeline.arguments import make_parser
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 RAY_KINDS = ["raycluster.yaml", "rayjob.yaml", "raycronjob.yaml"]
@@ -132,7 +133,7 @@ def test_entrypoints_are_command_lines():
     for name, entrypoint in entrypoints.items():
         program, *words = shlex.split(entrypoint)
         assert program == "tss"
-        arguments = cli._parser().parse_args(words)
+        arguments = make_parser().parse_args(words)
         assert str(arguments.config) == "/etc/tss/config.yaml"
         parsed[name] = words[0]
     assert parsed == {"rayjob.yaml": "run", "raycronjob.yaml": "refresh", "cronjob.yaml": "refresh"}

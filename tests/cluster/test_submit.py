@@ -92,22 +92,22 @@ def test_refusals_say_why_and_what_to_do():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "words"),
     [(AuthenticationError("Unauthenticated"), "RAY_AUTH_TOKEN"), (OSError("502 Bad Gateway"), "502 Bad Gateway")],
 )
-def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error, told):
+def test_a_dashboard_that_does_not_let_us_in_is_told_in_words(monkeypatch, error, words):
     def client(address):
         raise error
 
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", client)
-    with pytest.raises(BadRequest, match=told):
+    with pytest.raises(BadRequest, match=words):
         submit.Jobs("http://head:8265")
 
 
 def test_an_address_with_credentials_is_not_shown(capsys):
     assert cli.main(["submit", "--address", "http://key:secret@head:8265", "select", "/shared/run"]) == 2
-    told = capsys.readouterr().err
-    assert "--address: a URL with credentials" in told and "secret" not in told
+    shown = capsys.readouterr().err
+    assert "--address: a URL with credentials" in shown and "secret" not in shown
 
 
 def test_a_value_that_is_no_yaml_is_refused(capsys, monkeypatch):
@@ -138,5 +138,5 @@ def test_credentials_and_relative_outputs_go_nowhere(words, tmp_path, capsys, mo
     (tmp_path / "config.yaml").write_text("input: [{path: /shared/rows.jsonl}]\noutput: /shared/out\n")
     monkeypatch.setattr(submit, "Jobs", None)  # whoever got so far would fail
     assert cli.main(["submit", *words]) == 2
-    told = capsys.readouterr().err
-    assert "secret" not in told and "accepted:" in told
+    shown = capsys.readouterr().err
+    assert "secret" not in shown and "accepted:" in shown

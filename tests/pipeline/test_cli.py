@@ -69,7 +69,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "words"), BAD)
 def test_bad_requests(request_folder, tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("pipeline.request.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr("pipeline.runs.output.session", lambda address: pytest.fail("work began"))
     before = sorted(tmp_path.rglob("*"))
     status = cli.main(
         ["run", str(request_folder / "c.yaml"), *(text.format(folder=request_folder) for text in arguments)]
@@ -129,21 +129,13 @@ def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, own_ray, sign
     assert not (request_folder / "out").exists()
 
 
-def test_a_package_of_our_name_in_the_working_folder_is_refused(request_folder, capsys, monkeypatch):
-    (request_folder / "pipeline").mkdir()
-    (request_folder / "pipeline" / "__init__.py").write_text("raise SystemExit(3)")
-    monkeypatch.chdir(request_folder)
-    assert cli.main(["run", str(request_folder / "c.yaml")]) == 2
-    assert "run tss from another folder" in capsys.readouterr().err
-
-
 def test_a_file_that_breaks_off_is_named(ray_session, request_folder, capsys):
     (request_folder / "b.jsonl.gz").write_text("no gzip")
     path = request_folder / "b.jsonl.gz"
     assert cli.main(["run", str(request_folder / "c.yaml"), "--quiet", "--set", f"input={path}"]) == 1
     shown = capsys.readouterr().err
     assert f"stage read: {path} cannot be read to its end" in shown and "Traceback" not in shown
-    assert not (request_folder / "out").exists()
+    assert [path.name for path in (request_folder / "out").iterdir()] == ["failures"]
 
 
 def test_a_stage_that_fails_is_named_and_nothing_is_published(ray_session, request_folder, capsys, monkeypatch):
@@ -160,4 +152,6 @@ def test_a_stage_that_fails_is_named_and_nothing_is_published(ray_session, reque
     shown = capsys.readouterr().err
     assert "stage score" in shown and "the weights are gone" in shown and "Traceback" not in shown
     assert "pairs that were computed are not computed again" in shown
-    assert sorted(path.name for path in (request_folder / "out").iterdir()) == ["embeddings", "likelihoods"]
+    assert sorted(path.name for path in (request_folder / "out").iterdir()) == ["embeddings", "failures", "likelihoods"]
+    (log,) = (request_folder / "out" / "failures").iterdir()
+    assert "in __init__\n    raise RuntimeError" in log.read_text()  # of the worker

@@ -45,11 +45,11 @@ def faulty(monkeypatch, **overrides):
 
 
 def failing(fail):
-    """`_scored` that asks `fail` first, with the outputs of its rows."""
+    """`_score_rows` that asks `fail` first, with the outputs of its rows."""
 
-    def scored(self, block):
-        fail(block.encoded["output"].to_pylist())
-        return super(type(self), self)._scored(block)
+    def scored(self, rows):
+        fail(rows.encoded["output"].to_pylist())
+        return super(type(self), self)._score_rows(rows)
 
     return scored
 
@@ -67,7 +67,7 @@ def test_a_row_that_raises_is_rejected_alone(ray_session, clean, model_folder, t
         if "POISON" in outputs:
             raise RuntimeError("no such kernel")
 
-    faulty(monkeypatch, _scored=failing(fail))
+    faulty(monkeypatch, _score_rows=failing(fail))
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:5], POISON, *ROWS[5:]])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
@@ -81,7 +81,7 @@ def test_a_row_that_ends_its_process_every_time_is_rejected_alone(actors, clean,
         if "POISON" in outputs:
             os._exit(1)
 
-    faulty(monkeypatch, _scored=failing(fail), whole_tries=1, row_tries=1)
+    faulty(monkeypatch, _score_rows=failing(fail), whole_tries=1, row_tries=1)
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], POISON])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
@@ -130,7 +130,7 @@ def test_a_fault_that_passes_costs_nothing(ray_session, clean, model_folder, tmp
             os.mkdir(mark)  # noqa: PTH102
             raise RuntimeError("once")
 
-    faulty(monkeypatch, _scored=failing(fail))
+    faulty(monkeypatch, _score_rows=failing(fail))
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
@@ -142,7 +142,7 @@ def test_a_scorer_that_is_broken_is_no_fault_of_rows(ray_session, model_folder, 
         self._scorer.works = lambda: False
         raise RuntimeError("device-side assert")
 
-    faulty(monkeypatch, _scored=scored)
+    faulty(monkeypatch, _score_rows=scored)
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(
         RunFailed, match=r"stage score: .*the scorer fails on everything since RuntimeError: device-side"
@@ -163,7 +163,7 @@ def test_too_many_rows_rejected_by_the_scorer_end_the_run(ray_session, model_fol
         if any("yes" in output for output in outputs):
             raise RuntimeError("no such kernel")
 
-    faulty(monkeypatch, _scored=failing(fail))
+    faulty(monkeypatch, _score_rows=failing(fail))
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(
         RunFailed, match=r"stage score: \d of 12 rows rejected \(scorer_failed \d\), more than max_rejected"

@@ -12,6 +12,7 @@ from hostile_inputs import GOOD, deep
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from operators.prompts import render_process
 from operators.scoring import models
 from pipeline import cli, config, read_config
 from pipeline.errors import BadRequest
@@ -253,15 +254,17 @@ def test_a_chat_template_that_loops_is_a_bad_request(own_model, tmp_path, capsys
     tokenizer = byte_tokenizer(bos=True)
     tokenizer.chat_template = LOOP
     tokenizer.save_pretrained(own_model)
+    monkeypatch.setattr(render_process, "SECONDS", 0.5)
     assert model_request(own_model, tmp_path, template="chat") == 2
-    assert "scorer.template: template 'chat' failed: it loops" in capsys.readouterr().err
+    assert "scorer.template: template 'chat' did not finish within 0.5 s on a row of " in capsys.readouterr().err
 
 
 def test_a_template_file_that_loops_is_a_bad_request(model_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.runs.output.session", lambda address: pytest.fail("work began"))
+    monkeypatch.setattr(render_process, "SECONDS", 0.5)
     (tmp_path / "t.jinja").write_text(LOOP)
     assert model_request(model_folder, tmp_path, template=str(tmp_path / "t.jinja")) == 2
-    assert "beyond the limit of one rendering" in capsys.readouterr().err
+    assert "did not finish within 0.5 s on a row of " in capsys.readouterr().err
 
 
 def test_a_name_that_no_folder_can_have_is_a_bad_request(tmp_path, capsys):

@@ -10,8 +10,9 @@ import small_runs
 from conftest import write_jsonl
 from hostile_inputs import MARKUP, deep
 
-from pipeline import cli, config, flow
+from pipeline import config, flow
 from pipeline.engine.progress import Reporter
+from pipeline.errors import printable
 from pipeline.reading import text_files
 from pipeline.runs import open_run, report
 
@@ -60,7 +61,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     before = set(tmp_path.iterdir())
     summary = flow.run(wanted, Reporter(quiet=True))
 
-    manifest = open_run.read_manifest(summary.run)
+    manifest = small_runs.manifest_of(Path(summary.run))
     counts = manifest["counts"]
     assert counts["read"] == len(rows) + 1 + len(bad) + 3
     assert counts["read"] == sum(counts["rejected"].values()) + counts["duplicates"] + counts["scored"]
@@ -82,7 +83,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert "&lt;script&gt;" in page
     for tag in ("<script", "<img", "<b onclick"):
         assert tag not in page
-    shown = cli._shown(summary.text)
+    shown = printable(summary.text)
     assert all(char.isprintable() or char == "\n" for char in shown)
     assert set(tmp_path.iterdir()) == before | {tmp_path / "out"}
     assert not any("y" * 100 in str(path) for path in (tmp_path / "out").rglob("*"))

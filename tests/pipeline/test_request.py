@@ -1,29 +1,47 @@
 """What identifies a request."""
 
-import importlib.metadata
 import types
 
+import pytest
 from small_runs import settings
 
+from pipeline import request
 from pipeline.engine import same_code
-from pipeline.request import Request
 
 
-def content(folder):
-    wanted = settings(folder / "out", [folder / "rows.jsonl"], folder / "model")
-    checked = types.SimpleNamespace(embedder="lexical")
-    scorer = {"fingerprint": "of the scorer"}
-    return Request(wanted, None, None, "out", [], None, checked, None, "float32", scorer, [], False).content
+@pytest.fixture
+def content(tmp_path):
+    """The content of a request, made anew each time."""
+
+    def made():
+        return request.Request(
+            config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model"),
+            reporter=None,
+            lock=None,
+            output="out",
+            chunks=[],
+            pool_texts=None,
+            checked=types.SimpleNamespace(embedder="lexical"),
+            pools=None,
+            dtype="float32",
+            scorer=types.SimpleNamespace(fingerprint="of the scorer"),
+            inputs=[],
+            fresh=False,
+        ).content
+
+    return made
 
 
-def test_another_release_makes_other_content(tmp_path, monkeypatch):
-    """So that rows which older code has scored are not taken over; also where the package is not installed, only there."""
+def test_a_release_that_makes_other_rows_makes_other_content(content, monkeypatch):
+    """So that rows which older code has scored are not taken over."""
+    before = content()
+    assert content() == before
+    monkeypatch.setattr(request, "ROWS_VERSION", request.ROWS_VERSION + 1)
+    assert content() != before
 
-    def no_version(name):
-        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", no_version)
-    before = content(tmp_path)
-    assert content(tmp_path) == before
-    monkeypatch.setattr(same_code, "digest", lambda: "of another release")
-    assert content(tmp_path) != before
+def test_other_sources_alone_make_the_same_content(content, monkeypatch):
+    """So that a changed comment neither starts an interrupted run anew nor hides that a corpus is unchanged."""
+    before = content()
+    monkeypatch.setattr(same_code, "digest", lambda: "of other sources")
+    assert content() == before

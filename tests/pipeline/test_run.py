@@ -270,7 +270,7 @@ def test_each_selection_starts_from_the_settings_of_the_run(done, capsys):
 def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
     known = open_run.read_manifest(str(done))
     summary = flow.select(
-        read_config.validate(read_config.override(known["config"], ["select.budget.tokens=10000000"]), "test"),
+        read_config.validate(read_config.override(known.config, ["select.budget.tokens=10000000"]), "test"),
         str(done),
         Reporter(quiet=True),
     )
@@ -283,7 +283,7 @@ def test_a_budget_above_the_corpus_takes_everything_and_says_so(done):
 def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
     known = open_run.read_manifest(str(done))
     summary = flow.select(
-        read_config.validate(read_config.override(known["config"], ["select.budget.tokens=1"]), "test"),
+        read_config.validate(read_config.override(known.config, ["select.budget.tokens=1"]), "test"),
         str(done),
         Reporter(quiet=True),
     )

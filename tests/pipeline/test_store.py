@@ -23,7 +23,7 @@ from pipeline.retrieval import place
 from pipeline.runs import maintenance, open_run, publish
 from pipeline.runs import workspace as workspaces
 from pipeline.runs.compact import rewrite
-from pipeline.runs.workspace import Workspace, workspace
+from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.scoring import score_block
 from pipeline.selection import choose
 from pipeline.storage import computed, files, urls
@@ -321,8 +321,8 @@ def test_a_part_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, 
 
     with monkeypatch.context() as patch, pytest.raises(TimeoutError):
         patch.setattr("pipeline.storage.files.read", busy)
-        list(computed.sound([path], str(tmp_path / "work")))
-    assert [one for one, _ in computed.sound([path, str(tmp_path / "gone.parquet")], None)] == [path]
+        list(computed.undamaged([path], str(tmp_path / "work")))
+    assert [one for one, _ in computed.undamaged([path, str(tmp_path / "gone.parquet")], None)] == [path]
 
 
 def test_parts_with_columns_of_another_version_are_read(tmp_path):
@@ -339,7 +339,7 @@ def test_a_part_that_lacks_a_column_is_left_to_its_version(ray_session, tmp_path
     rows = {"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}
     paths = [computed.write(f"{folder}/{run}", pa.table(rows).cast(STORED), STORED) for run in ("1", "2")]
     other = computed.write(f"{folder}/0", pa.table({**rows, "sum": [-2.5]}).select(older.names).cast(older), older)
-    assert [path for path, _ in computed.sound([other, *paths], str(tmp_path / "work"))] == paths
+    assert [path for path, _ in computed.undamaged([other, *paths], str(tmp_path / "work"))] == paths
     assert computed.damaged(str(tmp_path / "work")) == []
     maintenance.compact(str(tmp_path), Reporter(quiet=True))
     found = [path for path, _ in computed.parts(folder)]
@@ -407,7 +407,7 @@ def test_what_storage_does_not_let_go_of_changes_no_end(tmp_path, monkeypatch):
     def gone(path):
         raise OSError(errno.EIO, "gone")
 
-    with pytest.raises(Stopped), hold(str(tmp_path), "test") as lock, workspace(str(tmp_path), lock, "request"):
+    with pytest.raises(Stopped), hold(str(tmp_path), "test") as lock, open_workspace(str(tmp_path), lock, "request"):
         monkeypatch.setattr(files, "exists", gone)
         monkeypatch.setattr(files, "delete", gone)
         raise Stopped
@@ -415,20 +415,20 @@ def test_what_storage_does_not_let_go_of_changes_no_end(tmp_path, monkeypatch):
 
 def test_what_was_begun_fresh_is_known_before_anything_is_stored(tmp_path):
     with hold(str(tmp_path), "test") as lock:
-        with pytest.raises(Stopped), workspace(str(tmp_path), lock, "request", fresh=True) as own:
+        with pytest.raises(Stopped), open_workspace(str(tmp_path), lock, "request", fresh=True) as own:
             raise Stopped
-        with workspace(str(tmp_path), lock, "request") as again:
+        with open_workspace(str(tmp_path), lock, "request") as again:
             assert (again.run_id, again.resumed, again.fresh) == (own.run_id, True, True)
 
 
 def test_what_was_found_damaged_before_an_interruption_is_named_after(tmp_path):
     path = computed.write(str(tmp_path / "likelihoods"), STORED.empty_table())
     with hold(str(tmp_path), "test") as lock:
-        with pytest.raises(Stopped), workspace(str(tmp_path), lock, "request") as own:
+        with pytest.raises(Stopped), open_workspace(str(tmp_path), lock, "request") as own:
             (tmp_path / "likelihoods" / urls.name_of(path)).write_bytes(b"PAR1")
-            assert list(computed.sound([path], own.folder)) == []
+            assert list(computed.undamaged([path], own.folder)) == []
             raise Stopped
-        with workspace(str(tmp_path), lock, "request") as again:
+        with open_workspace(str(tmp_path), lock, "request") as again:
             assert again.run_id == own.run_id and computed.damaged(again.folder) == [path]
 
 

@@ -91,15 +91,17 @@ def test_the_demo_prefers_specific_rows(ray_session, tmp_path, capsys):
     }
 
     # The benchmark of settings starts from the same scores.
-    known = truth_benchmark.scores(truth_benchmark.read_likelihoods(run), truth_benchmark.Setting(), seed=0)
+    known = truth_benchmark.both_scores(truth_benchmark.read_likelihoods(run), truth_benchmark.Setting(), seed=0)
     written = pq.read_table(run / "scored", columns=["id", "tss", "tss_pp"]).sort_by("id")
-    assert [one.tolist() for one in known] == [written["tss"].to_pylist(), written["tss_pp"].to_pylist()]
+    assert [column.tolist() for column in known] == [written["tss"].to_pylist(), written["tss_pp"].to_pylist()]
 
     rows = truth.read(run)
-    found = {name: truth.aurocs(rows, scores, count=0) for name, scores in rows.signals.items()}
-    assert found["tss_pp"][truth.ALL].value >= 0.9
-    assert all(found["tss_pp"][truth.ALL].value > found[name][truth.ALL].value for name in ("ppl", "ifd", "random"))
-    assert all(f"{one.value:.3f}" in shown for signal in found.values() for one in signal.values())
+    by_signal = {name: truth.aurocs(rows, scores, count=0) for name, scores in rows.signals.items()}
+    assert by_signal["tss_pp"][truth.ALL].value >= 0.9
+    assert all(
+        by_signal["tss_pp"][truth.ALL].value > by_signal[name][truth.ALL].value for name in ("ppl", "ifd", "random")
+    )
+    assert all(f"{estimate.value:.3f}" in shown for signal in by_signal.values() for estimate in signal.values())
     share = truth.shares(rows, rows.signals["tss_pp"], count=0)[0.15]
     assert share.value == kinds["specific"] / kinds.total() and f"{share.value:.1%}" in shown
 

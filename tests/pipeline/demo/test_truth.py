@@ -18,8 +18,8 @@ def test_auroc_is_that_of_all_pairs(scores, rng):
     values = np.array(scores)
     positive, negative = values[kinds == "p"], values[kinds == "n"]
     assume(len(positive) and len(negative))
-    found = truth.auroc(values, kinds == "p", kinds == "n")
-    assert found.value == pytest.approx(slow_auroc(positive.tolist(), negative.tolist()))
+    estimate = truth.auroc(values, kinds == "p", kinds == "n")
+    assert estimate.value == pytest.approx(slow_auroc(positive.tolist(), negative.tolist()))
 
 
 @given(st.integers(2, 40), st.integers(0, 10**6))
@@ -51,17 +51,17 @@ def test_a_share_is_of_what_selection_takes(rows, seed, fraction):
     scores, costs, wanted = rng.integers(0, 5, rows).astype(float), rng.integers(1, 9, rows), rng.random(rows) < 0.5
     walked = [{"id": i, "score": scores[i], "cost": int(costs[i])} for i in range(rows)]
     taken = slow_select(walked, int(np.floor(costs.sum() * fraction + 1e-9)))
-    found = truth.share(scores, costs, wanted, fraction).value
-    assert np.isnan(found) if not taken else found == pytest.approx(wanted[taken].mean())
+    estimate = truth.share(scores, costs, wanted, fraction).value
+    assert np.isnan(estimate) if not taken else estimate == pytest.approx(wanted[taken].mean())
 
 
 def test_intervals_cover_and_repeat():
     rng = np.random.default_rng(0)
     scores = np.concatenate([rng.normal(1, 1, 400), rng.normal(0, 1, 400)])
     positive = np.arange(800) < 400
-    found, again = (truth.auroc(scores, positive, ~positive, count=300, seed=4) for _ in range(2))
-    low, high = found.interval
-    assert found.interval == again.interval and low < found.value < high
+    estimate, again = (truth.auroc(scores, positive, ~positive, count=300, seed=4) for _ in range(2))
+    low, high = estimate.interval
+    assert estimate.interval == again.interval and low < estimate.value < high
     assert low < 0.76 < high  # the normal distribution function at 1 / sqrt(2)
     # The interval of a normal approximation (Hanley and McNeil, 1982) is about as wide.
     assert 0.05 < high - low < 0.09

@@ -7,36 +7,38 @@ import pytest
 
 from operators.schema import ENCODED, from_rows
 from pipeline.engine import metrics
-from pipeline.runs.workspace import workspace
+from pipeline.runs.workspace import open_workspace
 from pipeline.scoring import score_block
+from pipeline.scoring.encode import BlockToScore
 from pipeline.scoring.score_block import ScoreBlock
 from pipeline.storage.lock import hold
+from pipeline.storage.records import Part
 
 EMPTY = dict.fromkeys(ENCODED.names)
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What is told from now on, as (name, value, tags), whatever Ray there is."""
-    found = []
+def recorded(monkeypatch):
+    """What is counted and shown from now on, as (name, value, tags), whatever Ray there is."""
+    calls = []
 
     def metric(name):
         def tell(value, tags):
-            found.append((name, value, tags))
+            calls.append((name, value, tags))
 
         return types.SimpleNamespace(inc=tell, set=tell)
 
     monkeypatch.setattr(metrics, "_metric", metric)
-    monkeypatch.setattr(metrics, "_heard", lambda: True)
-    yield found
+    monkeypatch.setattr(metrics, "_ray_is_up", lambda: True)
+    yield calls
     metrics.of_run("")
 
 
-def test_a_driver_tells_of_the_run_that_it_makes(told, tmp_path):
-    with hold(str(tmp_path), "a test") as lock, workspace(str(tmp_path), lock, "asked") as own:
+def test_a_driver_tells_of_the_run_that_it_makes(recorded, tmp_path):
+    with hold(str(tmp_path), "a test") as lock, open_workspace(str(tmp_path), lock, "asked") as own:
         metrics.count("tss_rows", 2, outcome="read")
     metrics.show("tss_stage_done", 1, stage="snapshot")
-    assert told == [
+    assert recorded == [
         ("tss_rows", 2, {"outcome": "read", "run": own.run_id}),
         ("tss_stage_done", 1, {"stage": "snapshot", "run": ""}),
     ]
@@ -54,7 +56,7 @@ class Shrinking:
         return sums
 
 
-def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(told, tmp_path, monkeypatch):
+def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(score_block, "this_actor", lambda: "this")
     monkeypatch.setattr(ScoreBlock, "_load", lambda self: Shrinking())
     monkeypatch.setattr(ScoreBlock, "_context", [0])
@@ -79,7 +81,7 @@ def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(told, tmp_
         "target": [3],
         "alternatives": [alternative],
     }
-    actor._block({"block": 0, "scored": None}, from_rows([{**EMPTY, **row}], ENCODED))
-    assert {tags["run"] for _, _, tags in told} == {"of-this-run"}
-    assert [value for name, value, _ in told if name == "tss_scorer_batch_tokens"] == [64, 32]
-    assert ("tss_pairs", 3, {"source": "computed", "run": "of-this-run"}) in told
+    actor._block(BlockToScore(0, Part("placed", 1, 0, ""), None, None), from_rows([{**EMPTY, **row}], ENCODED))
+    assert {tags["run"] for _, _, tags in recorded} == {"of-this-run"}
+    assert [value for name, value, _ in recorded if name == "tss_scorer_batch_tokens"] == [64, 32]
+    assert ("tss_pairs", 3, {"source": "computed", "run": "of-this-run"}) in recorded

@@ -20,4 +20,4 @@ def test_a_stage_whose_units_take_long_says_what_there_is_of_them(monkeypatch, c
         assert looked.wait(20)
     shown = capsys.readouterr().err
     assert "score        0 of 2 blocks, 7 pairs stored so far" in shown and "in 0." in shown
-    assert not [one for one in threading.enumerate() if one.name == "progress"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]

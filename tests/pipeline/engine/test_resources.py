@@ -36,9 +36,9 @@ def sizes(tmp_path, **more):
 
 def test_without_gpus_each_machine_that_takes_work_has_one_scorer(cluster, tmp_path):
     cluster([HEAD, *CPUS, node("gone", 8, alive=False)])
-    found = sizes(tmp_path)
-    assert found.scorers == found.embedders == (2, 2)
-    assert found.gpus_per_scorer == 0 and found.scorers_a_node == 1
+    planned = sizes(tmp_path)
+    assert planned.scorers == planned.embedders == (2, 2)
+    assert planned.gpus_per_scorer == 0 and planned.scorers_a_node == 1
     assert sizes(tmp_path, ray__scorers=5).scorers_a_node == 3
 
 
@@ -52,33 +52,33 @@ def test_each_gpu_has_one_scorer_or_as_many_as_fit(cluster, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "words"),
     [
         ({"ray__scorers": 5}, "ray.scorers: 5 scorers of 1 GPUs each do not fit on 4 GPUs"),
         ({"ray__scorers": [5, 6]}, "ray.scorers: 5 scorers of 1 GPUs each do not fit on 4 GPUs"),
         ({"ray__gpus_per_scorer": 8}, "ray.gpus_per_scorer: 8 wanted, and this machine has 4 GPUs"),
     ],
 )
-def test_what_can_never_start_on_one_machine_is_refused(cluster, tmp_path, more, told):
+def test_what_can_never_start_on_one_machine_is_refused(cluster, tmp_path, more, words):
     cluster([node("here", 16, 4)], joined=False)
-    with pytest.raises(BadRequest, match=told):
+    with pytest.raises(BadRequest, match=words):
         sizes(tmp_path, **more)
 
 
 def test_on_a_cluster_scorers_may_wait_for_gpus_that_join(cluster, tmp_path):
     cluster([HEAD, CPUS[0]])
-    found = sizes(tmp_path, ray__gpus_per_scorer=0.5, ray__scorers=6)
-    assert found.scorers == (6, 6) and found.gpus_per_scorer == 0.5
-    assert "scorers ask for 3 GPUs, 0 are up" in resources.told(found)
+    planned = sizes(tmp_path, ray__gpus_per_scorer=0.5, ray__scorers=6)
+    assert planned.scorers == (6, 6) and planned.gpus_per_scorer == 0.5
+    assert "scorers ask for 3 GPUs, 0 are up" in resources.gpus_awaited(planned)
     cluster([HEAD, *CPUS, *GPUS])
-    assert resources.told(found) == ""
+    assert resources.gpus_awaited(planned) == ""
 
 
 def test_embedders_share_the_machines_that_they_may_use(cluster, tmp_path):
     cluster([HEAD, CPUS[0], *GPUS])
     assert sizes(tmp_path).embedders == (1, 1)
-    found = sizes(tmp_path, ray__embedders=3)
-    assert found.embedders_a_node == 3
+    planned = sizes(tmp_path, ray__embedders=3)
+    assert planned.embedders_a_node == 3
     cluster([HEAD, *GPUS])
     assert sizes(tmp_path).embedders == (2, 2)
 
@@ -99,19 +99,3 @@ def test_a_pool_is_no_larger_than_its_work():
     assert no_more_than((4, 4), 3) == (3, 3)
     assert no_more_than((1, 8), 3) == (1, 3)
     assert no_more_than((4, 4), 0) == (1, 1)
-
-
-def test_ray_is_started_for_this_command_whatever_cluster_runs_here(monkeypatch):
-    """Without an address, `ray.init` would join one that it finds."""
-    asked = []
-
-    def init(address=None, **more):
-        asked.append(address)
-        raise ConnectionError("seen enough")
-
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(BadRequest, match="seen enough"), resources.session(None):
-        raise AssertionError
-    assert asked == ["local"]

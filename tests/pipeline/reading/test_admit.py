@@ -1,6 +1,7 @@
 """Rows that end the process which reads or tokenises them, and names of columns: without Ray, a chunk at a time."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,8 @@ from conftest import byte_tokenizer, write_jsonl
 from simulated_death import Died
 from small_runs import corpus, settings
 
-from operators.prompts.template import load_template
+from operators.prompts import render_process
+from operators.prompts.template import from_text, load_template
 from operators.prompts.tokenise import Encoder
 from pipeline import preflight, read_config
 from pipeline.engine.attempts import GivenUp
@@ -17,6 +19,7 @@ from pipeline.errors import BadRequest
 from pipeline.reading import admit, chunks
 from pipeline.scoring import encode
 from pipeline.storage import files
+from pipeline.storage.records import Part, to_json
 
 ROWS = corpus(12, seed=4)
 
@@ -43,7 +46,11 @@ def admitted(path, work, lives=40):
 
 
 def rows_in(parts):
-    return [row for part in parts for row in pq.read_table(part["path"]).to_pylist()]
+    return [row for part in parts for row in pq.read_table(part.path).to_pylist()]
+
+
+def record_of(record):
+    return pa.table({"item": [to_json(record)]})
 
 
 def killing(function, poison):
@@ -63,12 +70,24 @@ def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypat
     poison = {"instruction": "Copy.", "input": "", "output": "POISON"}
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], poison, *ROWS[3:], poison])
     record, lives = admitted(path, tmp_path / "work")
-    rejected = rows_in(record["rejected"])
+    rejected = rows_in(record.rejected)
     assert [(row["line"], row["reason"]) for row in rejected] == [(4, "reader_died"), (14, "reader_died")]
     assert json.loads(rejected[0]["raw"]) == poison and "ended 2 times" in rejected[0]["detail"]
-    assert record["read"] == 14 and record["reasons"] == {"reader_died": 2}
-    assert [row["line"] for row in rows_in(record["admitted"])] == [1, 2, 3, *range(5, 14)]
+    assert record.read == 14 and record.reasons == {"reader_died": 2}
+    assert [row["line"] for row in rows_in(record.admitted)] == [1, 2, 3, *range(5, 14)]
     assert lives <= 3 + 2 * (3 + 2) + 1  # the whole chunk, then each row's batch and its halves, then the row alone
+
+
+def test_a_row_that_its_template_loops_over_is_rejected_and_the_others_are_not(monkeypatch, tmp_path):
+    endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    template = from_text("t", "{% if input|length > 99 %}" + endless + "{% endif %}{{ instruction }} {{ input }}")
+    monkeypatch.setattr(render_process, "SECONDS", 0.5)
+    monkeypatch.setattr(admit, "cached_encoder", lambda: Encoder(byte_tokenizer(bos=True), template, True, 200))
+    long = {"instruction": "Copy.", "input": "x" * 100, "output": "x"}
+    record, lives = admitted(write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], long, *ROWS[3:]]), tmp_path / "work")
+    (rejected,) = rows_in(record.rejected)
+    assert (rejected["line"], rejected["reason"]) == (4, "template_failed") and "did not finish" in rejected["detail"]
+    assert lives == 1 and [row["line"] for row in rows_in(record.admitted)] == [1, 2, 3, *range(5, 14)]
 
 
 def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypatch, tmp_path):
@@ -82,9 +101,9 @@ def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypat
     monkeypatch.setattr(text_files, "_parse_line", parse)
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], "POISON", *ROWS[3:]])
     record, _ = admitted(path, tmp_path / "work")
-    (rejected,) = rows_in(record["rejected"])
+    (rejected,) = rows_in(record.rejected)
     assert (rejected["line"], rejected["reason"], rejected["raw"]) == (4, "reader_died", '""')
-    assert record["read"] == 13
+    assert record.read == 13
 
 
 def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):
@@ -97,7 +116,7 @@ def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):
 
     monkeypatch.setattr(admit, "normalise", dying)
     record, lives = admitted(write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "work")
-    assert lives == 3 and record["read"] == 12 and not record["rejected"]
+    assert lives == 3 and record.read == 12 and not record.rejected
 
 
 def test_a_file_that_ends_its_reader_outside_of_any_row_is_given_up_by_name(monkeypatch, tmp_path):
@@ -129,8 +148,8 @@ def test_marks_are_few(monkeypatch, tmp_path):
 def test_names_of_columns_are_kept_up_to_a_number_and_a_length(tmp_path):
     rows = [{**row, f"c{i}": 1, "n" * 201: 1} for i, row in enumerate(ROWS * 100)]
     record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "work")
-    columns = admit.columns_of([record, {**record, "columns": ["zzz"]}])
-    assert len(record["columns"]) == len(columns) == admit.COLUMNS_KEPT
+    columns = admit.columns_of([record, replace(record, columns=["zzz"])])
+    assert len(record.columns) == len(columns) == admit.COLUMNS_KEPT
     assert max(map(len, columns)) <= admit.COLUMN_CHARS
 
 
@@ -142,7 +161,7 @@ def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_
     for end in [Died, Died, Died, GivenUp]:
         with pytest.raises(end) as ended:
             encode.encode_block(
-                pa.table({"item": [json.dumps({"block": 7})]}),
+                record_of(encode.BlockToScore(7, Part("placed", 0, 0, ""), None, None)),
                 work=str(tmp_path),
                 index="",
                 encoder={},

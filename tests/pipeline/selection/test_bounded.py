@@ -79,8 +79,8 @@ def test_a_poor_pilot_costs_rounds_and_no_row(ray_session, model_folder, both, t
     monkeypatch.setattr(bounded, "PILOT_SHARE", 1e-9)  # an empty pilot says nothing, or
     monkeypatch.setattr(bounded, "_DEVIATIONS", -2.0)  # a threshold far too high
     rounds = []
-    score_blocks = bounded.rounds.score_blocks
-    monkeypatch.setattr(bounded.rounds, "score_blocks", lambda *a: rounds.append(a[-1].name) or score_blocks(*a))
+    score_blocks = bounded.score_blocks
+    monkeypatch.setattr(bounded, "score_blocks", lambda *a: rounds.append(a[-1].name) or score_blocks(*a))
     more = {"alternatives__k": 9, "score__hardest": 2, "select__budget__token_fraction": 0.1}
     for share in (1e-9, 1 / 8):
         monkeypatch.setattr(bounded, "PILOT_SHARE", share)

@@ -11,6 +11,7 @@ from small_runs import corpus, reselect, run, table
 
 from pipeline import cli
 from pipeline.runs import report
+from pipeline.runs.manifest import opened
 from pipeline.selection import overlap
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e"
@@ -132,13 +133,15 @@ class Tags(HTMLParser):
 def test_the_report_page_escapes_every_text(done):
     manifest = json.loads((done / "manifest.json").read_text())
     manifest["scores"]["best"] = manifest["scores"]["worst"] = [[1.5, "0" * 32, HOSTILE, HOSTILE]]
-    manifest["counts"]["sources"] = {HOSTILE: {**manifest["counts"], "rejected": {HOSTILE: 2}}}
+    (source,) = manifest["counts"]["sources"]
+    manifest["counts"]["sources"] = {HOSTILE: {**manifest["counts"]["sources"][source], "rejected": {HOSTILE: 2}}}
     manifest["config"]["select"]["where"] = HOSTILE
     manifest["scorer"]["model"] = manifest["run"] = HOSTILE
     manifest["timings"][HOSTILE] = 1.0
     manifest["overlap"]["scores"][0] = HOSTILE
     page = Tags()
-    page.feed(report.page(manifest))
+    del manifest["digest"]
+    page.feed(report.page(opened(json.dumps(manifest).encode())))
     assert not {tag for tag, _ in page.found} & {"script", "img", "iframe", "a", "link"}
     assert not any(name.startswith("on") for _, names in page.found for name in names)
     assert " ".join(page.text).count("<script>alert('x')</script>") >= 12
@@ -164,3 +167,11 @@ def test_report_prints_a_published_run_again(done, capsys, tmp_path):
     assert first.split()[2:] == [f"{value:.2f}" for value in manifest["overlap"]["jaccard"][0]]
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "latest.json" in capsys.readouterr().err
+
+
+def test_perplexities_of_whole_sequences_can_be_weighed(done):
+    lowest = reselect(done, score__normalize="sequence", select__score={"ppl": -1})
+    ppl = {row["id"]: row["ppl"] for row in table(lowest, "scored") if row["ppl"] is not None}
+    assert max(ppl.values()) > 1e150  # its square is no float any more
+    chosen = [ppl[row["id"]] for row in table(lowest, "selected")]
+    assert chosen == sorted(chosen) and max(chosen) < max(ppl.values())

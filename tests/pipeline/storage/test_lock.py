@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 from conftest import write_jsonl
 from small_runs import corpus, run
@@ -69,8 +70,8 @@ def test_a_process_that_this_user_may_not_look_at_lives(tmp_path, monkeypatch):
 
 def test_of_several_that_begin_together_at_most_one_goes_on(tmp_path):
     children = [child(tmp_path / "out", 4) for _ in range(4)]
-    first = [one.stdout.readline() for one in children]
-    [one.wait() for one in children]
+    first = [process.stdout.readline() for process in children]
+    [process.wait() for process in children]
     assert first.count("held\n") == 1 and sum("in use by" in line for line in first) == 3
 
 
@@ -136,12 +137,12 @@ def test_a_claim_beats_while_dead_ones_are_waited_for(tmp_path, quick, monkeypat
         except BadRequest as problem:
             both.append([str(problem)])
 
-    threads = [threading.Thread(target=acquire, args=one) for one in (("first", 0.0), ("second", 0.2))]
+    threads = [threading.Thread(target=acquire, args=started) for started in (("first", 0.0), ("second", 0.2))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(both) == 2 and all(len(found) == 1 for found in both)
+    assert len(both) == 2 and all(len(holders) == 1 for holders in both)
     assert ["first"] in both or ["second"] in both
 
 
@@ -159,6 +160,24 @@ def test_who_was_held_up_and_taken_for_dead_does_not_publish(tmp_path, quick):
             held.require()
         time.sleep(0.3)
         assert not claims(tmp_path)  # and its claim does not come back
+
+
+@pytest.mark.parametrize("error", [OSError("out of reach"), pa.ArrowException("unknown error"), pa.ArrowInvalid("no")])
+def test_a_claim_beats_on_after_storage_failed(tmp_path, quick, monkeypatch, error):
+    write, written = files.write, threading.Semaphore(0)
+    failures = [error]
+
+    def fail_at_first(path, data):
+        if failures:
+            raise failures.pop()
+        write(path, data)
+        written.release()
+
+    with hold(str(tmp_path), "tss run") as held:
+        monkeypatch.setattr(files, "write", fail_at_first)
+        for _ in range(2):
+            assert written.acquire(timeout=20), "the heart stands still"
+        held.require()
 
 
 def test_a_claim_that_hung_storage_puts_back_is_given_up(tmp_path, quick, monkeypatch):

@@ -91,7 +91,7 @@ def test_selecting_anew_and_reports(outcome, object_store):
     output, run_ = open_run.find_run(OUTPUT)
     assert (output, run_) == (OUTPUT, again)
     known = open_run.read_manifest(run_)
-    chosen = read_config.validate(read_config.override(known["config"], ["select.budget.examples=3"]), "test")
+    chosen = read_config.validate(read_config.override(known.config, ["select.budget.examples=3"]), "test")
     third = flow.select(chosen, run_, Reporter(quiet=True)).run
     assert [row["selection_rank"] for row in rows(object_store, third, "selected")] == [0, 1, 2]
     assert third in report.of_run(open_run.find_run(OUTPUT)[1]).text

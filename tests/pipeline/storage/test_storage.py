@@ -37,14 +37,14 @@ def test_files_and_folders(folder):
 
 def test_arrays(folder):
     for array in (np.arange(12, dtype=np.float32).reshape(3, 4), np.zeros((0, 0), dtype=np.float32)):
-        arrays.save_array(urls.join(folder, "a.npy"), array)
-        found = arrays.load_array(urls.join(folder, "a.npy"))
+        arrays.save_array(urls.join(folder, "a.arrow"), array)
+        found = arrays.load_array(urls.join(folder, "a.arrow"))
         assert np.array_equal(found, array) and found.dtype == array.dtype
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
 def test_an_array_that_is_not_what_was_written_is_named(folder, harm):
-    path = urls.join(folder, "a.npy")
+    path = urls.join(folder, "a.arrow")
     arrays.save_array(path, np.arange(1000, dtype=np.float32))
     data = bytearray(files.read(path))
     data[2000] ^= 1

@@ -91,6 +91,14 @@ def test_a_row_without_alternatives_is_kept_without_scores():
     assert got["tss"] is got["tss_pp"] is got["rank"] is None and got["ppl"] is not None
 
 
+def test_a_perplexity_that_no_float_holds_is_null_and_so_is_its_ratio():
+    long = {"n_target_tokens": 800, "loglik_mean": -1.0, "loglik_empty_mean": -0.0}
+    assert scored("token", **long)["ppl"] == pytest.approx(math.e)
+    got = scored("sequence", **long)
+    assert got["ppl"] is got["ifd"] is got["ifd_loss"] is None and got["tss_pp"] is not None
+    assert scored("sequence", **{**long, "loglik_empty_mean": -2.0})["ifd"] == 0.0
+
+
 def test_no_ratio_over_nothing():
     assert scored(loglik_empty_mean=0.0)["ifd_loss"] is None
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from admitted import rows_of
 from conftest import byte_tokenizer, random_model
 from reference import loglik
 
-from operators.hashing import content_hash
 from operators.prompts.template import from_text, load_template
 from operators.prompts.tokenise import Encoder, empty_context
-from operators.retrieval.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
+from operators.retrieval.alternatives import Pool, distinct_instructions, merge_instructions
 from operators.scoring.encode_pairs import Candidates, encode_rows
 from operators.scoring.score_rows import Scoring
 from operators.scoring.scorer import TargetScorer
@@ -21,30 +21,6 @@ INSTRUCTIONS = [
     "Say it twice.",
     "Turn around.",
 ]
-
-
-def rows_of(texts):
-    return pa.Table.from_pylist(
-        [
-            {
-                "id": f"{i:032x}",
-                "source": "s",
-                "instruction": instruction,
-                "input": input,
-                "output": output,
-                "extra": "{}",
-                "task": None,
-                "instruction_key": instruction_key(instruction),
-                "pair_key": content_hash(input, output),
-                "file": "f",
-                "line": i + 1,
-                "n_prompt_tokens": 5,
-                "n_target_tokens": 5,
-                "input_chars": len(input),
-            }
-            for i, (instruction, input, output) in enumerate(texts)
-        ]
-    )
 
 
 def score(texts, *, k=2, max_length=400, template=None, count=2, input_chars=None):

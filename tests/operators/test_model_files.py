@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import byte_tokenizer, random_model
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import filter_repo_objects
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
+from operators.model_files import hub_version
 from operators.retrieval.embedder import EmbedderProblem, fingerprint, load_embedder, resolve_embedder
 from operators.scoring import models
 from pipeline.errors import BadRequest
@@ -99,12 +103,19 @@ def test_what_an_embedder_is_called_means_the_same_until_the_end(hub, scorer, em
     assert (load_embedder(embedder, 2, again.embedder_version).embed(["Sort."]) != old).any()
 
 
-def test_the_hub_is_asked_before_its_cache(hub, embedder, monkeypatch):
-    def download(name, file, **kwargs):
-        return str(hub.snapshot(name, NEW) / file)
+def answering(monkeypatch, snapshot):
+    """Let the hub answer what it has: the files of a snapshot, under its commit."""
+    siblings = [RepoSibling(path.relative_to(snapshot).as_posix()) for path in snapshot.rglob("*") if path.is_file()]
 
+    def repo_info(api, name, **options):
+        return SimpleNamespace(sha=snapshot.name, siblings=siblings)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
+
+
+def test_the_hub_is_asked_before_its_cache(hub, embedder, monkeypatch):
     before = fingerprint(embedder, resolve_embedder(embedder))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    answering(monkeypatch, hub.snapshot(embedder, NEW))
     assert resolve_embedder(embedder) == NEW
     assert fingerprint(embedder, NEW) != before
 
@@ -132,14 +143,47 @@ def test_an_embedder_of_the_hub_with_pickled_weights_alone_is_a_bad_request(hub,
 
 
 def test_a_file_that_the_hub_cannot_give_is_a_problem_in_words(hub, embedder, monkeypatch):
-    def unreachable(name, file, **kwargs):
-        if "revision" in kwargs:
-            raise RuntimeError("connection lost\nat line 7")
-        return str(hub.snapshot(name, OLD) / file)
+    def unreachable(name, **options):
+        raise RuntimeError("connection lost\nat line 7")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
-    with pytest.raises(EmbedderProblem, match=r"'own/embedder' could not be loaded \(modules.json: connection lost"):
+    answering(monkeypatch, hub.snapshot(embedder, OLD))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    resolve_embedder(embedder)  # which has what it needs in the cache
+    shutil.rmtree(hub.snapshot(embedder, OLD))
+    with pytest.raises(EmbedderProblem, match=r"'own/embedder' could not be loaded \(connection lost\)"):
         resolve_embedder(embedder)
+
+
+def test_weights_are_downloaded_by_what_loads_them_alone(hub, scorer, monkeypatch):
+    asked = []
+
+    def download(name, **options):
+        asked.append(
+            filter_repo_objects(
+                weights, allow_patterns=options["allow_patterns"], ignore_patterns=options["ignore_patterns"]
+            )
+        )
+        return str(hub.snapshot(name, options["revision"]))
+
+    weights = ["model-00001-of-00001.safetensors", "consolidated.safetensors", "model.bin"]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    version = models.resolve(scorer)
+    models.load_tokenizer(scorer, version=version)
+    models.check_weights(scorer, version, models.load_config(scorer, version=version))
+    assert [list(files) for files in asked] == [[], []]
+    models.load_model(scorer, version=version, device="cpu")
+    assert list(asked[-1]) == weights[:1]
+
+
+def test_a_dataset_of_the_hub_has_a_commit(monkeypatch, tmp_path):
+    answering(monkeypatch, tmp_path / NEW)
+    assert hub_version("own/rows", "dataset") == NEW
+
+
+def test_a_dataset_that_the_hub_cannot_give_is_a_problem_in_one_line():
+    with pytest.raises(OSError, match="offline mode") as problem:
+        hub_version("own/rows", "dataset")
+    assert "\n" not in str(problem.value)
 
 
 def with_dense(folder):

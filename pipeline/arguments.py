@@ -1,0 +1,68 @@
+"""What the command line takes: verbs, and the options that several of them share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `tss`. The verb is in `name`; `output_folder` is for it to fill in, once it knows where it writes."""
+    parser = argparse.ArgumentParser(
+        prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
+    )
+    parser.set_defaults(fresh=False, quiet=False, debug=False, output_folder=None)
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
+    run = verbs.add_parser("run", help="read, score, select and publish: the main job")
+    refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
+    store = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
+    select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
+    demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
+    report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
+    submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
+
+    for verb in (run, refresh):
+        verb.add_argument("config", type=Path, help="YAML configuration")
+    for verb in (select, report):
+        verb.add_argument("run", help="an output folder, or one of its runs/<id>")
+    store.add_argument(
+        "what", choices=["stats", "compact", "prune"], help="show it; join small files; remove what is of no use"
+    )
+    store.add_argument("output", help="an output folder")
+    demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
+    submit.add_argument("--address", help="of the cluster's dashboard, such as http://head:8265 (default: RAY_ADDRESS)")
+    submit.add_argument("--id", help="name of the job (default: one of Ray's)")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
+
+    _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
+    for verb in (run, refresh, select, demo):
+        _add_overrides(verb)
+    _add_flag([run, refresh, select, demo, store], "--quiet", "no progress on standard error")
+    _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
+    submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
+    return parser
+
+
+def _add_overrides(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the configuration, for example select.budget.tokens=100000",
+    )
+
+
+def _add_flag(verbs: list[argparse.ArgumentParser], name: str, words: str) -> None:
+    # Without a default of its own a verb leaves what stands before it: `tss --debug run`.
+    for verb in verbs:
+        verb.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=words)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number

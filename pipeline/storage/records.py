@@ -1,0 +1,131 @@
+"""What stages say of their work: records of a few hundred bytes a part, which are all that the driver sees of the data.
+
+They travel between tasks and the driver as JSON. `to_json` and `from_json` are the only ways there and back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from operators.scoring.score_rows import Work
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file that a stage has written: its place, rows, bytes, and the digest of these."""
+
+    path: str
+    rows: int
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class BlockPart:
+    """A part with the number of its block, or of its place in a published run."""
+
+    block: int
+    part: Part
+
+
+@dataclass(frozen=True)
+class AdmittedChunk:
+    """What reading made of a chunk of a file: parts of ADMITTED and REJECTED rows, and why rows were rejected."""
+
+    source: str
+    read: int
+    admitted: list[Part]
+    rejected: list[Part]
+    reasons: dict[str, int]
+    columns: list[str]  # names of the rows' own columns
+    first_rejected: list[str]  # the first rejected rows, for people
+
+
+@dataclass(frozen=True)
+class InstructionTable:
+    """The distinct instructions of a run: how many, how many of them are offered as alternatives, the tokens of their rows."""
+
+    instructions: int
+    pool: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PlacedBlock:
+    """A block of PLACED rows, and its duplicates by source."""
+
+    block: int
+    part: Part
+    duplicates: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SourceScores:
+    """Of one source: SCORED rows, those without a score, and those of these that a bounded selection left."""
+
+    scored: int
+    unscored: int
+    bounded: int
+
+
+@dataclass(frozen=True)
+class ScoredBlock:
+    """What one round of scoring made of a block: the SCORED part holds the rows of all rounds, the rest is of this one."""
+
+    block: int
+    scored: Part
+    sources: dict[str, SourceScores]
+    rejected: list[Part]
+    reasons: dict[str, dict[str, int]]  # by source
+    work: Work
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block on its way through rounds of scoring: what was placed in it, and what all rounds so far have made of it."""
+
+    block: int
+    placed: Part
+    duplicates: dict[str, int]
+    recalled: Part | None = None  # sums of its pairs that earlier runs have stored
+    scored: Part | None = None
+    sources: dict[str, SourceScores] = field(default_factory=dict)
+    rejected: list[Part] = field(default_factory=list)
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
+
+
+def to_json(value: Any) -> str:
+    """A record, or a value that JSON knows, as JSON."""
+    return json.dumps(value, default=asdict)
+
+
+@cache
+def _reader(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # type: ignore[arg-type]
+
+
+def from_json(kind: type[R], text: str | bytes) -> R:
+    """The record of a kind; raises ValueError where the text holds no such record."""
+    record: R = _reader(cast(Hashable, kind)).validate_json(text)
+    return record
+
+
+def record_table(records: Iterable[Any]) -> pa.Table:
+    """Records as the output batch of a stage."""
+    return pa.table({"record": pa.array([to_json(record) for record in records], pa.string())})
+
+
+def records_of(kind: type[R], batch: pa.Table, column: str = "item") -> Iterator[R]:
+    """The records of a batch that a stage is given."""
+    return (from_json(kind, text) for text in batch[column].to_pylist())
