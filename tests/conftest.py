@@ -199,7 +199,7 @@ def mortal(monkeypatch):
 
 @contextlib.contextmanager
 def _in_actors(how):
-    before = job.in_actors
+    before = embeddings.in_actors  # as it is within another of these
     embeddings.in_actors = rounds.in_actors = how
     yield
     embeddings.in_actors = rounds.in_actors = before
