@@ -13,6 +13,9 @@ os.environ.update(
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        # Models are tiny: threads would cost more than they give, most of all threads that spin while they wait.
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
         # Nobody reads what workers print: it is looked for now and then.
         "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
         "LOG_NAME_UPDATE_INTERVAL_S": "60",
