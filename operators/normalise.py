@@ -1,6 +1,6 @@
 """One raw record of any recognised layout becomes an Example, or a Rejection with a reason.
 
-Layouts (SPEC 7) are recognised row by row: Alpaca, Dolly, Natural Instructions, chat `messages`, ShareGPT `conversations`,
+Layouts are recognised row by row: Alpaca, Dolly, Natural Instructions, chat `messages`, ShareGPT `conversations`,
 `prompt`/`completion`; or the user's own `columns`. Text is kept verbatim.
 """
 
@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from operators.rejections import Rejection
 
 MAX_DEPTH = 100  # of lists and objects in each other: far less than where a reader of JSON may give up
 FIELDS = ("instruction", "input", "output")
@@ -28,14 +30,6 @@ ACCEPTED = (
     "instruction+output, instruction+response, definition+output, definition+targets, messages, conversations, "
     "prompt+completion"
 )
-
-
-class Rejection(Exception):
-    """Why a row cannot be used: `reason` is a fixed word, `detail` says what was found."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class Store(_Section):
 
 
 class Config(_Section):
-    """The whole configuration (SPEC 7)."""
+    """The whole configuration."""
 
     input: Annotated[list[Input], Field(min_length=1)]
     output: str = Field(min_length=1)

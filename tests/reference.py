@@ -30,7 +30,7 @@ def wording(text: str) -> str:
 
 
 def alternatives(row: dict, rows: list[dict], pool: list[dict], k: int, paraphrase_max: float) -> tuple[list[str], int]:
-    """The first k instructions that pass SPEC 2's rules, walking the whole pool; and the paraphrases passed over.
+    """The first k instructions that pass the rules, walking the whole pool; and the paraphrases passed over.
 
     `pool`: dicts with text, hash, vector. `rows`: all rows of the run, which say how an instruction is used.
     """

@@ -1,4 +1,4 @@
-"""Token counts of valid rows, and what to do with rows that are longer than a sequence may be (SPEC 1)."""
+"""Token counts of valid rows, and what to do with rows that are longer than a sequence may be."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from operators.halving import halve
-from operators.normalise import Example, Rejection
+from operators.normalise import Example
 from operators.prompts.template import TemplateProblem
 from operators.prompts.tokenise import Encoder, Ids, TooLong, slices
+from operators.rejections import Rejection
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Templates: how an instruction and an input become prompt text (SPEC 1 and 7).
+"""Templates: how an instruction and an input become prompt text.
 
 `alpaca` and `plain` are Jinja sources kept here, a path names a Jinja file of the user, and `chat` is the tokenizer's own
 chat template. All run in Jinja's immutable sandbox, and those that are not plain in a process under limits.

@@ -1,4 +1,4 @@
-"""Token ids of prompts and targets (SPEC 1): encoded apart, so that no token straddles the boundary between them."""
+"""Token ids of prompts and targets: encoded apart, so that no token straddles the boundary between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which instructions are plausible alternatives for an example: the rules of SPEC 2 over a pool of instructions."""
+"""Which instructions are plausible alternatives for an example: the rules over a pool of instructions."""
 
 from __future__ import annotations
 

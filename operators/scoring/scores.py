@@ -1,4 +1,4 @@
-"""The scores of SPEC 3, in float64 numpy on stored float32 mean log-likelihoods (arXiv 2602.03103 for TSS and TSS++)."""
+"""The scores, in float64 numpy on stored float32 mean log-likelihoods (arXiv 2602.03103 for TSS and TSS++)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tss_pp(loglik: float, alternatives: np.ndarray, *, hardest: int, tau: float,
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """The constants of SPEC 3."""
+    """The constants of the scores."""
 
     hardest: int
     tau: float

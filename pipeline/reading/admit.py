@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from operators.error_text import first_line
 from operators.hashing import content_hash
-from operators.normalise import Example, Rejection, normalise
+from operators.normalise import Example, normalise
 from operators.prompts.measure import Measured, measure
 from operators.prompts.tokenise import Encoder
+from operators.rejections import Rejection
 from operators.retrieval.alternatives import instruction_key
 from operators.schema import ADMITTED, REJECTED, from_rows
 from pipeline.engine import metrics
@@ -22,8 +23,9 @@ from pipeline.engine.attempts import Attempts, GivenUp, halve_by_deaths
 from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.job import Job, execute, items, mapped
 from pipeline.reading.chunks import Chunk
+from pipeline.reading.readers import read_chunk
 from pipeline.reading.rows import NOTHING, RawRow, Unread
-from pipeline.reading.text_files import count_lines, read_chunk
+from pipeline.reading.text_files import count_lines
 from pipeline.storage.parts import write_part
 from pipeline.storage.records import AdmittedChunk, Part, record_table, records_of
 

@@ -19,13 +19,11 @@ from operators.error_text import first_line
 from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
+from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
 from pipeline.storage.urls import open_filesystem
 
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK_BYTES = 32 << 20
 _WILD = "*?["
-ACCEPTED = ".jsonl .json .parquet .csv, also .gz and .zst of the text kinds, or a dataset saved by datasets"
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def plan(config: Config) -> list[Chunk]:
 
 def _files(index: int, asked: Input) -> list[Chunk]:
     columns = {key: value for key, value in asked.columns.model_dump().items() if value} if asked.columns else None
-    if asked.path.startswith("hf://datasets/") and _kind(asked.path) is None:
+    if asked.path.startswith("hf://datasets/") and kind_of(asked.path) is None:
         return [_hub(index, asked, columns)]
     try:
         listed = _list(asked.path)
@@ -76,22 +74,10 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         raise BadRequest(f"input.{index}.path: {unnamed!r}: the file's name is not UTF-8; accepted: a name that is")
     files = []
     for number, (uri, size) in enumerate(listed):
-        kind = _kind(uri) or ("saved", None)
-        source = asked.source or _stem(uri)
+        kind = kind_of(uri) or ("saved", None)
+        source = asked.source or stem_of(uri)
         files.append(Chunk(uri, kind[0], kind[1], source, columns, index, number, size, split=asked.split))
     return files
-
-
-def _kind(uri: str) -> tuple[str, str | None] | None:
-    path = Path(uri)
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    kind = KINDS.get(Path(path.stem).suffix.lower() if compression else path.suffix.lower())
-    return (kind, compression) if kind and not (compression and kind == "parquet") else None
-
-
-def _stem(uri: str) -> str:
-    path = Path(uri)
-    return Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
 
 
 def _list(path: str) -> list[tuple[str, int]]:
@@ -104,7 +90,7 @@ def _list(path: str) -> list[tuple[str, int]]:
     if info.type == pafs.FileType.NotFound:
         raise FileNotFoundError(path)
     if info.type == pafs.FileType.File:
-        if _kind(path) is None:
+        if kind_of(path) is None:
             raise ValueError(f"unknown kind of file; accepted: {ACCEPTED}")
         with filesystem.open_input_file(inner):
             return [(path, info.size)]
@@ -152,7 +138,7 @@ def _walk(
         selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
         for entry in filesystem.get_file_info(selector):
             name = entry.path[len(folder) + 1 :]
-            if entry.is_file and _kind(name) and not any(part.startswith(hidden) for part in name.split("/")):
+            if entry.is_file and kind_of(name) and not any(part.startswith(hidden) for part in name.split("/")):
                 yield name, entry.size
         return
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -166,7 +152,7 @@ def _walk(
             if room and not name.startswith(hidden) and not here.is_relative_to((Path(place) / name).resolve())
         ]
         for name in names:
-            if _kind(name) and not name.startswith(hidden):
+            if kind_of(name) and not name.startswith(hidden):
                 path = Path(place) / name
                 yield (inside / name).as_posix(), path.stat().st_size if path.exists() else None
 

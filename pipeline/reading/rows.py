@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from operators.normalise import Rejection, strict_json
+from operators.normalise import strict_json
+from operators.rejections import Rejection
 
 MAX_ROW_BYTES = 16 << 20
 KEPT_OF_LARGE_ROW = 64 << 10  # of a row over MAX_ROW_BYTES, this much goes to rejected/, with its place in the file

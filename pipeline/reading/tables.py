@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.error_text import one_line
-from operators.normalise import Rejection
+from operators.rejections import Rejection
 from pipeline.reading.chunks import Chunk, open_dataset
 from pipeline.reading.rows import NOTHING, RawRow, Unread, already_read, row_of
 from pipeline.storage.urls import open_filesystem

@@ -1,4 +1,4 @@
-"""Read one chunk row by row. A row that cannot be read is a Rejection at its line, never an end of the run."""
+"""Rows of JSON lines, JSON and CSV. A row that cannot be read is a Rejection at its line, never an end of the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from operators.error_text import one_line
-from operators.normalise import Rejection
+from operators.rejections import Rejection
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.rows import (
     KEPT_OF_LARGE_ROW,
@@ -21,26 +21,9 @@ from pipeline.reading.rows import (
     row_of,
     too_large,
 )
-from pipeline.reading.tables import dataset, parquet
 from pipeline.storage.urls import open_filesystem
 
 MAX_ARRAY_BYTES = 1 << 30  # of a JSON array, which is parsed as a whole
-
-
-def read_chunk(chunk: Chunk) -> Iterator[Unread]:
-    """All rows of a chunk, in order.
-
-    Raises OSError, EOFError or pa.ArrowException where a file breaks off or cannot be told into rows.
-    """
-    readers = {
-        "jsonl": _json_lines,
-        "json": _json_file,
-        "csv": _csv,
-        "parquet": parquet,
-        "saved": dataset,
-        "hub": dataset,
-    }
-    return readers[chunk.kind](chunk)
 
 
 def count_lines(chunk: Chunk) -> int:
@@ -63,7 +46,8 @@ def _open(chunk: Chunk) -> io.BufferedReader:
     return io.BufferedReader(filesystem.open_input_file(inner), 1 << 20)
 
 
-def _json_lines(chunk: Chunk) -> Iterator[Unread]:
+def json_lines(chunk: Chunk) -> Iterator[Unread]:
+    """The rows of a chunk of JSON lines."""
     with _open(chunk) as file:
         offset = 0
         if chunk.start:
@@ -122,11 +106,12 @@ def _as_json_text(data: bytes) -> str:
     return json.dumps(data.decode("utf-8", "backslashreplace"), ensure_ascii=False)
 
 
-def _json_file(chunk: Chunk) -> Iterator[Unread]:
+def json_file(chunk: Chunk) -> Iterator[Unread]:
+    """The rows of a JSON array, or of JSON lines in a file of the name of one."""
     with _open(chunk) as file:
         start = file.peek(1 << 16)[: 1 << 16].removeprefix(b"\xef\xbb\xbf").lstrip()
         if start[:1] != b"[":
-            yield from _json_lines(chunk)
+            yield from json_lines(chunk)
             return
         data = file.read(MAX_ARRAY_BYTES + 1)
     if len(data) > MAX_ARRAY_BYTES:
@@ -184,7 +169,8 @@ class _RowTooLarge(Exception):
     """A row of CSV that is over MAX_ROW_BYTES; the parser drops what it has of it and goes on with the next line."""
 
 
-def _csv(chunk: Chunk) -> Iterator[Unread]:
+def csv_rows(chunk: Chunk) -> Iterator[Unread]:
+    """The rows of a CSV file with a header."""
     csv.field_size_limit(MAX_ROW_BYTES)
     with io.TextIOWrapper(_open(chunk), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)

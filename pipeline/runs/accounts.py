@@ -11,6 +11,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from operators.rejections import PASSING
 from operators.scoring.score_rows import Work
 from pipeline.config import Config
 from pipeline.errors import RunFailed
@@ -28,8 +29,6 @@ _PACKAGES = (
     "scikit-learn",
     "datasets",
 )
-# Reasons that may have been a fault of a machine: a run from scratch would try these rows again.
-_PASSING_REASONS = {"reader_died", "scorer_died", "scorer_failed", "not_finite"}
 
 
 def versions() -> dict[str, str]:
@@ -134,7 +133,7 @@ def _named(first: Sequence[str]) -> str:
 
 def worth_another_try(counts: Counts) -> bool:
     """Whether rows were rejected for what may have been a fault of a machine."""
-    return bool(_PASSING_REASONS & counts.rejected.keys())
+    return bool(PASSING & counts.rejected.keys())
 
 
 def base_of(config: Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.prompts.tokenise import empty_context
+from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
@@ -195,7 +196,7 @@ class ScoreBlock:
             reason, detail = "scorer_failed", f"the scorer fails on this row: {type(error).__name__}: {error}"[:500]
             if isinstance(error, Died):
                 reason, detail = "scorer_died", f"the scorer's {error} while it scored this row alone"
-            return _Outcome(rejected=[_rejected(rows.encoded.slice(place, 1), reason, detail)])
+            return _Outcome(rejected=[_rejected(rows.encoded.slice(place, 1), Rejection(reason, detail))])
 
         def excuse(error: Exception) -> None:
             if isinstance(error, OSError | BrokenScorer):
@@ -241,7 +242,7 @@ class ScoreBlock:
         good = pa.array(scoring.finite(), pa.bool_())
         bad = rows.encoded.filter(pc.invert(good))
         detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
-        rejected = [_rejected(bad.slice(row, 1), "not_finite", detail) for row in range(len(bad))]
+        rejected = [_rejected(bad.slice(row, 1), Rejection("not_finite", detail)) for row in range(len(bad))]
         return _Outcome([scoring.table().filter(good)], rejected, scoring.work)
 
     def _finished(self, folder: str) -> dict[bytes, float]:
@@ -275,14 +276,14 @@ def _reasons(rejected: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return reasons
 
 
-def _rejected(row: pa.Table, reason: str, detail: str) -> dict[str, Any]:
-    """The REJECTED row of one ENCODED row."""
+def _rejected(row: pa.Table, rejection: Rejection) -> dict[str, Any]:
+    """The REJECTED row of an ENCODED row."""
     (values,) = row.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
     return {
         **{name: values[name] for name in ("source", "file", "line")},
         "raw": json.dumps({name: values[name] for name in ("instruction", "input", "output", "extra")}),
-        "reason": reason,
-        "detail": detail.encode("utf-8", "backslashreplace").decode(),
+        "reason": rejection.reason,
+        "detail": rejection.detail.encode("utf-8", "backslashreplace").decode(),
     }
 
 

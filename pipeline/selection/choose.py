@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import asdict, dataclass, replace
 
-from operators.selection import budget
+from operators.selection import budget, ranking_key
 from operators.selection.moments import merge
 from pipeline.config import Config
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts
@@ -60,7 +60,7 @@ def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
     cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", scored, [Search(ranking, cuts)], stage.advance)
-        threshold = budget.lowest_score(search.cuts["larger"].prefix)
+        threshold = ranking_key.lowest_score(search.cuts["larger"].prefix)
         dataset = over_parts(scored, passes.reach_of_part, **search.ends(), threshold=threshold)
         parts = execute("threshold", PartReach, dataset)
         result = Reach(sum(part.without_score for part in parts), threshold, {part.block: part.open for part in parts})

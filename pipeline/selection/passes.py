@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.schema import SCORED, SELECTED
-from operators.selection import budget, filter
+from operators.selection import budget, filter, ranking_key
 from operators.selection.moments import Moments, moments
 from pipeline.selection.ranking import (
     GROUP_CUTS,
@@ -125,7 +125,7 @@ def write_cuts(batch: pa.Table, *, folder: str) -> pa.Table:
 
 def _best(rows: pa.Table, n: int) -> np.ndarray:
     groups, ids = (np.array(rows[name].to_pylist(), dtype=str) for name in ("group", "id"))
-    return budget.best_of_groups(groups, rows["order"].to_numpy(), ids, n)
+    return ranking_key.best_of_groups(groups, rows["order"].to_numpy(), ids, n)
 
 
 def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:

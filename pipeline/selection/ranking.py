@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from operators.selection import budget, filter
+from operators.selection import filter, ranking_key
 from pipeline.storage import urls
 from pipeline.storage.parts import read_table
 
@@ -55,7 +55,7 @@ class Eligible:
 
     def digits(self) -> np.ndarray:
         """Int64 [N, DIGITS]: the digits of the rows' places in the ranking."""
-        return budget.digits_of(self.orders, np.array(self.table["id"].to_pylist(), dtype=str))
+        return ranking_key.digits_of(self.orders, np.array(self.table["id"].to_pylist(), dtype=str))
 
 
 def eligible(table: pa.Table, ranking: Ranking, block: int) -> Eligible:
@@ -69,7 +69,7 @@ def eligible(table: pa.Table, ranking: Ranking, block: int) -> Eligible:
     if ranking.quota:
         shared = WHOLE in ranking.quota  # what the named sources leave is there for all others
         keep &= np.array([source in ranking.quota or shared for source in table["source"].to_pylist()], dtype=bool)
-    table, orders = table.filter(pa.array(keep)), budget.order_of(scores[keep])
+    table, orders = table.filter(pa.array(keep)), ranking_key.order_of(scores[keep])
     for column, folder in ranking.caps:
         if len(table):
             inside = _inside_cap(table, orders, column, read_table(cuts_path(folder, block)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.selection import budget
+from operators.selection import budget, ranking_key
 from pipeline.engine.job import over_parts, stream
 from pipeline.selection.passes import Histogram, histogram_of_part
 from pipeline.selection.ranking import Ranking
@@ -48,7 +48,7 @@ def _deeper(stage: str, parts: list[BlockPart], searches: list[Search], first: b
         }
         for search in searches
     ]
-    shape = (2, 1 << budget.DIGIT_BITS)  # cost and rows
+    shape = (2, 1 << ranking_key.DIGIT_BITS)  # cost and rows
     sums = {
         (number, name): np.zeros(shape, dtype=np.int64)
         for number, search in enumerate(wanted)

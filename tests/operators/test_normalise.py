@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.hashing import content_hash, fold_space, fold_wording
-from operators.normalise import Example, Rejection, normalise
+from operators.normalise import Example, normalise
+from operators.rejections import Rejection
 
 LAYOUTS = [
     ({"instruction": "I", "input": "X", "output": "Y"}, ("I", "X", "Y")),

@@ -4,12 +4,13 @@ import pytest
 from conftest import byte_tokenizer
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
-from operators.normalise import Example, Rejection
+from operators.normalise import Example
 from operators.prompts import tokenise
 from operators.prompts.measure import Measured, measure
 from operators.prompts.template import TemplateProblem, from_text, load_template
 from operators.prompts.token_bounds import longest_text
 from operators.prompts.tokenise import Encoder, empty_context, encode_prompts, encode_targets
+from operators.rejections import Rejection
 from operators.scoring.encode_pairs import _Prompts
 
 BOS, EOS = 1, 0

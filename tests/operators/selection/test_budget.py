@@ -7,7 +7,7 @@ from reference import cap as slow_cap
 from reference import select as slow_select
 
 from operators.hashing import content_hash
-from operators.selection import budget
+from operators.selection import budget, ranking_key
 
 SCORE = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-50, -1e300, 5e-324]), st.floats(allow_nan=False, allow_infinity=False)
@@ -23,8 +23,8 @@ def rows_of(drawn):
 
 
 def search(rows, room, parts):
-    digits = budget.digits_of(
-        budget.order_of(np.array([row["score"] for row in rows])), np.array([row["id"] for row in rows], dtype=str)
+    digits = ranking_key.digits_of(
+        ranking_key.order_of(np.array([row["score"] for row in rows])), np.array([row["id"] for row in rows], dtype=str)
     )
     costs = np.array([row["cost"] for row in rows], dtype=np.int64)
     cut = budget.Cut((), room)
@@ -57,17 +57,17 @@ def test_a_smaller_budget_takes_a_prefix(drawn, one, other):
 
 @given(st.lists(SCORE, min_size=1, max_size=50))
 def test_orders_sort_like_scores(scores):
-    orders = budget.order_of(np.array(scores))
+    orders = ranking_key.order_of(np.array(scores))
     assert [orders[i] for i in sorted(range(len(scores)), key=lambda i: -scores[i])] == sorted(orders)
-    assert budget.order_of(np.array([0.0]))[0] == budget.order_of(np.array([-0.0]))[0]
+    assert ranking_key.order_of(np.array([0.0]))[0] == ranking_key.order_of(np.array([-0.0]))[0]
 
 
 @given(ROWS, st.integers(1, 5))
 def test_the_best_of_each_group(drawn, n):
     rows = rows_of(drawn)
-    best = budget.best_of_groups(
+    best = ranking_key.best_of_groups(
         np.array([row["group"] for row in rows], dtype=str),
-        budget.order_of(np.array([row["score"] for row in rows])),
+        ranking_key.order_of(np.array([row["score"] for row in rows])),
         np.array([row["id"] for row in rows], dtype=str),
         n,
     )

@@ -15,7 +15,8 @@ from hostile_inputs import GOOD, deep
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.normalise import FLAT_LAYOUTS, TURN_LAYOUTS, Example, Rejection, normalise
+from operators.normalise import FLAT_LAYOUTS, TURN_LAYOUTS, Example, normalise
+from operators.rejections import Rejection
 from pipeline import read_config
 from pipeline.errors import BadRequest
 from pipeline.reading import chunks, text_files

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline import read_config
 from pipeline.errors import BadRequest
-from pipeline.reading import admit, chunks, text_files
+from pipeline.reading import admit, chunks, readers, text_files
 
 ROWS = [{"instruction": f"I {i}", "input": None if i < 3 else "x", "output": f"Y\n{i}"} for i in range(10)]
 
@@ -27,7 +27,7 @@ def plan(*inputs, blocks="auto"):
 
 
 def rows_of(*inputs, blocks="auto"):
-    return [row.read() for chunk in plan(*inputs, blocks=blocks) for row in text_files.read_chunk(chunk)]
+    return [row.read() for chunk in plan(*inputs, blocks=blocks) for row in readers.read_chunk(chunk)]
 
 
 def write_all_kinds(folder):
@@ -89,9 +89,9 @@ def test_any_cut_into_byte_ranges_reads_every_line_once(lines, pieces, final_new
                     str(path), "jsonl", None, "s", None, 0, 0, len(data), start=start, stop=stop, first_line=line
                 )
                 line += text_files.count_lines(chunk)
-                got += [(row.line, row.read().raw) for row in text_files.read_chunk(chunk)]
+                got += [(row.line, row.read().raw) for row in readers.read_chunk(chunk)]
         whole = chunks.Chunk(str(path), "jsonl", None, "s", None, 0, 0, len(data))
-        assert got == [(row.line, row.read().raw) for row in text_files.read_chunk(whole)]
+        assert got == [(row.line, row.read().raw) for row in readers.read_chunk(whole)]
 
 
 def test_bad_lines_have_reason_and_line(tmp_path, monkeypatch):
@@ -212,7 +212,7 @@ def test_parquet_that_is_small_on_disk_is_decoded_a_few_rows_at_a_time(tmp_path)
     before = most = pa.total_allocated_bytes()
     rows = 0
     for chunk in plan({"path": str(path)}, blocks=1):
-        for batch in admit._batches(text_files.read_chunk(chunk)):
+        for batch in admit._batches(readers.read_chunk(chunk)):
             rows += len(batch)
             most = max(most, pa.total_allocated_bytes())
             del batch

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.selection.budget import order_of
+from operators.selection.ranking_key import order_of
 from pipeline.selection import passes
 from pipeline.selection.ranking import GROUP_CUTS, Ranking, cuts_path
 from pipeline.storage.parts import read_table

@@ -1,0 +1,26 @@
+"""The reader of each kind of file: one chunk, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.reading import tables, text_files
+from pipeline.reading.chunks import Chunk
+from pipeline.reading.rows import Unread
+
+READERS = {
+    "jsonl": text_files.json_lines,
+    "json": text_files.json_file,
+    "csv": text_files.csv_rows,
+    "parquet": tables.parquet,
+    "saved": tables.dataset,
+    "hub": tables.dataset,
+}
+
+
+def read_chunk(chunk: Chunk) -> Iterator[Unread]:
+    """All rows of a chunk, in order.
+
+    Raises OSError, EOFError or pa.ArrowException where a file breaks off or cannot be told into rows.
+    """
+    return READERS[chunk.kind](chunk)
