@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
 import tempfile
 import traceback
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -36,11 +38,10 @@ def keep_log(error: BaseException, command: str, output: str | None) -> str:
     now = datetime.datetime.now(datetime.UTC)
     name = f"{now:%Y%m%dT%H%M%S.%fZ}-{command}.log"
     data = f"{now:%Y-%m-%d %H:%M:%S} UTC, tss {command}\n{traceback_of(error)}".encode()
-    try:
+    # The output may be out of reach, full, or no place for files at all.
+    with contextlib.suppress(OSError, RuntimeError, ValueError, pa.ArrowException):
         if output is not None:
             return _write(output if urls.is_url(output) else str(Path(output).expanduser().absolute()), name, data)
-    except (OSError, RuntimeError, ValueError, pa.ArrowException):  # out of reach, full, or no place for files at all
-        pass
     try:
         return _write(tempfile.mkdtemp(prefix="tss-"), name, data)
     except OSError as full:
@@ -57,6 +58,6 @@ def _without_secrets(text: str) -> str:
     """A text without values of the environment that are named as secrets, and without users and options in URLs."""
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, f"<{name}>")
+            text = text.replace(value, f"<{name}>").replace(quote(value, safe=""), f"<{name}>")
     text = re.sub(r"(\w://)[^\s/@'\"]+@", r"\1<user>@", text)
     return re.sub(r"(\w://[^\s?'\"]+\?)[^\s'\"]+", r"\1<options>", text)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
+from jinja2.exceptions import SecurityError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from operators.prompts.sandbox import Render, text_of
@@ -21,6 +23,8 @@ def compile_chat(text: str, tokens: Mapping[str, str]) -> Render:
     special tokens by name. Compiling and rendering raise whatever Jinja raises; ValueError for a text too long."""
     template = _compile_jinja_template(text)
     template.globals["strftime_now"] = TODAY.strftime
+    # As in templates of files: a row has the same prompt whenever it is rendered.
+    template.environment.filters["random"] = template.globals["lipsum"] = _refuse_chance
 
     def render(instruction: str, input: str) -> str:
         message = {"role": "user", "content": f"{instruction}\n\n{input}" if input else instruction}
@@ -28,3 +32,7 @@ def compile_chat(text: str, tokens: Mapping[str, str]) -> Render:
         return text_of(template, {**tokens, **variables})
 
     return render
+
+
+def _refuse_chance(*given: Any, **options: Any) -> None:
+    raise SecurityError("random and lipsum are not accepted: a prompt is the same whenever it is rendered")

@@ -30,13 +30,19 @@ def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list
     return [
         result
         for together in slices(examples, _chars)
-        for results in halve(together, lambda rows: _measure(rows, encoder, too_long), _encode_failed)
+        for results in halve(together, lambda rows: _measure(rows, encoder, too_long), _encode_failed, _excuse)
         for result in results
     ]
 
 
 def _chars(example: Example) -> int:
     return len(example.instruction) + len(example.input) + len(example.output)
+
+
+def _excuse(error: Exception) -> None:
+    """Raise a fault of the machine, such as no room for a process: no row is to blame."""
+    if isinstance(error, OSError | MemoryError):
+        raise error
 
 
 def _encode_failed(example: Example, error: Exception) -> list[Measured | Rejection]:

@@ -31,6 +31,10 @@ class TemplateProblem(ValueError):
     """A template that cannot be loaded, that fails on a row, or that goes beyond the limits."""
 
 
+class ProcessEnded(TemplateProblem):
+    """A process that has ended while it rendered, and not for the time it took: the machine may have ended it."""
+
+
 class RenderProcess:
     """A template in a process of its own; several threads may ask it, and wait for each other.
 
@@ -43,12 +47,21 @@ class RenderProcess:
         self._start()
 
     def render(self, instruction: str, input: str) -> str:
-        """The text of one row; raises TemplateProblem."""
+        """The text of one row; raises TemplateProblem, and OSError where no process can be started: no row is to blame."""
+        where = f"on a row of {len(instruction) + len(input)} characters"
         with self._lock:
-            if self._process.poll() is not None:
+            try:
+                return self._ask_living([instruction, input], where)
+            except ProcessEnded:
+                return self._ask_living([instruction, input], where)
+
+    def _ask_living(self, row: list[str], where: str) -> str:
+        if self._process.poll() is not None:
+            try:
                 self._start()
-            where = f"on a row of {len(instruction) + len(input)} characters"
-            return self._ask([instruction, input], where=where)
+            except TemplateProblem as problem:
+                raise OSError(f"no process to render in could be started again: {problem}") from problem
+        return self._ask(row, where=where)
 
     def _start(self) -> None:
         paths = [str(Path(__file__).resolve().parents[2]), *sys.path]  # the modules that this process has
@@ -61,8 +74,12 @@ class RenderProcess:
         )
         self._close = weakref.finalize(self, _end, self._process)
         opening = {"source": self._source, "seconds": SECONDS, "memory": MEMORY}
-        self._ask(opening, "cannot be rendered: the process for it could not start")
-        self._ask(None, where="when it was compiled")
+        try:
+            self._ask(opening, "cannot be rendered: the process for it could not start")
+            self._ask(None, where="when it was compiled")
+        except BaseException:
+            self._close()  # a process that has not compiled would take the next row for the question to do so
+            raise
 
     def _ask(self, question: Any, ended: str | None = None, *, where: str = "") -> str:
         try:
@@ -76,11 +93,13 @@ class RenderProcess:
                 raise TemplateProblem(answer["problem"])
             return str(answer["text"])
         _, errors = self._close() or (b"", b"")
-        if self._process.returncode == -signal.SIGPROF:
+        late = self._process.returncode == -signal.SIGPROF
+        if late:
             ended = f"did not finish within {SECONDS:g} s {where}"
         ended = ended or f"ended its process {where}: it needs too much memory or stack"
         last = errors.decode(errors="replace").strip().splitlines()[-1:]
-        raise TemplateProblem(" ".join([f"template {self._source['name']!r} {ended}", *last])[:500])
+        words = " ".join([f"template {self._source['name']!r} {ended}", *last])[:500]
+        raise TemplateProblem(words) if late else ProcessEnded(words)
 
 
 def _answer(process: subprocess.Popen[bytes], question: Any) -> bytes:

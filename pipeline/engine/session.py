@@ -92,7 +92,7 @@ def _joined(address: str | None) -> Iterator[None]:
     from_environment = address in (None, "auto") and os.environ.get(_ADDRESS)
     key, value = (_ADDRESS, from_environment) if from_environment else ("ray.address", address)
     _require_listening(key, str(value))
-    # Ray would look for a cluster twenty times, for half a minute each. This is the number of times, as seconds.
+    # Ray would look for a cluster twenty times, for half a minute each; it takes these seconds as the number of times.
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     with _initialised(f"{key}: {value!r}: Ray could not be reached", address=address):
         yield

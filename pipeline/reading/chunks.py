@@ -113,7 +113,10 @@ def _glob(pattern: str) -> list[tuple[str, int]]:
     hidden = () if rest.startswith(".") or "/." in rest else (".",)
     deepest = None if "**" in rest else rest.count("/")
     listed = _walk(filesystem, inner.rstrip("/"), hidden, deepest)
-    files = _sorted_files((start + name, size) for name, size in listed if wanted.match(name))
+    # A link that leads nowhere may have named a folder in which the pattern goes on.
+    files = _sorted_files(
+        (start + name, size) for name, size in listed if wanted.match(name) or (size is None and not kind_of(name))
+    )
     if not files:
         raise FileNotFoundError(pattern)
     return files
@@ -133,7 +136,8 @@ def _walk(
     filesystem: pafs.FileSystem, folder: str, hidden: tuple[str, ...], deepest: int | None = None
 ) -> Iterator[tuple[str, int | None]]:
     """(path in the folder, bytes) of files of known kinds, at most so many folders down; None instead of the bytes of a link
-    that leads nowhere, which Arrow's own listing leaves out. Names that begin with a mark of `hidden` are passed over."""
+    that leads nowhere, whether it named a file or a folder: Arrow's own listing leaves these out. Names that begin with a mark
+    of `hidden` are passed over. Raises OSError where a folder cannot be listed."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
         for entry in filesystem.get_file_info(selector):
@@ -141,20 +145,28 @@ def _walk(
             if entry.is_file and kind_of(name) and not any(part.startswith(hidden) for part in name.split("/")):
                 yield name, entry.size
         return
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         inside = Path(place).relative_to(folder)
-        room = deepest is None or len(inside.parts) < deepest
-        here = Path(place).resolve()
+        above = {Path(folder, *inside.parts[:depth]).resolve() for depth in range(len(inside.parts) + 1)}
+        deeper = deepest is None or len(inside.parts) < deepest
         folders[:] = [
             name
             for name in folders
-            # A link to a folder above would be followed without end.
-            if room and not name.startswith(hidden) and not here.is_relative_to((Path(place) / name).resolve())
+            # A link to a folder on the way here would be followed without end.
+            if deeper and not name.startswith(hidden) and Path(place, name).resolve() not in above
         ]
         for name in names:
-            if kind_of(name) and not name.startswith(hidden):
-                path = Path(place) / name
-                yield (inside / name).as_posix(), path.stat().st_size if path.exists() else None
+            path = Path(place, name)
+            if name.startswith(hidden):
+                continue
+            if not path.exists() and (kind_of(name) or deeper):
+                yield (inside / name).as_posix(), None
+            elif kind_of(name) and path.is_file():
+                yield (inside / name).as_posix(), path.stat().st_size
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:

@@ -85,7 +85,10 @@ def _files_of(chunk: Chunk) -> Iterable[tuple[str, int]]:
     if chunk.kind == "hub":
         return []
     if chunk.kind == "saved":
-        return list_files(str(Path(chunk.uri).absolute()), deep=True)
+        files = list_files(str(Path(chunk.uri).absolute()), deep=True)
+        if not files:
+            raise FileNotFoundError(f"{chunk.uri}: no file of this dataset is there any more")
+        return files
     return [(chunk.uri, chunk.size)]
 
 

@@ -62,10 +62,10 @@ class Digest:
         }
 
 
-def digest_scores(job: Job, parts: list[BlockPart]) -> Digest:
-    """What the summary shows of the scores in SCORED parts."""
+def digest_scores(job: Job, parts: list[BlockPart], with_score: int) -> Digest:
+    """What the summary shows of the scores in SCORED parts, of whose rows so many have a score."""
     digest = Digest()
-    share = min(1.0, _SENT / max(1, sum(record.part.rows for record in parts)))
+    share = min(1.0, _SENT / max(1, with_score))
     with job.reporter.stage("digest", len(parts)) as stage:
         for part in stream("digest", PartDigest, over_parts(parts, digest_part, share=share)):
             digest.take(part)

@@ -80,7 +80,9 @@ def rows_of_round(block: BlockToScore, round: Round) -> pa.Table:
     rows = placed.filter(pc.invert(placed["duplicate"]))
     if round.name == "all":
         return rows
-    if round.name == "again" and block.scored is not None:
+    if round.name == "again":
+        if block.scored is None:
+            raise ValueError(f"block {block.block} was not scored before it is to be scored again")
         scored = read_table(block.scored.path, ["id", "tss_pp", "tss_pp_bound"])
         reaches = pc.greater_equal(scored["tss_pp_bound"], pa.scalar(round.threshold, pa.float64()))
         open_ids = scored.filter(pc.fill_null(reaches, False))["id"]

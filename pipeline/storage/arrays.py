@@ -15,7 +15,7 @@ from pipeline.storage.urls import is_url, open_filesystem
 def save_array(uri: str, array: np.ndarray) -> None:
     """Write an array of any shape as one column; its shape and a digest of its bytes stand in the schema."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    notes = {"shape": json.dumps(array.shape), "digest": digest_of(flat.view(np.uint8).data)}
+    notes = {"shape": json.dumps(array.shape), "digest": _digest(flat, array.shape)}
     batch = pa.record_batch([pa.array(flat)], schema=pa.schema([("values", pa.from_numpy_dtype(flat.dtype))], notes))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
@@ -42,12 +42,17 @@ def _map(path: str, uri: str) -> np.ndarray:
         notes = {key.decode(): value.decode() for key, value in (batch.schema.metadata or {}).items()}
         values = batch["values"].combine_chunks()  # one chunk, as it was written: nothing is copied
         flat = values.to_numpy()
-        same = digest_of(flat.view(np.uint8).data) == notes.get("digest")
+        array: np.ndarray = flat.reshape(json.loads(notes["shape"]))
+        same = _digest(flat, array.shape) == notes["digest"]
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
         raise OSError(f"{uri}: is damaged or cut off: {error}") from error
     if not same:
         raise OSError(f"{uri}: is damaged: {len(flat):,} numbers, whose digest is not the one that was written")
-    array: np.ndarray = flat.reshape(json.loads(notes["shape"]))
     return array
+
+
+def _digest(flat: np.ndarray, shape: tuple[int, ...]) -> str:
+    """Of the numbers, what they are, and how they stand."""
+    return digest_of(f"{flat.dtype.str} {list(shape)} {digest_of(flat.view(np.uint8).data)}".encode())

@@ -378,10 +378,10 @@ def test_parts_that_a_worker_does_not_see_are_not_rewritten(ray_session, tmp_pat
 def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_folder, monkeypatch):
     digest = finish.digest_scores
 
-    def lose(job, parts):
+    def lose(*given):
         for claim in (interrupted / ".lock").iterdir():
             claim.unlink()
-        return digest(job, parts)
+        return digest(*given)
 
     monkeypatch.setattr(finish, "digest_scores", lose)
     monkeypatch.setattr(publish, "gather", stop)

@@ -86,6 +86,32 @@ def test_a_process_that_was_killed_while_it_waited_costs_no_row():
     assert process.render("", "abc") == "abc"
 
 
+def test_a_process_that_was_killed_while_it_rendered_costs_no_row(monkeypatch):
+    template = from_text("t", "{% for i in range(3) %}{{ instruction }}{% endfor %}")
+    answer, asked = render_process._answer, []
+
+    def killed_once(process, question):
+        asked.append(question)
+        if len(asked) == 1:
+            process.kill()
+            process.wait()
+        return answer(process, question)
+
+    monkeypatch.setattr(render_process, "_answer", killed_once)
+    assert template.render("a", "") == "aaa"
+    assert asked[0] == asked[-1] == ["a", ""]
+
+
+def test_where_no_process_can_be_started_again_no_row_is_to_blame(monkeypatch):
+    template = from_text("t", "{% for i in range(3) %}{{ instruction }}{% endfor %}")
+    process = template.render.__self__._process
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(render_process, "_CHILD", "import no_such_module")
+    with pytest.raises(OSError, match="no process to render in could be started again"):
+        template.render("a", "")
+
+
 def test_no_row_gets_the_text_of_another_whose_rendering_was_interrupted(monkeypatch):
     template = from_text("t", "{% for a in input %}{{ a }}{% endfor %}")
 

@@ -69,6 +69,14 @@ def test_a_row_has_the_same_prompt_whenever_it_is_rendered():
             from_text("t", text).render("a", "b")
 
 
+@pytest.mark.parametrize("text", ["{{ lipsum() }}", "{{ messages|random }}"])
+def test_a_chat_template_may_not_draw_at_random(text):
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.chat_template = "{% for message in messages %}" + text + "{% endfor %}"
+    with pytest.raises(TemplateProblem, match="random and lipsum are not accepted"):
+        load_template("chat", tokenizer).render("Copy.", "a")
+
+
 def test_broken_source_missing_file_and_missing_chat_template(tmp_path):
     with pytest.raises(TemplateProblem, match="not valid Jinja"):
         from_text("t", "{% if %}")

@@ -1,5 +1,7 @@
 """Which files a path means: the same on disks and in object stores, and none that is asked for is passed over."""
 
+import os
+
 import pytest
 from conftest import write_jsonl
 
@@ -76,6 +78,36 @@ def test_a_shard_of_a_saved_dataset_that_is_a_link_to_nothing_is_named(tmp_path)
     (tmp_path / "data-00000-of-00001.arrow").symlink_to(tmp_path / "gone")
     with pytest.raises(BadRequest, match=r"data-00000-of-00001\.arrow.*no such file"):
         planned(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", "**/*.jsonl", "*/*.jsonl"])
+def test_a_link_to_a_folder_that_is_gone_is_named(tmp_path, path):
+    write_jsonl(tmp_path / "a.jsonl", [{"a": 1}])
+    (tmp_path / "more").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(BadRequest, match=r"more.*no such file"):
+        planned(f"{tmp_path}/{path}".rstrip("/"))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "a.jsonl", [{"a": 1}])
+    (tmp_path / "secret").mkdir()
+
+    def scan(path, *, then=os.scandir):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return then(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(BadRequest, match=r"Permission denied.*secret"):
+        planned(tmp_path)
+
+
+def test_a_link_to_a_folder_beside_the_input_is_followed(tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "view").mkdir()
+    write_jsonl(tmp_path / "all" / "a.jsonl", [{"a": 1}])
+    (tmp_path / "view" / "everything").symlink_to(tmp_path)
+    assert names(tmp_path / "view", tmp_path) == ["view/everything/all/a.jsonl"]
 
 
 def test_a_folder_that_links_to_one_above_is_read_once(tmp_path):

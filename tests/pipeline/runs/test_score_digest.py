@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import types
 
 import pyarrow as pa
 import pytest
 
+from pipeline.engine.progress import Reporter
 from pipeline.runs import score_digest
 from pipeline.runs.score_digest import Digest, PartDigest, digest_part
 from pipeline.storage.parts import write_table
@@ -27,6 +29,17 @@ def parts(tmp_path):
 def digested(parts, share):
     records = digest_part(pa.table({"item": [to_json(part) for part in parts]}), share=share)["record"].to_pylist()
     return [from_json(PartDigest, record) for record in records]
+
+
+def test_rows_without_a_score_take_no_place_in_the_sample(parts, monkeypatch):
+    monkeypatch.setattr(score_digest, "SAMPLE", 2000)
+    shares = []
+    monkeypatch.setattr(score_digest, "over_parts", lambda parts, function, *, share: shares.append(share))
+    monkeypatch.setattr(score_digest, "stream", lambda *given: digested(parts, shares[-1]))
+    monkeypatch.setattr(score_digest, "_SENT", 2200)
+    job = types.SimpleNamespace(reporter=Reporter(quiet=True))
+    assert len(score_digest.digest_scores(job, parts, with_score=9800).sample) == 2000
+    assert shares == [2200 / 9800]
 
 
 def test_tasks_send_no_more_than_a_sample_and_it_is_that_of_all_rows(parts, monkeypatch):

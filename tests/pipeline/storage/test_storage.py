@@ -53,6 +53,12 @@ def test_an_array_that_is_not_what_was_written_is_named(folder, harm):
         arrays.load_array(path)
 
 
+def test_numbers_of_another_kind_or_shape_are_not_what_was_written(tmp_path):
+    flat = np.arange(6)
+    digests = {arrays._digest(array.reshape(-1), array.shape) for array in (flat, flat.view("<f8"), flat.reshape(2, 3))}
+    assert len(digests) == 3
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
 def test_a_part_that_is_not_what_was_written_is_named(folder, harm):
     path = urls.join(folder, "part.parquet")
