@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -316,7 +317,7 @@ def test_no_block_of_a_shuffle_is_cut_by_size(done, monkeypatch):
 
 def test_a_block_in_pieces_ends_the_run():
     with pytest.raises(RunFailed, match="came in pieces"):
-        job.by_block("place", [{"block": 1}, {"block": 0}, {"block": 1}])
+        job.by_block("place", [SimpleNamespace(block=number) for number in (1, 0, 1)])
 
 
 def test_all_rows_rejected_publishes_nothing(ray_session, model_folder, tmp_path):
