@@ -15,6 +15,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.errors import printable
 from pipeline.reading import text_files
 from pipeline.runs import open_run, report
+from pipeline.runs.manifest import opened
 
 VERBATIM = [
     MARKUP,
@@ -88,9 +89,8 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert set(tmp_path.iterdir()) == before | {tmp_path / "out"}
     assert not any("y" * 100 in str(path) for path in (tmp_path / "out").rglob("*"))
 
-    page = report.page(
-        {**poisoned(manifest), "counts": {**manifest["counts"], "sources": {MARKUP: counts["sources"][odd.stem]}}}
-    )
+    hostile = {**poisoned(manifest), "counts": {**counts, "sources": {MARKUP: counts["sources"][odd.stem]}}}
+    page = report.page(opened(json.dumps(hostile).encode()))
     assert page.count("&lt;script&gt;") > 10 and "<script" not in page and "<img" not in page
 
 

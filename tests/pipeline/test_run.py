@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -187,8 +188,9 @@ def test_pairs_are_accounted_for(done):
         {"ray__read_blocks": 16, "scorer__batch_tokens": 4096, "ray__scorers": 2, "ray__embedders": 2},
     ],
 )
-def test_nothing_but_the_corpus_moves_a_score(done, actors, model_folder, tmp_path, monkeypatch, more):
+def test_nothing_but_the_corpus_moves_a_score(done, request, model_folder, tmp_path, monkeypatch, more):
     if "ray__scorers" in more:
+        request.getfixturevalue("actors")
         monkeypatch.setattr(place, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
     rows = corpus()
     random.Random(str(more)).shuffle(rows)
@@ -316,7 +318,7 @@ def test_no_block_of_a_shuffle_is_cut_by_size(done, monkeypatch):
 
 def test_a_block_in_pieces_ends_the_run():
     with pytest.raises(RunFailed, match="came in pieces"):
-        job.by_block("place", [{"block": 1}, {"block": 0}, {"block": 1}])
+        job.by_block("place", [SimpleNamespace(block=number) for number in (1, 0, 1)])
 
 
 def test_all_rows_rejected_publishes_nothing(ray_session, model_folder, tmp_path):

@@ -241,7 +241,7 @@ def test_another_scorer_sees_nothing_of_this_one(ray_session, whole, rows, other
 def test_all_that_decides_a_likelihood_makes_another_scorer(model_folder, other_weights, tmp_path):
     def fingerprint(model, dtype="float32", **more):
         wanted = settings(tmp_path, ["rows.jsonl"], model, **more)
-        return check_models(wanted, read_template(wanted.scorer.template)).scorer(dtype)["fingerprint"]
+        return check_models(wanted, read_template(wanted.scorer.template)).scorer(dtype).fingerprint
 
     other_tokens = shutil.copytree(model_folder, tmp_path / "tokens")
     byte_tokenizer(bos=False).save_pretrained(other_tokens)
