@@ -172,7 +172,7 @@ def ray_session(object_store):
         # Workers that wait are kept: one that has imported torch is most of what a small run costs.
         _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000},
     )
-    with session(None), _in_actors(shared_workers.in_tasks):
+    with session(None), _in_actors(shared_workers.in_tasks, embeddings, rounds):
         yield
     ray.shutdown()
 
@@ -186,7 +186,14 @@ def own_ray():
 @pytest.fixture
 def actors(ray_session):
     """Runs have actors of their own, as outside of tests."""
-    with _in_actors(job.in_actors):
+    with _in_actors(job.in_actors, embeddings, rounds):
+        yield
+
+
+@pytest.fixture
+def scorer_actors(ray_session):
+    """Runs have actors of their own that score, as outside of tests."""
+    with _in_actors(job.in_actors, rounds):
         yield
 
 
@@ -198,11 +205,12 @@ def mortal(monkeypatch):
 
 
 @contextlib.contextmanager
-def _in_actors(how):
-    before = embeddings.in_actors  # as it is within another of these
-    embeddings.in_actors = rounds.in_actors = how
-    yield
-    embeddings.in_actors = rounds.in_actors = before
+def _in_actors(how, *stages):
+    """Actors of these stages are made by `how`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in stages:
+            patch.setattr(stage, "in_actors", how)
+        yield
 
 
 def write_jsonl(path: Path, rows: list) -> Path:

@@ -76,17 +76,19 @@ def test_a_row_that_raises_is_rejected_alone(ray_session, clean, model_folder, t
     assert "RuntimeError: no such kernel" in rejected["detail"] and json.loads(rejected["raw"])["output"] == "POISON"
 
 
-def test_a_row_that_ends_its_process_every_time_is_rejected_alone(actors, clean, model_folder, tmp_path, monkeypatch):
+def test_a_row_that_ends_its_process_every_time_is_rejected_alone(
+    scorer_actors, clean, model_folder, tmp_path, monkeypatch
+):
     def fail(outputs):
         if "POISON" in outputs:
             os._exit(1)
 
     faulty(monkeypatch, _score_rows=failing(fail), whole_tries=1, row_tries=1)
-    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], POISON])
+    path = write_jsonl(tmp_path / "rows.jsonl", [POISON, ROWS[0]])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
     (rejected,) = table(done, "rejected")
-    assert rejected["reason"] == "scorer_died" and rejected["line"] == 4 and "ended 1 times" in rejected["detail"]
+    assert rejected["reason"] == "scorer_died" and rejected["line"] == 1 and "ended 1 times" in rejected["detail"]
 
 
 def deadly_reader():
@@ -151,7 +153,7 @@ def test_a_scorer_that_is_broken_is_no_fault_of_rows(ray_session, model_folder, 
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_a_model_that_ends_its_process_while_it_loads_is_given_up(actors, model_folder, tmp_path, monkeypatch):
+def test_a_model_that_ends_its_process_while_it_loads_is_given_up(scorer_actors, model_folder, tmp_path, monkeypatch):
     faulty(monkeypatch, _load=lambda self: os._exit(1))
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(RunFailed, match="loading the scorer ended its process 3 times; is there too little memory"):

@@ -188,8 +188,9 @@ def test_pairs_are_accounted_for(done):
         {"ray__read_blocks": 16, "scorer__batch_tokens": 4096, "ray__scorers": 2, "ray__embedders": 2},
     ],
 )
-def test_nothing_but_the_corpus_moves_a_score(done, actors, model_folder, tmp_path, monkeypatch, more):
+def test_nothing_but_the_corpus_moves_a_score(done, request, model_folder, tmp_path, monkeypatch, more):
     if "ray__scorers" in more:
+        request.getfixturevalue("actors")
         monkeypatch.setattr(place, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
     rows = corpus()
     random.Random(str(more)).shuffle(rows)
