@@ -80,8 +80,8 @@ def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypat
 
 def test_a_row_that_its_template_loops_over_is_rejected_and_the_others_are_not(monkeypatch, tmp_path):
     endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(render_process, "SECONDS", 0.5)  # the process has it from its start
     template = from_text("t", "{% if input|length > 99 %}" + endless + "{% endif %}{{ instruction }} {{ input }}")
-    monkeypatch.setattr(render_process, "SECONDS", 0.5)
     monkeypatch.setattr(admit, "cached_encoder", lambda: Encoder(byte_tokenizer(bos=True), template, True, 200))
     long = {"instruction": "Copy.", "input": "x" * 100, "output": "x"}
     record, lives = admitted(write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], long, *ROWS[3:]]), tmp_path / "work")
