@@ -20,6 +20,8 @@ from pipeline.reading import chunks
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.runs.output import check_output
 
+pytestmark = pytest.mark.ray  # templates and models are tried in processes of their own
+
 # Files and folders
 
 

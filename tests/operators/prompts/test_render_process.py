@@ -12,6 +12,8 @@ from conftest import byte_tokenizer
 from operators.prompts import render_process, sandbox
 from operators.prompts.template import Source, TemplateProblem, from_text, load_template, make_template
 
+pytestmark = pytest.mark.ray  # every test starts processes
+
 LOOP = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
 DOUBLED = (
     "{{% set ns = namespace(x={start}) %}}{{% for i in range(100) %}}{{% set ns.x = {next} %}}{{% endfor %}}{shown}"

@@ -15,6 +15,8 @@ from pipeline.errors import BadRequest, RunFailed
 from pipeline.storage import files, lock
 from pipeline.storage.lock import hold
 
+pytestmark = pytest.mark.ray  # processes that wait for each other
+
 CHILD = """
 import sys, time
 from pipeline.errors import BadRequest
