@@ -11,7 +11,6 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.preflight import check_quota
 from pipeline.reading.admit import SHOWN_REJECTED, admit, columns_of
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
@@ -64,7 +63,7 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     """Score and select anew from the likelihoods of a published run, without a model, and publish that as a new run."""
     output = check_output(config.output)
     manifest = open_run.read_manifest(parent)
-    check_quota(config, set(manifest.counts.sources))
+    preflight.check_quota(config, set(manifest.counts.sources))
     preflight.require_columns(config, manifest.columns)
     preflight.require_comparable(config, manifest.counts.bounded)
     with working_on(output, "tss select", config.ray.address) as lock:

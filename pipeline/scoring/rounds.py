@@ -52,7 +52,7 @@ def score_blocks(job: Job, blocks: list[Block], scorer: Scorer, round: Round) ->
             metrics.count("tss_rows", more, outcome="scored")
             for reasons in scored.reasons.values():
                 metrics.rejected(reasons)
-            after[scored.block] = joined(before, scored)
+            after[scored.block] = _joined(before, scored)
     return [after[number] for number in sorted(after)]
 
 
@@ -97,7 +97,7 @@ def _announced(job: Job, blocks: list[Block], round: Round) -> str:
     return f"{of_round.get(round.name, '')}{rows:,} rows, at most {job.config.alternatives.k + 2} pairs each"
 
 
-def joined(block: Block, scored: ScoredBlock) -> Block:
+def _joined(block: Block, scored: ScoredBlock) -> Block:
     """A block after one more round: the new scored part holds all rows; work and rejections add up."""
     reasons = {source: Counter(counts) for source, counts in block.reasons.items()}
     for source, counts in scored.reasons.items():

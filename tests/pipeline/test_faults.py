@@ -84,11 +84,11 @@ def test_a_row_that_ends_its_process_every_time_is_rejected_alone(
             os._exit(1)
 
     faulty(monkeypatch, _score_rows=failing(fail), whole_tries=1, row_tries=1)
-    path = write_jsonl(tmp_path / "rows.jsonl", [POISON, ROWS[0]])
+    path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], POISON])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
     (rejected,) = table(done, "rejected")
-    assert rejected["reason"] == "scorer_died" and rejected["line"] == 1 and "ended 1 times" in rejected["detail"]
+    assert rejected["reason"] == "scorer_died" and rejected["line"] == 4 and "ended 1 times" in rejected["detail"]
 
 
 def deadly_reader():
