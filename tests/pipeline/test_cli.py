@@ -106,6 +106,7 @@ def test_help_is_quick_and_names_the_verbs():
     assert result.returncode == 0 and all(verb in result.stdout for verb in ("run", "select", "demo"))
 
 
+@pytest.mark.ray  # starts processes
 def test_a_process_of_its_own_says_one_thing_and_exits_with_2(request_folder):
     result = tss("run", request_folder / "c.yaml", "--set", "scorer.model=./none")
     assert result.returncode == 2 and result.stdout == "" and len(result.stderr.strip().splitlines()) == 1

@@ -20,8 +20,6 @@ from pipeline.reading import chunks
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.runs.output import check_output
 
-pytestmark = pytest.mark.ray  # templates and models are tried in processes of their own
-
 # Files and folders
 
 
