@@ -188,7 +188,7 @@ def _select(arguments: argparse.Namespace) -> Summary:
         )
     output, run = open_run.find_run(arguments.run)
     manifest = open_run.read_manifest(run)
-    data = read_config.override({**manifest.config, **manifest.base, "output": output}, arguments.overrides)
+    data = read_config.override({**open_run.settings_of(manifest), "output": output}, arguments.overrides)
     config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
     arguments.output_folder = config.output
     return flow.select(config, run, _reporter(arguments))

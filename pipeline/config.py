@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from operators.schema import SCORED
 from operators.selection import filter
 
 
@@ -42,6 +43,7 @@ class Alternatives(_Section):
     paraphrase_max: float = Field(0.95, gt=-1, le=1.01)
     pool: str | None = None
     same_task: Literal["exclude", "allow"] = "exclude"
+    clusters: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
 
 
 class Scorer(_Section):
@@ -64,12 +66,13 @@ class Scorer(_Section):
 
 class Score(_Section):
     hardest: int = Field(4, ge=1, le=2**31 - 1)
-    tau: float = Field(1.0, gt=0, allow_inf_nan=False)
-    quality_weight: float = Field(0.5, allow_inf_nan=False)
-    normalize: Literal["token", "sequence"] = "token"
+    tau: float = Field(0.5, gt=1e-6, allow_inf_nan=False)
+    alpha: float = Field(0.1, ge=0, allow_inf_nan=False)
+    weight_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    weight_clip: float = Field(10.0, gt=0, allow_inf_nan=False)
 
 
-ON_ALTERNATIVES = {"tss", "tss_pp", "tss_pp_bound", "rank", "alternatives"}
+ON_ALTERNATIVES = {"tss", "tss_nce", "tss_pp", "tss_pp_bound", "rank", "weight", "alternatives"}
 BUDGET_UNITS = ("tokens", "token_fraction", "examples", "example_fraction")
 
 
@@ -78,9 +81,15 @@ class Select(_Section):
     budget: Mapping[str, float] = Field(default_factory=lambda: {"token_fraction": 0.05})
     cost: Literal["total", "output"] = "total"
     where: str | None = None
+    temperature: float | Literal["infinite"] = 0.0
     max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    quota: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    quota: dict[str, dict[str, Annotated[float, Field(gt=0, le=1)]]] = Field(default_factory=dict)
     mode: Literal["full", "bounded"] = "full"
+
+    @property
+    def temperature_or_inf(self) -> float:
+        """The temperature as a number."""
+        return math.inf if isinstance(self.temperature, str) else self.temperature
 
     def beyond_bounds(self) -> list[str]:
         """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
@@ -91,8 +100,19 @@ class Select(_Section):
 
     def on_alternatives(self) -> bool:
         """Whether this selection depends on the likelihoods of alternatives at all."""
-        names = {self.score} if isinstance(self.score, str) else set(self.score)
-        return bool((names | self._filtered()) & ON_ALTERNATIVES)
+        return bool((set(self.score_columns()) | self._filtered()) & ON_ALTERNATIVES)
+
+    def score_columns(self) -> list[str]:
+        """The columns that the score is made of."""
+        return [self.score] if isinstance(self.score, str) else list(self.score)
+
+    def columns(self) -> dict[str, str]:
+        """The columns that the selection depends on, each with the key that names it."""
+        keys = {name: f"select.quota.{name}" for name in self.quota} | {
+            name: f"select.max_per.{name}" for name in self.max_per
+        }
+        keys |= {name: f"select.score ({name})" for name in self.score_columns()}
+        return keys | {name: f"select.where ({name})" for name in self._filtered()}
 
     def _filtered(self) -> set[str]:
         return filter.column_names(filter.parse(self.where)) if self.where else set()
@@ -111,10 +131,21 @@ class Select(_Section):
     def _numeric_columns(cls, value: str | dict[str, float]) -> str | dict[str, float]:
         names = [value] if isinstance(value, str) else list(value)
         for name in names or [""]:
-            if name not in filter.SCORE_CHOICES:
-                raise ValueError(f"no numeric column {name!r}; accepted: {', '.join(filter.SCORE_CHOICES)}")
+            if not name or (name in SCORED.names and name not in filter.SCORE_CHOICES):
+                raise ValueError(
+                    f"no numeric column {name!r}; accepted: {', '.join(filter.SCORE_CHOICES)}, or a numeric column of the rows"
+                )
         if not isinstance(value, str) and any(not math.isfinite(weight) or not weight for weight in value.values()):
             raise ValueError("weights must be finite numbers other than 0")
+        return value
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _temperature(cls, value: Any) -> Any:
+        if isinstance(value, float) and value == math.inf:
+            return "infinite"  # which JSON can say
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not (value == 0 or value >= 1e-6):
+            raise ValueError("must be 0 (the plain ranking), from 1e-6 on, or infinite (a random draw)")
         return value
 
     @field_validator("budget")
@@ -136,11 +167,26 @@ class Select(_Section):
             filter.check(value)
         return value
 
+    @field_validator("quota", mode="before")
+    @classmethod
+    def _by_column(cls, value: Any) -> Any:
+        """`{column: {value: share}}`; `{source: share}` is short for the column `source`. Values are named as text."""
+        if not isinstance(value, dict):
+            return value
+        by_column = value if all(isinstance(shares, dict) for shares in value.values()) else {"source": value}
+        return {
+            column: {filter.group_name(name): share for name, share in shares.items()}
+            for column, shares in by_column.items()
+        }
+
     @field_validator("quota")
     @classmethod
-    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
-        if sum(value.values()) > 1 + 1e-9:
-            raise ValueError(f"shares must add up to at most 1, found {sum(value.values()):g}")
+    def _shares(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if len(value) > 1:
+            raise ValueError(f"accepted: shares of one column, found {', '.join(value)}")
+        for shares in value.values():
+            if not shares or sum(shares.values()) > 1 + 1e-9:
+                raise ValueError(f"shares must add up to at most 1, found {sum(shares.values()):g}")
         return value
 
 

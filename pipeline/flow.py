@@ -65,6 +65,7 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     manifest = open_run.read_manifest(parent)
     preflight.check_quota(config, set(manifest.counts.sources))
     preflight.require_columns(config, manifest.columns)
+    preflight.require_clusters(config, manifest.config)
     preflight.require_comparable(config, manifest.counts.bounded)
     with working_on(output, "tss select", config.ray.address) as lock:
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
@@ -86,6 +87,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
     columns = columns_of(chunks)
     preflight.require_columns(config, columns)
+    preflight.require_numbers(config, columns, {name for chunk in chunks for name in chunk.numbers})
 
     table = collect_instructions(job, admitted, request.pool_texts)
     embed_instructions(job, computed.embedder_folder(workspace.output, checked.embedder), checked.embedder_version)

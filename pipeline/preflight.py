@@ -146,23 +146,37 @@ def _vocab_size(model: Any) -> int | None:
 
 def check_quota(config: Config, sources: set[str]) -> None:
     """Raise BadRequest where a quota names a source that the run does not have."""
-    for source in config.select.quota:
+    for source in config.select.quota.get("source", {}):
         if source not in sources:
-            raise BadRequest(f"select.quota.{source}: no such source; accepted: {', '.join(sorted(sources))}")
+            raise BadRequest(f"select.quota.source.{source}: no such source; accepted: {', '.join(sorted(sources))}")
 
 
 def require_columns(config: Config, keys: list[str]) -> None:
-    """Raise BadRequest where a filter or a cap names a column that neither the scored table nor any row has. Of names that may
-    have been left out of `keys` nothing is known: of longer ones, and of any where there are COLUMNS_KEPT."""
+    """Raise BadRequest where a score, a filter, a cap or a quota names a column that neither the scored table nor any row has.
+    Of names that may have been left out of `keys` nothing is known: of longer ones, and of any where there are COLUMNS_KEPT."""
     if len(keys) >= COLUMNS_KEPT:
         return
-    named = {f"select.max_per.{name}": name for name in config.select.max_per}
-    if config.select.where:
-        named |= {f"select.where ({name})": name for name in filter.column_names(filter.parse(config.select.where))}
+    named = config.select.columns()
     accepted = [*SCORED.names, *keys]
-    for key, name in named.items():
+    for name, key in named.items():
         if name not in accepted and len(name) <= COLUMN_CHARS:
             raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join(accepted)}")
+
+
+def require_numbers(config: Config, keys: list[str], numbers: set[str]) -> None:
+    """Raise BadRequest where a score is a column of the rows' own in which no row holds a number."""
+    for name in config.select.score_columns():
+        if name in keys and name not in SCORED.names and name not in numbers:
+            raise BadRequest(
+                f"select.score: found {name!r}, a column of the rows in which none holds a number; accepted: "
+                f"{', '.join([*filter.SCORE_CHOICES, *sorted(numbers)])}"
+            )
+
+
+def require_clusters(config: Config, earlier: dict[str, Any]) -> None:
+    """Raise BadRequest where a selection needs clusters and `earlier`, the configuration of its run, knew none."""
+    if "clusters" not in earlier.get("alternatives", {}) and "cluster" in config.select.columns():
+        raise BadRequest("select: needs the column cluster, which this run was made without; `tss run` again makes it")
 
 
 def require_comparable(config: Config, bounded: int) -> None:

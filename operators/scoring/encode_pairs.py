@@ -19,13 +19,14 @@ TRIES = 16
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ranked candidates of one row, from its NEIGHBOURS row."""
+    """The ranked candidates of one row, from its NEIGHBOURS row, and the cluster of its instruction."""
 
     query: Query
     rows: Sequence[int]
     similarities: Sequence[float]
     complete: bool
     paraphrases_skipped: int
+    cluster: int | None = None
 
 
 class _Prompts:
@@ -76,6 +77,7 @@ def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encode
                 **{name: record[name] for name in _KEPT},
                 "input_truncated": len(input) < len(record["input"]),
                 "paraphrases_skipped": ranked.paraphrases_skipped,
+                "cluster": ranked.cluster,
                 "prompt": prompts[record["instruction"], input],
                 "target": targets[record["output"]],
                 "alternatives": [
@@ -100,7 +102,7 @@ def _choose_alternatives(
     """The first `k` candidates of each row whose prompt has at most `room` ids, all known to the model; any other is replaced
     by the next, up to candidate TRIES * k of the row's ranking. A row for which fewer than `k` of these will do has fewer."""
     choices = [_Choice() for _ in inputs]
-    candidates = list(candidates)
+    candidates = list(candidates)  # longer ones take the place of some
     open_rows = list(range(len(inputs)))
     while open_rows:
         _rank_further(candidates, [row for row in open_rows if choices[row].next >= len(candidates[row].rows)], pool, k)

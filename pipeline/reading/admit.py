@@ -180,6 +180,7 @@ class _Output:
         self._parts: dict[str, list[Part]] = {"admitted": [], "rejected": []}
         self._reasons: Counter[str] = Counter()
         self._columns: set[str] = set()
+        self._numbers: set[str] = set()  # of these, columns in which some row holds a number
         self._first_rejected: list[str] = []
 
     def take(self, rows: list[Unread]) -> None:
@@ -216,7 +217,9 @@ class _Output:
     def _admit(self, row: RawRow, example: Example, measured: Measured) -> None:
         self._read += 1
         if len(self._columns) < COLUMNS_KEPT:
-            self._columns.update(name for name in json.loads(example.extra) if len(name) <= COLUMN_CHARS)
+            own = {name: value for name, value in json.loads(example.extra).items() if len(name) <= COLUMN_CHARS}
+            self._columns.update(own)
+            self._numbers.update(name for name, value in own.items() if isinstance(value, (int, float)))
         self._chars += len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
         self._admitted.append(
             {
@@ -269,6 +272,7 @@ class _Output:
             self._parts["rejected"],
             dict(self._reasons),
             columns,
+            sorted(self._numbers.intersection(columns)),
             self._first_rejected,
         )
 

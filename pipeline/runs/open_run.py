@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -94,6 +95,17 @@ def read_manifest(run: str) -> Manifest:
 
 
 _ANOTHER = "Name another runs/<id>, or run again: likelihoods that are stored are not computed again"
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """The configuration that a selection from a run starts from.
+
+    Early releases computed other formulas under the paper's names, with constants of another meaning: scores of their runs
+    start from the defaults."""
+    settings = {**manifest.config, **manifest.base}
+    if "quality_weight" in settings.get("score", {}):
+        del settings["score"]
+    return settings
 
 
 def parts_of(run: str, published: list[Part]) -> list[BlockPart]:

@@ -129,11 +129,10 @@ def _budget(manifest: Manifest) -> list[str]:
 
 def _settings(config: dict[str, Any]) -> str:
     select, score = config["select"], config["score"]
-    chosen = [
-        f"by {select['score']}",
-        f"hardest {score['hardest']}, tau {score['tau']:g}, quality {score['quality_weight']:g}",
+    chosen = [f"by {select['score']}", ", ".join(f"{name} {value}" for name, value in score.items())]
+    chosen += [
+        f"{name} {value}" for name in ("temperature", "where", "max_per", "quota") if (value := select.get(name))
     ]
-    chosen += [f"{name} {select[name]}" for name in ("where", "max_per", "quota") if select[name]]
     return "; ".join(chosen)
 
 

@@ -17,6 +17,7 @@ from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
+from operators.selection.draw import Threshold
 from pipeline.engine import metrics
 from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder
@@ -107,7 +108,7 @@ class ScoreBlock:
         batch_tokens: int | str,
         score: dict[str, Any],
         seed: int,
-        threshold: float | None,
+        threshold: Threshold | None,
         share: dict[str, float],
     ):
         self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from operators.schema import SCORED, SELECTED
 from operators.selection import budget, filter, ranking_key
-from operators.selection.moments import Moments, moments
 from pipeline.selection.ranking import (
     GROUP_CUTS,
     WHOLE,
@@ -38,11 +37,10 @@ _CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64())])
 
 @dataclass(frozen=True)
 class PartTotals:
-    """The rows of a part, their cost, and moments of the columns of a weighted score over rows that have all of them."""
+    """The rows of a part and their cost."""
 
     rows: int
     total: int
-    moments: list[Moments]
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,12 @@ class ChosenPart:
     sources: dict[str, int]
 
 
-def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
+def totals_of_part(batch: pa.Table, *, cost: str) -> pa.Table:
     """Records of PartTotals."""
     records = []
     for scored in records_of(BlockPart, batch):
-        table = read_table(scored.part.path, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
-        values = np.array([filter.numeric(table, name) for name in score]).reshape(len(score), len(table))
-        values = values[:, np.isfinite(values).all(axis=0)]
-        total = int(costs_of(table, cost).sum())
-        records.append(PartTotals(len(table), total, [moments(column) for column in values]))
+        table = read_table(scored.part.path, ["n_prompt_tokens", "n_target_tokens"])
+        records.append(PartTotals(len(table), int(costs_of(table, cost).sum())))
     return record_table(records)
 
 

@@ -47,6 +47,7 @@ class AdmittedChunk:
     rejected: list[Part]
     reasons: dict[str, int]
     columns: list[str]  # names of the rows' own columns
+    numbers: list[str]  # those of them in which some row holds a number
     first_rejected: list[str]  # the first rejected rows, for people
 
 

@@ -20,7 +20,7 @@ BAD = [
     ("select: {budget: {rows: 5}}\n", [], r"exactly one of tokens"),
     ("select: {budget: {token_fraction: 1.5}}\n", [], r"above 0 and at most 1"),
     ("select: {budget: {tokens: -.inf}}\n", [], r"select.budget"),
-    ("select: {score: quality}\n", [], r"no numeric column 'quality'; accepted: .*tss_pp"),
+    ("select: {score: instruction}\n", [], r"no numeric column 'instruction'; accepted: .*tss_pp"),
     ("select: {score: {tss: 1, ppl: 0}}\n", [], r"weights must be finite numbers other than 0"),
     ("select: {score: {tss: .inf}}\n", [], r"weights must be finite numbers other than 0"),
     ("select: {where: 'ppl <'}\n", [], r"select.where"),
