@@ -31,7 +31,7 @@ HEAVY = {
     "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget"},
     "transformers": {"models", "chat_template"},
     "sentence_transformers": {"embedder"},
-    "sklearn": {"embedder"},
+    "sklearn": {"embedder", "clusters"},
 }
 
 

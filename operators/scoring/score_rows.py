@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from operators.hashing import DIGEST_BYTES, content_hash
 from operators.schema import LIKELIHOODS, STORED, from_rows
+from operators.scoring.draw import Threshold
 from operators.scoring.scores import ScoreSettings, upper_bound
-from operators.selection.draw import Threshold
 
 if TYPE_CHECKING:
     from operators.scoring.batching import Ids

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.retrieval.alternatives import Query
+from operators.scoring.draw import Threshold
 from operators.scoring.encode_pairs import Candidates, encode_rows
-from operators.selection.draw import Threshold
 from pipeline.engine.attempts import at_most
 from pipeline.engine.encoder import cached_encoder
 from pipeline.retrieval.index import cached_clusters, cached_neighbours, cached_pool

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.data import Dataset
 
-from operators.selection.draw import Threshold
+from operators.scoring.draw import Threshold
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, in_actors, items, mapped, stream
 from pipeline.engine.resources import no_more_than

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from operators.prompts.tokenise import empty_context
 from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
+from operators.scoring.draw import Threshold
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
-from operators.selection.draw import Threshold
 from pipeline.engine import metrics
 from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from operators.scoring.draw import keys_of
 from operators.selection import filter, ranking_key
-from operators.selection.draw import keys_of
 from pipeline.storage import urls
 from pipeline.storage.parts import read_table
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.schema import ENCODED, from_rows
+from operators.scoring.draw import Threshold
 from operators.scoring.score_rows import Scoring
 from operators.scoring.scores import ScoreSettings, add_scores, upper_bound
-from operators.selection.draw import Threshold
 
 
 class TableScorer:

@@ -8,8 +8,8 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.scoring.draw import Threshold, keys_of
 from operators.scoring.scores import random_of
-from operators.selection.draw import Threshold, keys_of
 
 SCORES = st.floats(-1e6, 1e6)
 
