@@ -25,7 +25,7 @@ FLOORS = (
     "pipeline",
     "pipeline.demo",
 )
-GROUND = {"pipeline.config", "pipeline.errors"}  # what every folder of the pipeline may know
+GROUND = {"pipeline.config", "pipeline.errors", "pipeline.interruption"}  # what every folder of the pipeline may know
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
     "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget"},

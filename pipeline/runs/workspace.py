@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.engine import metrics
-from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest
+from pipeline.interruption import Interruption
 from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
 from pipeline.storage import files, urls
 from pipeline.storage.computed import NOTES, count_run, damaged
@@ -129,7 +129,9 @@ def _request_of(left: Workspace) -> dict[str, Any]:
 def _goes_on(workspace: Workspace) -> bool:
     """Whether the same request has to know of this run: readers do not see it, and it lacks nothing but the pointer, was begun
     fresh, or is worth keeping."""
-    return Reporter.published != workspace.final and (workspace.whole or workspace.fresh or _worth_keeping(workspace))
+    return Interruption.published != workspace.final and (
+        workspace.whole or workspace.fresh or _worth_keeping(workspace)
+    )
 
 
 def _worth_keeping(workspace: Workspace) -> bool:
