@@ -174,8 +174,13 @@ def _select(arguments: argparse.Namespace) -> Summary:
             "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
         )
     output, run = open_run.find_run(arguments.run)
+    if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):
+        raise BadRequest(
+            f"{run}: a run that does not lie in runs/ of an output folder, so there is no place for another beside it; "
+            "accepted: an output folder, one of its runs/<id>, or this with --set output=DIR"
+        )
     manifest = open_run.read_manifest(run)
-    data = read_config.override({**open_run.settings_of(manifest), "output": output}, arguments.overrides)
+    data = read_config.override({**open_run.settings_of(manifest), "output": output or run}, arguments.overrides)
     config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
     arguments.output_folder = config.output
     return flow.select(config, run, _reporter(arguments))

@@ -150,7 +150,7 @@ def opened(data: bytes) -> Manifest:
     missing = [key for key in _NEEDED if key not in plain]
     if missing:
         raise ValueError(f"is no manifest of a finished run: it has no {', '.join(missing)}")
-    if "digest" in plain and plain["digest"] != manifest_digest(plain):
+    if plain.get("digest") != manifest_digest(plain):
         raise ValueError("is not as it was published: its digest differs")
     try:
         return TypeAdapter(Manifest).validate_python(plain)

@@ -22,10 +22,12 @@ def digest_of(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def read(uri: str) -> bytes:
-    """A file's content; raises FileNotFoundError, OSError."""
+def read(uri: str, *, at_most: int | None = None) -> bytes:
+    """A file's content; raises FileNotFoundError, OSError, also where there are more than `at_most` bytes of it."""
     filesystem, inner = open_filesystem(uri)
     with filesystem.open_input_file(inner) as file:
+        if at_most is not None and file.size() > at_most:
+            raise OSError(f"it has {file.size():,} bytes, and at most {at_most:,} are accepted")
         return bytes(file.read())
 
 
