@@ -11,7 +11,9 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.reading.admit import SHOWN_REJECTED, admit, columns_of
+from pipeline.reading.admit import admit
+from pipeline.reading.collect import SHOWN_REJECTED, columns_of
+from pipeline.reading.snapshot import require_same_content
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
 from pipeline.retrieval.instructions import collect_instructions
@@ -80,6 +82,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     if workspace.whole:
         return finish(job, workspace, None)
     chunks = admit(job, request.chunks, checked.encoder)
+    require_same_content(job.reporter, request.chunks, request.inputs)
     admitted = [part for chunk in chunks for part in chunk.admitted]
     counts = accounts.admitted_counts(chunks)
     first = [row for chunk in chunks for row in chunk.first_rejected][:SHOWN_REJECTED]

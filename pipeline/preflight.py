@@ -12,7 +12,7 @@ from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.config import Config, Scorer
 from pipeline.errors import BadRequest
-from pipeline.reading.admit import COLUMN_CHARS, COLUMNS_KEPT
+from pipeline.reading.collect import COLUMN_CHARS, COLUMNS_KEPT
 from pipeline.runs.manifest import ScorerName
 from pipeline.selection.choose import SCORE_ANEW
 from pipeline.storage import files

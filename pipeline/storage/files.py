@@ -74,6 +74,23 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def version_of(uri: str) -> str:
+    """What changes when a file is written again: its size and times, as far as they are known; raises FileNotFoundError."""
+    if not is_url(uri):
+        state = Path(uri).stat()
+        return f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}"
+    filesystem, inner = open_filesystem(uri)
+    info = filesystem.get_file_info(inner)
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(uri)
+    return version_in(info)
+
+
+def version_in(info: pafs.FileInfo) -> str:
+    """As `version_of`, of an object that was listed."""
+    return f"{info.size}-{info.mtime_ns}"
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, inner = open_filesystem(uri)

@@ -92,9 +92,9 @@ def test_a_row_that_ends_its_process_every_time_is_rejected_alone(
 
 
 def deadly_reader():
-    """`admit_chunk` in which the poison ends the process."""
+    """`admit_chunks` in which the poison ends the process."""
 
-    def admit_chunk(batch, **settings):
+    def admit_chunks(batch, **settings):
         from pipeline.reading import admit  # the worker's own
 
         def deadly(record, columns):
@@ -107,15 +107,15 @@ def deadly_reader():
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {"normalise": deadly, "WHOLE_TRIES": 0, "ROW_TRIES": 1, "ROWS_AT_ONCE": 1}.items():
                 patch.setattr(admit, name, value)
-            return admit.admit_chunk(batch, **settings)
+            return admit.admit_chunks(batch, **settings)
 
-    return admit_chunk
+    return admit_chunks
 
 
 def test_a_row_that_ends_its_reader_every_time_is_rejected_alone(
     ray_session, clean, model_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(admit, "admit_chunk", deadly_reader())
+    monkeypatch.setattr(admit, "admit_chunks", deadly_reader())
     path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], POISON])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
