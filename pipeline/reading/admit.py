@@ -179,6 +179,7 @@ class _Output:
         self._chars = self._read = 0
         self._parts: dict[str, list[Part]] = {"admitted": [], "rejected": []}
         self._reasons: Counter[str] = Counter()
+        self._special_text = 0
         self._columns: set[str] = set()
         self._first_rejected: list[str] = []
 
@@ -217,10 +218,12 @@ class _Output:
         self._read += 1
         if len(self._columns) < COLUMNS_KEPT:
             self._columns.update(name for name in json.loads(example.extra) if len(name) <= COLUMN_CHARS)
-        self._chars += len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
+        texts = (example.instruction, example.input, example.output)
+        self._special_text += self._encoder.holds_special(*texts)
+        self._chars += sum(map(len, (*texts, example.messages or "", example.extra)))
         self._admitted.append(
             {
-                "id": content_hash(example.instruction, example.input, example.output).hex(),
+                "id": content_hash(*texts).hex(),
                 "source": self._chunk.source,
                 **vars(example),
                 **vars(measured),
@@ -270,6 +273,7 @@ class _Output:
             dict(self._reasons),
             columns,
             self._first_rejected,
+            self._special_text,
         )
 
 

@@ -48,6 +48,7 @@ class AdmittedChunk:
     reasons: dict[str, int]
     columns: list[str]  # names of the rows' own columns
     first_rejected: list[str]  # the first rejected rows, for people
+    special_text: int = 0  # admitted rows with text that looks like a special token
 
 
 @dataclass(frozen=True)
