@@ -48,10 +48,11 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Ids]:
     ]
 
 
-def encode_prompts(tokenizer: Any, prompts: list[str]) -> list[Ids]:
-    """Ids of each prompt under the tokenizer's own rule for special tokens, with BOS at most once."""
+def encode_prompts(tokenizer: Any, prompts: list[str], *, by_rule: bool = True) -> list[Ids]:
+    """Ids of each prompt under the tokenizer's own rule for special tokens, with BOS at most once. Not `by_rule`, nothing is
+    added: a chat template writes all special tokens that a trainer sees."""
     bos = tokenizer.bos_token_id
-    return [_single_bos(ids, bos) for ids in _encode(tokenizer, prompts, True)]
+    return [_single_bos(ids, bos) for ids in _encode(tokenizer, prompts, by_rule)]
 
 
 def _single_bos(ids: Ids, bos: int | None) -> Ids:
@@ -148,7 +149,7 @@ class Encoder:
         """Ids of each row, or the problem where the template fails on it or renders nothing, where it cannot be encoded, or
         where its text alone is certainly over `max_length` tokens."""
         texts = [self._rendered(row) for row in rows]
-        encoded = iter(encode_prompts(self.tokenizer, [text for text in texts if isinstance(text, str)]))
+        encoded = iter(self._encode_rendered([text for text in texts if isinstance(text, str)]))
         return [_not_empty(next(encoded)) if isinstance(text, str) else text for text in texts]
 
     def _rendered(self, row: Row) -> str | Ids | Problem | TooLong:
@@ -158,12 +159,16 @@ class Encoder:
             text = self.template.render(*marked)
             if self.certainly_over(text):
                 return TooLong(f"{len(text):,} characters of prompt")
-            return self._special.encode_prompt(text, mark, self._encode_start) if mark else text
+            return (
+                self._special.encode_prompt(text, mark, lambda start: self._encode_rendered([start])[0])
+                if mark
+                else text
+            )
         except (TemplateProblem, EncodeProblem) as problem:
             return problem
 
-    def _encode_start(self, text: str) -> Ids:
-        return encode_prompts(self.tokenizer, [text])[0]
+    def _encode_rendered(self, texts: list[str]) -> list[Ids]:
+        return encode_prompts(self.tokenizer, texts, by_rule=self.template.name != CHAT)
 
     def prompt(self, *row: str | None) -> Ids:
         """Ids of one prompt; raises TemplateProblem, EncodeProblem, TooLong."""

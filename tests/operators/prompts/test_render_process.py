@@ -163,7 +163,8 @@ def test_nothing_of_the_working_folder_is_imported(tmp_path, monkeypatch):
 def test_the_process_ends_with_the_one_that_asks():
     code = (
         "import os; from operators.prompts.render_process import RenderProcess; "
-        "print(RenderProcess({'name': 't', 'text': '{{ input * 2 }}', 'tokens': {}, 'variables': {}})._process.pid, flush=True); "
+        "source = {'name': 't', 'text': '{{ input * 2 }}', 'tokens': {}, 'variables': {}}; "
+        "print(RenderProcess(source)._process.pid, flush=True); "
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
