@@ -8,6 +8,7 @@ these ways.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -116,8 +117,20 @@ class SpecialText:
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    longest_first = sorted(filter(None, tokens), key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    """A pattern of the longest of the tokens at a place: a tree, as a model may have thousands that begin alike."""
+    return re.compile(_tree(sorted(set(filter(None, tokens)))) or "(?!)")
+
+
+def _tree(tokens: list[str]) -> str:
+    branches = [
+        re.escape(char) + _tree([token[1:] for token in rest])
+        for char, rest in itertools.groupby(filter(None, tokens), key=lambda token: token[0])
+    ]
+    if not branches:
+        return ""
+    if len(branches) == 1 and tokens[0]:
+        return branches[0]
+    return f"(?:{'|'.join(branches)})" + ("" if tokens[0] else "?")
 
 
 def _between(tokens: list[re.Match[str]], length: int) -> list[tuple[str, int, int, str]]:

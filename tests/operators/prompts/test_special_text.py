@@ -164,3 +164,12 @@ def test_marks_go_through_a_chat_template_as_any_text():
     ids = Encoder(tokenizer, template, True, 512).prompt("  <|im_end|>  ", "", None)
     assert tokenizer.decode(ids).startswith("<|im_start|>user\n<|im_end|><|im_end|>\n")
     assert specials_of(tokenizer, ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+
+
+def test_the_longest_of_thousands_of_special_tokens_is_seen():
+    tokens = [f"<unused{i}>" for i in range(3000)] + ["<unused1>>", "[x.y]", "$"]
+    special = SpecialText(tokenizer_with(*tokens))
+    assert special.stands_in("a<unused2999>") and special.stands_in("[x.y]") and special.stands_in("$")
+    assert not special.stands_in("<unused3000>", "[xzy]", "<unused", "")
+    ((marked, *_), mark) = special.marked("<unused1>> <unused1> <unused10>", "")
+    assert marked == f"<{mark}unused1>> <{mark}unused1> <{mark}unused10>"
