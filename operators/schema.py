@@ -13,13 +13,16 @@ _POSITION = [
     pa.field("file_index", pa.int32()),
     pa.field("line", pa.int64()),
 ]
-_TEXT = [pa.field(name, pa.string()) for name in ("source", "instruction", "input", "output", "extra")]
+# A row's texts; `messages` holds the turns of a conversation as they were, as JSON, and is null where the row was none.
+_TEXT = [pa.field(name, pa.string()) for name in ("instruction", "input", "output", "messages", "extra")]
+_SOURCE = pa.field("source", pa.string())
 
 # read -> everything after it: a valid row with its token counts. `input_chars` is how many characters of the input are
 # scored: all of them, unless `too_long: truncate_input` cut some. `pair_key` is the hash of (input, output).
 ADMITTED = pa.schema(
     [
         pa.field("id", pa.string()),
+        _SOURCE,
         *_TEXT,
         pa.field("task", pa.string()),
         *_POSITION,
@@ -84,9 +87,10 @@ PLACED = pa.schema(
 ENCODED = pa.schema(
     [
         pa.field("id", pa.string()),
-        *_TEXT,
+        _SOURCE,
         pa.field("file", pa.string()),
         pa.field("line", pa.int64()),
+        *_TEXT,
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("paraphrases_skipped", pa.int32()),
         pa.field("input_truncated", pa.bool_()),
@@ -130,6 +134,9 @@ ALTERNATIVE = pa.struct(
 LIKELIHOODS = pa.schema(
     [
         pa.field("id", pa.string()),
+        _SOURCE,
+        pa.field("file", pa.string()),
+        pa.field("line", pa.int64()),
         *_TEXT,
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("n_target_tokens", pa.int32()),

@@ -46,15 +46,43 @@ class Alternatives(_Section):
     clusters: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
 
 
+OF_THE_CONVERSATION = (
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+)  # what a chat template is given of rows
+
+
 class Scorer(_Section):
     model: str = "Qwen/Qwen2.5-0.5B"
     template: str = "alpaca"
+    chat: dict[str, str | int | float | bool | None] = Field(default_factory=dict)  # variables of the chat template
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: int = Field(2048, ge=8, le=2**31 - 1)  # counts of tokens are stored in 32 bits
     append_eos: bool = True
     too_long: Literal["reject", "truncate_input"] = "reject"
     batch_tokens: int | Literal["auto"] = "auto"
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _chat_fits(self) -> Scorer:
+        if self.chat and self.template != "chat":
+            raise ValueError(f"found chat with template: {self.template}; its variables are for template: chat alone")
+        return self
+
+    @field_validator("chat")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            if name in OF_THE_CONVERSATION or not name.isidentifier():
+                raise ValueError(
+                    f"{name!r} is no variable that can be set; accepted: names that the chat template reads, such as "
+                    f"enable_thinking, other than {', '.join(OF_THE_CONVERSATION)}"
+                )
+            if isinstance(given, float) and not math.isfinite(given):
+                raise ValueError(f"{name}: must be text, a finite number, true, false or null")
+        return value
 
     @field_validator("batch_tokens")
     @classmethod

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from operators.prompts.template import Template, TemplateProblem, load_template, source_of, try_template
+from operators.prompts.template import (
+    Template,
+    TemplateProblem,
+    bos_opens_turns,
+    load_template,
+    source_of,
+    try_template,
+)
 from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.config import Config, Scorer
@@ -71,17 +79,20 @@ def check_models(config: Config, template_text: str) -> Checked:
         tokenizer = models.load_tokenizer(scorer.model, **loading)
         model = models.load_config(scorer.model, **loading)
         models.check_weights(scorer.model, version, model)
-        template = _tried_template(scorer.template, tokenizer, template_text)
-    _check_limits(scorer, tokenizer, models.window(model))
+        template = _tried_template(scorer, tokenizer, template_text)
+        opens_turns = bos_opens_turns(tokenizer)
+    _check_limits(scorer, tokenizer, template, models.window(model))
     return Checked(
         encoder={
             "model": scorer.model,
             **loading,
             "template": scorer.template,
             "template_text": template.text,
+            "chat": json.dumps(scorer.chat, sort_keys=True),
             "append_eos": scorer.append_eos,
             "max_length": scorer.max_length,
             "vocab_size": _vocab_size(model),
+            "bos_opens_turns": opens_turns,
         },
         identity=models.identity(
             scorer.model,
@@ -115,11 +126,11 @@ def _problems_as_bad_requests() -> Iterator[None]:
         raise BadRequest(f"scorer.model or embedder.model cannot be looked for: {problem}") from problem
 
 
-def _tried_template(name: str, tokenizer: Any, text: str) -> Template:
+def _tried_template(scorer: Scorer, tokenizer: Any, text: str) -> Template:
     """A template that renders a prompt of which the tokenizer makes something; raises TemplateProblem, ValueError."""
     from operators.prompts.tokenise import empty_context, encode_prompts
 
-    template = load_template(name, tokenizer, text)
+    template = load_template(scorer.template, tokenizer, text, scorer.chat)
     prompt, *_ = try_template(template)
     if not encode_prompts(tokenizer, [prompt])[0]:
         raise TemplateProblem("the template renders an empty prompt")
@@ -127,9 +138,9 @@ def _tried_template(name: str, tokenizer: Any, text: str) -> Template:
     return template
 
 
-def _check_limits(scorer: Scorer, tokenizer: Any, positions: int | None) -> None:
+def _check_limits(scorer: Scorer, tokenizer: Any, template: Template, positions: int | None) -> None:
     """Raise BadRequest where a model of so many positions, or its tokenizer, cannot do what is asked for."""
-    if scorer.append_eos and tokenizer.eos_token_id is None:
+    if scorer.append_eos and not template.end and tokenizer.eos_token_id is None:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
     if positions is not None and scorer.max_length > positions:
         raise BadRequest(

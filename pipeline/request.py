@@ -60,6 +60,7 @@ class Request:
             asked["alternatives"],
             self.scorer.fingerprint,
             [asked["scorer"][name] for name in ("max_length", "too_long")],
+            self.checked.encoder["bos_opens_turns"],  # the context of l(0)
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
         return files.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))

@@ -227,9 +227,7 @@ class Scoring:
 
     def table(self) -> pa.Table:
         """LIKELIHOODS; an alternative that was not scored has a null mean."""
-        records = self._encoded.drop_columns(
-            ["prompt", "target", "alternatives", "file", "line", "pair_key"]
-        ).to_pylist()
+        records = self._encoded.drop_columns(["prompt", "target", "alternatives", "pair_key"]).to_pylist()
         return from_rows(
             [
                 {

@@ -59,6 +59,7 @@ class ChunkRows:
         self._parts, self._chunk, self._encoder, self._too_long = parts, chunk, encoder, too_long
         self._read = 0
         self._reasons: Counter[str] = Counter()
+        self._special_text = 0
         self._columns: set[str] = set()
         self._numbers: set[str] = set()  # of these, columns in which some row holds a number
         self._first_rejected: list[str] = []
@@ -99,11 +100,13 @@ class ChunkRows:
             own = {name: value for name, value in json.loads(example.extra).items() if len(name) <= COLUMN_CHARS}
             self._columns.update(own)
             self._numbers.update(name for name, value in own.items() if isinstance(value, (int, float)))
-        chars = len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
+        texts = (example.instruction, example.input, example.output)
+        self._special_text += self._encoder.holds_special(*texts)
+        chars = sum(map(len, (*texts, example.messages or "", example.extra)))
         self._parts.add(
             "admitted",
             {
-                "id": content_hash(example.instruction, example.input, example.output).hex(),
+                "id": content_hash(*texts).hex(),
                 "source": self._chunk.source,
                 **vars(example),
                 **vars(measured),
@@ -149,6 +152,7 @@ class ChunkRows:
             columns,
             sorted(self._numbers.intersection(columns)),
             self._first_rejected,
+            self._special_text,
         )
 
 

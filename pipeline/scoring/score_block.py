@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.prompts.tokenise import empty_context
 from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.draw import Threshold
@@ -119,7 +118,7 @@ class ScoreBlock:
 
     @cached_property
     def _context(self) -> list[int]:
-        return empty_context(cached_encoder(**self._encoder).tokenizer)
+        return cached_encoder(**self._encoder).context
 
     @cached_property
     def _scorer(self) -> TargetScorer:
@@ -279,10 +278,11 @@ def _reasons(rejected: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def _rejected(row: pa.Table, rejection: Rejection) -> dict[str, Any]:
     """The REJECTED row of an ENCODED row."""
-    (values,) = row.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
+    texts = ("instruction", "input", "output", "messages", "extra")
+    (values,) = row.select(["source", "file", "line", *texts]).to_pylist()
     return {
         **{name: values[name] for name in ("source", "file", "line")},
-        "raw": json.dumps({name: values[name] for name in ("instruction", "input", "output", "extra")}),
+        "raw": json.dumps({name: values[name] for name in texts if values[name] is not None}),
         "reason": rejection.reason,
         "detail": rejection.detail.encode("utf-8", "backslashreplace").decode(),
     }

@@ -165,6 +165,6 @@ def _write_ranked(job: Job, chosen: list[ChosenPart], rows: int) -> list[BlockPa
     in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = over_parts(parts, passes.file_of_rows, boundaries=boundaries)
-    dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
+    dataset = dataset.sort("output_file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
     ranked = mapped(dataset, passes.write_ranked, fn_kwargs={"offsets": offsets, "work": job.work})
     return by_block("select", execute("select", BlockPart, ranked))

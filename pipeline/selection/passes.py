@@ -219,7 +219,7 @@ def file_of_rows(batch: pa.Table, *, boundaries: list[int]) -> Iterable[pa.Table
     for part in records_of(Part, batch):
         table = read_table(part.path)
         numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), table["order"].to_numpy(), side="right")
-        yield table.append_column("file", pa.array(numbers, pa.int64()))
+        yield table.append_column("output_file", pa.array(numbers, pa.int64()))
 
 
 def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
@@ -236,8 +236,8 @@ def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
     """Write one output file: its rows best first, with their rank in the whole selection."""
     if not len(batch):
         return record_table([])
-    file = batch["file"][0].as_py()
+    file = batch["output_file"][0].as_py()
     rows = batch.sort_by([("order", "ascending"), ("id", "ascending")])
     ranks = pa.array(np.arange(offsets[file], offsets[file] + len(rows)), pa.int64())
-    table = rows.drop_columns(["order", "file"]).append_column("selection_rank", ranks)
+    table = rows.drop_columns(["order", "output_file"]).append_column("selection_rank", ranks)
     return record_table([BlockPart(file, write_part(f"{work}/selected", table, SELECTED))])

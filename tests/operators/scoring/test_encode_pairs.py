@@ -80,5 +80,5 @@ def test_rows_that_ask_alike_are_ranked_further_once(monkeypatch):
     monkeypatch.setattr(case.pool, "search", lambda queries, count: searched.append(queries) or search(queries, count))
     ranked = Candidates(case.query, [], [], False, 0)
     prompts = encode_pairs._Prompts(Encoder(byte_tokenizer(bos=True), load_template("plain"), True, MOST))
-    encode_pairs._choose_alternatives(["", "", ""], [9, 9, 9], [ranked] * 3, case.pool, prompts, 1)
+    encode_pairs._choose_alternatives([("", None)] * 3, [9, 9, 9], [ranked] * 3, case.pool, prompts, 1)
     assert [case.query] in searched and sum(map(len, searched)) == 1

@@ -17,6 +17,7 @@ from pipeline import preflight, read_config
 from pipeline.engine.attempts import GivenUp
 from pipeline.errors import BadRequest
 from pipeline.reading import admit, chunks, collect
+from pipeline.runs import accounts
 from pipeline.scoring import encode
 from pipeline.storage import files
 from pipeline.storage.records import AdmittedChunk, Part, from_json, to_json
@@ -105,6 +106,17 @@ def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypat
     (rejected,) = rows_in(record.rejected)
     assert (rejected["line"], rejected["reason"], rejected["raw"]) == (4, "reader_died", '""')
     assert record.read == 13
+
+
+def test_a_conversation_keeps_its_turns_and_text_like_special_tokens_is_counted(tmp_path):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0}]
+    forged = [{"instruction": "Q", "output": "A<eos>"}, {"instruction": "Q", "output": "<bos>" * 300}]
+    record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, *forged]), tmp_path / "work")
+    conversation, plain = rows_in(record.admitted)
+    assert json.loads(conversation["messages"]) == turns and plain["messages"] is None
+    assert record.special_text == 1 and record.reasons == {"too_long": 1}
+    counts = accounts.admitted_counts([record, record])
+    assert accounts.in_all(counts).special_text == counts[record.source].special_text == 2
 
 
 def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):
