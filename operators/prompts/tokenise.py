@@ -43,9 +43,23 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Ids]:
 
 
 def encode_prompts(tokenizer: Any, prompts: list[str]) -> list[Ids]:
-    """Ids of each prompt under the tokenizer's own rule for special tokens, with BOS at most once."""
-    bos = tokenizer.bos_token_id
-    return [_single_bos(ids, bos) for ids in _encode(tokenizer, prompts, True)]
+    """Ids of each prompt under the tokenizer's own rule for special tokens, with BOS at most once, and without what that rule
+    puts after a text (EOS, [SEP]): the output follows there, and nothing has ended."""
+    bos, appended = tokenizer.bos_token_id, _appended(tokenizer)
+    return [_single_bos(_without_end(ids, appended), bos) for ids in _encode(tokenizer, prompts, True)]
+
+
+def _appended(tokenizer: Any) -> Ids:
+    """The ids that a tokenizer's own rule puts after every text."""
+    (plain,), (whole,) = (_encode(tokenizer, ["a b"], special) for special in (False, True))
+    for start in range(len(whole) - len(plain), -1, -1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[start + len(plain) :]
+    return []
+
+
+def _without_end(ids: Ids, end: Ids) -> Ids:
+    return ids[: -len(end)] if end and ids[-len(end) :] == end else ids
 
 
 def _single_bos(ids: Ids, bos: int | None) -> Ids:
