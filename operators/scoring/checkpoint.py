@@ -58,39 +58,43 @@ def kind_problem(config: Any, *, trust_remote_code: bool) -> str | None:
     own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     kind, text = config.model_type, config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
-        return f"{kind!r} is an encoder-decoder; {_ACCEPTED}"
+        return f"it is an encoder-decoder ({kind}); {_ACCEPTED}"
     if not own_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return f"transformers has no causal language model of the type {kind!r}; {_ACCEPTED}"
     if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
         return f"its configuration sets use_bidirectional_attention, so it sees the tokens that it is to predict; {_ACCEPTED}"
     masked = (
-        (kind in _ENCODERS and not config.is_decoder)
+        (kind in _ENCODERS and not getattr(config, "is_decoder", False))
         or (kind == "xlnet" and config.attn_type != "uni")
         or (kind == "xlm" and not config.causal)
     )
     if masked and not own_code:
-        return f"{kind!r} with this configuration sees the tokens that it is to predict (a masked language model); {_ACCEPTED}"
+        return f"it is a masked language model ({kind}), which sees the tokens that it is to predict; {_ACCEPTED}"
     return None
 
 
 def _quantisation(config: Any) -> Any:
     """Settings of the quantisation that transformers would undo or run, or None."""
-    from transformers.quantizers import AutoHfQuantizer
-
     text = config.get_text_config(decoder=True)
     settings = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
-    return settings if settings and AutoHfQuantizer.supports_quant_method(settings) else None
+    if not settings:
+        return None
+    from transformers.quantizers.auto import (
+        AutoHfQuantizer,
+    )  # not at the top: it takes a second, and few models need it
+
+    return settings if AutoHfQuantizer.supports_quant_method(settings) else None
 
 
 def quantisation_problem(config: Any) -> str | None:
     """Why the quantised weights of a model cannot be loaded here, or None: a package that is not installed. What a machine with
     a GPU can and this one cannot is no problem: it need not be the one that scores."""
-    from transformers.quantizers import AutoHfQuantizer
-
     try:
         settings = _quantisation(config)
         if settings is None:
             return None
+        from transformers.quantizers.auto import AutoHfQuantizer
+
         quantizer = AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True)
     except Exception as error:  # noqa: BLE001 - settings are a stranger's, and loading the weights would raise it too
         return f"its weights are quantised, and cannot be loaded here: {one_line(error)}"
@@ -127,10 +131,11 @@ def _dry_run(config: Any, shapes: Shapes, trust_remote_code: bool) -> dict[str, 
     with meta:
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    renamed: Any = get_model_conversion_mapping(model)
     loading = LoadStateDictConfig(
         device_map={"": meta},
         dtype=model.dtype,
-        weight_mapping=get_model_conversion_mapping(model),
+        weight_mapping=renamed,
         ignore_mismatched_sizes=True,
     )
     report, _ = model._load_pretrained_model(model, tensors, None, loading)

@@ -92,7 +92,7 @@ class Probe:
         self._fresh()
         options = {"logits_to_keep": count} if self._keeps else {}
         logits = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False, **options).logits
-        return logits[0, -count:].float().log_softmax(-1)
+        return torch.log_softmax(logits[0, -count:].float(), -1)
 
     def looks_ahead(self) -> int | None:
         """The length at which the model is seen to predict tokens from those that follow them; None where it is causal."""

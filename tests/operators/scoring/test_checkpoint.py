@@ -160,21 +160,21 @@ def encoder_of(kind, **more):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (encoder_of("t5"), "'t5' is an encoder-decoder"),
-        (encoder_of("bart"), "'bart' is an encoder-decoder"),
+        (encoder_of("t5"), "it is an encoder-decoder (t5)"),
+        (encoder_of("bart"), "it is an encoder-decoder (bart)"),
         (encoder_of("llava"), "no causal language model of the type 'llava'"),
         (encoder_of("distilbert"), "no causal language model of the type 'distilbert'"),
-        (encoder_of("roberta"), "'roberta' .* sees the tokens that it is to predict"),
-        (encoder_of("xlm-roberta"), "'xlm-roberta' .* sees"),
-        (encoder_of("bert"), "'bert' .* sees"),
-        (encoder_of("electra"), "'electra' .* sees"),
-        (encoder_of("xlnet"), "'xlnet' .* sees"),
+        (encoder_of("roberta"), "it is a masked language model (roberta), which sees"),
+        (encoder_of("xlm-roberta"), "masked language model (xlm-roberta)"),
+        (encoder_of("bert"), "masked language model (bert)"),
+        (encoder_of("electra"), "masked language model (electra)"),
+        (encoder_of("xlnet"), "masked language model (xlnet)"),
         (encoder_of("gemma3_text", use_bidirectional_attention=True), "use_bidirectional_attention"),
     ],
 )
 def test_models_that_are_no_causal_language_models(config, words):
-    assert words.partition(" .* ")[0] in (problem := checkpoint.kind_problem(config, trust_remote_code=False))
-    assert words.rpartition(" .* ")[2] in problem and "accepted: a causal" in problem
+    problem = checkpoint.kind_problem(config, trust_remote_code=False)
+    assert words in problem and "accepted: a causal" in problem
 
 
 @pytest.mark.parametrize(
