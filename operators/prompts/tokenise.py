@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from operators.prompts.template import Template, TemplateProblem
@@ -49,6 +49,7 @@ def encode_prompts(tokenizer: Any, prompts: list[str]) -> list[Ids]:
     return [_single_bos(_without_end(ids, appended), bos) for ids in _encode(tokenizer, prompts, True)]
 
 
+@lru_cache(maxsize=2)
 def _appended(tokenizer: Any) -> Ids:
     """The ids that a tokenizer's own rule puts after every text."""
     (plain,), (whole,) = (_encode(tokenizer, ["a b"], special) for special in (False, True))
