@@ -78,7 +78,7 @@ def check_models(config: Config, template_text: str) -> Checked:
         loading: dict[str, Any] = {"version": version, "trust_remote_code": scorer.trust_remote_code}
         tokenizer = models.load_tokenizer(scorer.model, **loading)
         model = models.load_config(scorer.model, **loading)
-        models.check_weights(scorer.model, version, model)
+        models.check_weights(scorer.model, version, model, trust_remote_code=scorer.trust_remote_code)
         template = _tried_template(scorer, tokenizer, template_text)
         opens_turns = bos_opens_turns(tokenizer)
     _check_limits(scorer, tokenizer, template, models.window(model))

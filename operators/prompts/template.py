@@ -38,6 +38,7 @@ TRIAL_ROWS = (
     TRIAL,
     ("Sort the words of each line, then count them.\n" * 60, "one two three four five\n" * 250),
 )
+_MORE = " Then begin again."  # what makes another instruction of one
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,27 @@ def _times_in_exchange(chat: str, tokens: tuple[tuple[str, str], ...], bos: str)
 
 
 def try_template(template: Template, rows: tuple[tuple[str, str], ...] = TRIAL_ROWS) -> list[str]:
-    """The text of each (instruction, input), before any work depends on the template; raises `TemplateProblem`."""
-    return [template.render(*row) for row in rows]
+    """The text of each (instruction, input), before any work depends on the template; raises `TemplateProblem`, also where the
+    template gives two instructions the same prompt: an alternative would score as the instruction does."""
+    texts = [template.render(*row) for row in rows]
+    for (instruction, input), text in zip(rows, texts, strict=True):
+        _require_distinct(template, instruction, input, text)
+        try:
+            alone = template.render(instruction, "")
+        except TemplateProblem:
+            continue  # it may be meant for rows with an input
+        _require_distinct(template, instruction, "", alone)
+    return texts
+
+
+def _require_distinct(template: Template, instruction: str, input: str, text: str) -> None:
+    """Raise `TemplateProblem` where the text of a row is also that of another instruction with the same input."""
+    if template.render(instruction + _MORE, input) == text:
+        row = "with an input" if input else "without an input"
+        raise TemplateProblem(
+            f"template {template.name!r} gives two instructions the same prompt, on a row {row}: one of {len(instruction)} "
+            f"characters, and the same followed by {_MORE!r}; accepted: a template that shows the whole instruction"
+        )
 
 
 def prepare(name: str, text: str, tokens: Mapping[str, str], variables: Mapping[str, Any]) -> Callable[[], Render]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar, cast
 
 from operators.prompts.conversation import turns_to_question
@@ -49,10 +49,25 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Ids]:
 
 
 def encode_prompts(tokenizer: Any, prompts: list[str], *, by_rule: bool = True) -> list[Ids]:
-    """Ids of each prompt under the tokenizer's own rule for special tokens, with BOS at most once. Not `by_rule`, nothing is
-    added: a chat template writes all special tokens that a trainer sees."""
-    bos = tokenizer.bos_token_id
-    return [_single_bos(ids, bos) for ids in _encode(tokenizer, prompts, by_rule)]
+    """Ids of each prompt under the tokenizer's own rule for special tokens, with BOS at most once, and without what that rule
+    puts after a text (EOS, [SEP]): the output follows there, and nothing has ended. Not `by_rule`, nothing is added: a chat
+    template writes all special tokens that a trainer sees."""
+    bos, appended = tokenizer.bos_token_id, _appended(tokenizer) if by_rule else []
+    return [_single_bos(_without_end(ids, appended), bos) for ids in _encode(tokenizer, prompts, by_rule)]
+
+
+@lru_cache(maxsize=2)
+def _appended(tokenizer: Any) -> Ids:
+    """The ids that a tokenizer's own rule puts after every text."""
+    (plain,), (whole,) = (_encode(tokenizer, ["a b"], special) for special in (False, True))
+    for start in range(len(whole) - len(plain), -1, -1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[start + len(plain) :]
+    return []
+
+
+def _without_end(ids: Ids, end: Ids) -> Ids:
+    return ids[: -len(end)] if end and ids[-len(end) :] == end else ids
 
 
 def _single_bos(ids: Ids, bos: int | None) -> Ids:

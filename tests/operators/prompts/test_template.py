@@ -185,6 +185,34 @@ def test_a_template_that_fails_on_longer_rows_alone_fails_in_its_trial():
         try_template(template)
 
 
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("Answer: {{ input }}", "with an input"),
+        ("Answer: ", "with an input"),
+        ("{% if input %}{{ input }}{% else %}{{ instruction }}{% endif %}", "with an input"),
+        ("{% if input %}{{ instruction }}{{ input }}{% else %}Go on.{% endif %}", "without an input"),
+        ("{{ instruction[:100] }}{{ input }}", "with an input"),
+        ("{{ instruction.split('.')[0] }}{{ input }}", "with an input"),
+    ],
+)
+def test_a_template_that_gives_two_instructions_the_same_prompt_fails_in_its_trial(source, row):
+    with pytest.raises(TemplateProblem, match=f"template 't' gives two instructions the same prompt, on a row {row}"):
+        try_template(from_text("t", source))
+
+
+def test_a_template_for_rows_with_an_input_alone_passes_its_trial():
+    source = "{{ 'x' * (10 // input|length) }}{{ instruction }} {{ input }}"
+    assert try_template(from_text("t", source), (("Add.", "1 2"),)) == ["xxxAdd. 1 2"]
+
+
+def test_a_chat_template_that_shows_no_instruction_fails_in_its_trial():
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.chat_template = "{% for message in messages %}[{{ message['role'] }}]{% endfor %}"
+    with pytest.raises(TemplateProblem, match="template 'chat' gives two instructions the same prompt"):
+        try_template(load_template("chat", tokenizer))
+
+
 def test_rendering_imports_no_torch_and_no_ray():
     code = (
         "import sys, operators.prompts.template as t; print('transformers' in sys.modules); "

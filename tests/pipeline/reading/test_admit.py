@@ -198,5 +198,5 @@ def test_a_column_that_may_have_been_cut_off_is_not_refused():
 
 
 def test_the_reader_knows_how_many_ids_the_model_has(model_folder, tmp_path):
-    checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "")
+    checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "{{ instruction }}")
     assert checked.encoder["vocab_size"] == 260
