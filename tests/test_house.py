@@ -28,8 +28,8 @@ FLOORS = (
 GROUND = {"pipeline.config", "pipeline.errors"}  # what every folder of the pipeline may know
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
-    "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget"},
-    "transformers": {"models", "chat_template"},
+    "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget", "generator"},
+    "transformers": {"models", "chat_template", "generator"},
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder"},
 }

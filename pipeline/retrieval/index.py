@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from operators.retrieval.alternatives import Pool
+from operators.retrieval.generated import Generated
 from pipeline.engine.job import Job
+from pipeline.storage import urls
 from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table
 
@@ -51,3 +53,20 @@ def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
 def cached_neighbours(index: str) -> pa.Table:
     """The NEIGHBOURS of this worker process; a row's `query_row` is its row here."""
     return read_table(f"{index}/neighbours.parquet")
+
+
+def generated_index(index: str) -> str:
+    """The folder of what was written for inputs: the instructions, their embeddings, and which are of which input."""
+    return urls.join(index, "generated")
+
+
+@lru_cache(maxsize=1)
+def cached_generated(index: str, paraphrase_max: float) -> Generated:
+    """What was written for inputs, as this worker process has it."""
+    folder = generated_index(index)
+    return Generated(
+        read_table(f"{folder}/written.parquet"),
+        read_table(f"{folder}/instructions.parquet", ["text"])["text"].to_pylist(),
+        load_array(f"{folder}/embeddings.arrow"),
+        paraphrase_max=paraphrase_max,
+    )
