@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -57,6 +58,7 @@ def parse_instructions(
         if (
             len(text) <= MOST_CHARS
             and any(char.isalpha() for char in text)
+            and not any(map(_is_garbage, text))
             and wording not in wordings | asked
             and not _repeats(text, prompt)
             and not _repeats(text, input)
@@ -142,6 +144,11 @@ def _bare(text: str) -> str:
         if closing and len(text) > 1 and text.endswith(closing) and closing not in text[1:-1]:
             text = text[1:-1].strip()
     return text
+
+
+def _is_garbage(char: str) -> bool:
+    """Whether no person writes such a character: control characters, half of a character, bytes that are no text."""
+    return char == "\ufffd" or unicodedata.category(char) in ("Cc", "Cs", "Cn", "Co")
 
 
 def _repeats(text: str, source: str) -> bool:

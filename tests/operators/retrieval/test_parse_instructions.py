@@ -63,7 +63,13 @@ def test_wordings_are_taken_once():
 
 def test_what_repeats_the_prompt_or_the_input_is_left_out():
     lines = [line for line in fill_prompt(DEFAULT, "", 4, 0).splitlines() if line]
-    echoes = [*lines, INPUT, INPUT.upper(), "The cat sat on the mat and looked", "Answer with a numbered list of 4 instructions"]
+    echoes = [
+        *lines,
+        INPUT,
+        INPUT.upper(),
+        "The cat sat on the mat and looked",
+        "Answer with a numbered list of 4 instructions",
+    ]
     answer = "\n".join(f"{i}. {text}" for i, text in enumerate([*echoes, *WANTED], 1))
     assert parsed(answer, most=100) == WANTED
 
@@ -85,13 +91,44 @@ def test_the_piece_at_the_end_of_an_answer_that_was_cut_off_is_no_instruction(an
 def test_nothing_is_no_instruction():
     for answer in ("", "\n\n", "1.\n2.\n- \n**\n", "...", "[]", "[1, 2]", "{}", "1. 123\n2. !!!"):
         assert parsed(answer) == []
+    assert parsed("1. Count \ufffd.\n2. Count \x07.\n3. Count \ud800.\n4. Zähle die 😀.") == ["Zähle die 😀."]
     assert parsed(f"1. {'x' * (MOST_CHARS + 1)}\n2. Count its words.") == ["Count its words."]
 
 
-PIECES = st.sampled_from(
-    ["1. ", "2) ", "- ", "* ", "**", "__", '"', "“", "”", "`", "[", "]", "{", "}", ",", ":", "\n", "\r", " ", "\\ud800", "\ud800"]
-    + ["Instruction 1:", "Sure!", "Here are the instructions:", "<think>", "</think>", "Count.", "count", "Sort it", INPUT, "é"]
-)
+MARKS = [
+    "1. ",
+    "2) ",
+    "- ",
+    "* ",
+    "**",
+    "__",
+    '"',
+    "“",
+    "”",
+    "`",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ":",
+    "\n",
+    "\r",
+    " ",
+    "\ud800",
+]
+WORDS = [
+    "Instruction 1:",
+    "Sure!",
+    "Here are the instructions:",
+    "<think>",
+    "</think>",
+    "Count.",
+    "count",
+    "Sort it",
+    INPUT,
+]
+PIECES = st.sampled_from([*MARKS, *WORDS, "\\ud800", "é"])
 
 
 @given(
@@ -110,6 +147,7 @@ def test_any_text_gives_at_most_so_many_texts_of_other_wordings(answer, most, fi
     wordings = [fold_wording(text) for text in texts]
     assert len(set(wordings)) == len(wordings) and all(wordings)
     assert all(len(text) <= MOST_CHARS and "\n" not in text and text == text.strip() for text in texts)
+    assert all(text.encode() for text in texts)
 
 
 def test_an_input_that_looks_like_a_field_stays_as_it_is():
