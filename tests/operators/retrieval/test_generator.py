@@ -44,7 +44,7 @@ def test_another_seed_or_key_draws_another_text(parts):
     (text,) = written(generator(parts), tokenizer, TEXTS[:1])
     assert written(generator(parts, seed=4), tokenizer, TEXTS[:1]) != [text]
     own = generator(parts)
-    ((batch),) = own.batches([Request(b"other", tokenizer(TEXTS[0])["input_ids"])])
+    (batch,) = own.batches([Request(b"other", tokenizer(TEXTS[0])["input_ids"])])
     assert own.write(batch) != [text]
 
 
