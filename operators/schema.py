@@ -60,6 +60,19 @@ INSTRUCTIONS = pa.schema(
 # Stored by the key of the instruction, whatever row of a table it has in one run.
 EMBEDDINGS = pa.schema([pa.field("key", pa.binary(16)), pa.field("embedding", pa.list_(pa.float32()))])
 
+# Distinct inputs of which somebody writes instructions; `key` is the hash of the text.
+INPUTS = pa.schema([pa.field("key", pa.binary(16)), pa.field("input", pa.string())])
+
+# Stored by the key of the input: what a generator answered, null where it takes no such input, and whether it came to its end
+# rather than to its greatest length.
+GENERATED = pa.schema([pa.field("key", pa.binary(16)), pa.field("text", pa.string()), pa.field("finished", pa.bool_())])
+
+# The instructions that were written for an input, in their order: rows of the table of all that were written.
+WRITTEN = pa.schema([pa.field("key", pa.binary(16)), pa.field("instructions", pa.list_(pa.int64()))])
+
+# Where an alternative comes from: another row of the corpus or the pool file; a generator, from the row's input.
+RETRIEVED, WRITTEN_ANEW = "retrieved", "generated"
+
 # One row per query (distinct instruction, has input, task): candidate rows of the pool, best first.
 NEIGHBOURS = pa.schema(
     [
@@ -104,6 +117,7 @@ ENCODED = pa.schema(
                 pa.struct(
                     [
                         pa.field("instruction", pa.string()),
+                        pa.field("origin", pa.string()),
                         pa.field("similarity", pa.float32()),
                         pa.field("prompt", pa.list_(pa.int32())),
                     ]
@@ -127,6 +141,7 @@ STORED = pa.schema(
 ALTERNATIVE = pa.struct(
     [
         pa.field("instruction", pa.string()),
+        pa.field("origin", pa.string()),
         pa.field("similarity", pa.float32()),
         pa.field("loglik_mean", pa.float64()),
     ]
@@ -167,6 +182,19 @@ SCORE_COLUMNS = pa.schema(
 )
 SCORED = pa.schema([*LIKELIHOODS, *SCORE_COLUMNS])
 SELECTED = pa.schema([*SCORED, pa.field("selection_rank", pa.int64())])
+
+
+def with_origins(table: pa.Table) -> pa.Table:
+    """Rows whose alternatives say where they come from: those of a release that only retrieved them do not say it yet."""
+    column = table["alternatives"]
+    if column.type.value_type.get_field_index("origin") >= 0:
+        return table
+    rows = [
+        None if row is None else [{**alternative, "origin": RETRIEVED} for alternative in row]
+        for row in column.to_pylist()
+    ]
+    place = table.column_names.index("alternatives")
+    return table.set_column(place, "alternatives", pa.array(rows, pa.list_(ALTERNATIVE)))
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -44,6 +44,7 @@ def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest
         scorer=replace(known.scorer, loaded=0),
         base=accounts.base_of(job.config) if since else {"seed": known.config["seed"], **known.base},
         tokens=Tokens(),
+        alternatives=known.alternatives and known.alternatives.recalled(),
         damaged=[],
         parent=known.run,
     )

@@ -1,4 +1,4 @@
-"""The whole flow on one page: read, retrieve, place, recall, score, select, publish; and again on a corpus that has changed."""
+"""The flow on one page: read, retrieve, generate, place, recall, score, select, publish; and again on a changed corpus."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from pipeline.reading.collect import SHOWN_REJECTED, columns_of
 from pipeline.reading.snapshot import require_same_content
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
+from pipeline.retrieval.generate import generate_instructions
 from pipeline.retrieval.instructions import collect_instructions
 from pipeline.retrieval.neighbours import find_neighbours
 from pipeline.retrieval.place import place
 from pipeline.runs import accounts, open_run
 from pipeline.runs.output import check_output, working_on
+from pipeline.runs.short_rows import account_of
 from pipeline.runs.summary import Summary
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.scoring.encode import Round
@@ -93,8 +95,13 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     preflight.require_numbers(config, columns, {name for chunk in chunks for name in chunk.numbers})
 
     table = collect_instructions(job, admitted, request.pool_texts)
-    embed_instructions(job, computed.embedder_folder(workspace.output, checked.embedder), checked.embedder_version)
+    embeddings = computed.embedder_folder(workspace.output, checked.embedder)
+    embed_instructions(job, embeddings, checked.embedder_version)
     find_neighbours(job, table)
+    written = None
+    if request.generating is not None:
+        written = generate_instructions(job, admitted, request.generator_folder(), request.generating.actor)
+        embed_instructions(job, embeddings, checked.embedder_version, generated=True)
     folder = computed.scorer_folder(workspace.output, request.scorer.fingerprint)
     computed.describe(folder, request.scorer.model, request.scorer.dtype, request.scorer.template_hash)
     blocks = recall_pairs(job, place(job, admitted, table.tokens), folder)
@@ -109,5 +116,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     rejected = [part for chunk in chunks for part in chunk.rejected] + [
         part for block in blocks for part in block.rejected
     ]
-    manifest = request.manifest(workspace, columns, table, counts, accounts.work_of(blocks))
-    return finish(job, workspace, Outcome(scored_parts(blocks), rejected, manifest), since)
+    scored = scored_parts(blocks)
+    alternatives = account_of(job, written, scored) if written else None
+    manifest = request.manifest(workspace, columns, table, counts, accounts.work_of(blocks), alternatives)
+    return finish(job, workspace, Outcome(scored, rejected, manifest), since)

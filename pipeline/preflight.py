@@ -18,6 +18,7 @@ from operators.prompts.template import (
 )
 from operators.schema import SCORED
 from operators.selection import filter
+from pipeline.check_generator import CheckedGenerator, check_generator
 from pipeline.config import Config, Scorer
 from pipeline.errors import BadRequest
 from pipeline.reading.collect import COLUMN_CHARS, COLUMNS_KEPT
@@ -35,6 +36,7 @@ class Checked:
     template_hash: str
     embedder: str  # its fingerprint
     embedder_version: str  # that workers load
+    generator: CheckedGenerator | None = None  # where alternatives are written
 
     def model(self, dtype: str) -> dict[str, Any]:
         """Settings for `load_model` on a worker."""
@@ -66,7 +68,7 @@ def read_template(name: str) -> str:
 
 
 def check_models(config: Config, template_text: str) -> Checked:
-    """Load tokenizer and configuration, try the template, and ask for the embedder; raises BadRequest."""
+    """Load tokenizer and configuration, try the template, and ask for embedder and generator; raises BadRequest."""
     from operators.retrieval.embedder import fingerprint, resolve_embedder
     from operators.scoring import models
 
@@ -105,6 +107,7 @@ def check_models(config: Config, template_text: str) -> Checked:
         template_hash=template.hash,
         embedder=embedder,
         embedder_version=embedder_version,
+        generator=check_generator(config.alternatives, config.seed),
     )
 
 

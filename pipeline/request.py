@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from operators.scoring.score_rows import Work
+from pipeline.check_generator import CheckedGenerator
 from pipeline.config import Config
 from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
@@ -18,7 +20,7 @@ from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
 from pipeline.runs import accounts
-from pipeline.runs.manifest import Counts, Manifest, ScorerName, Tokens
+from pipeline.runs.manifest import AlternativesAccount, Counts, GeneratorName, Manifest, ScorerName, Tokens
 from pipeline.runs.output import check_output, working_on
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
@@ -28,6 +30,18 @@ from pipeline.storage.records import InstructionTable
 # Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
 # what an earlier release began or published is then made again, from the likelihoods that are stored.
 ROWS_VERSION = 2
+
+
+# Of how this project takes answers of a generator apart and offers what they hold: as ROWS_VERSION, where there are any.
+WRITTEN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Generating:
+    """Who writes alternatives, and what an actor that does is made with."""
+
+    name: GeneratorName
+    actor: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,23 +60,28 @@ class Request:
     scorer: ScorerName
     inputs: list[InputFile]
     fresh: bool  # as it was asked for; a run that goes on is what it was begun as
+    generating: Generating | None = None  # where alternatives are written
 
     @property
     def content(self) -> str:
         """A digest of all that scored rows follow from."""
         asked = self.config.model_dump()
         bounded = asked["select"]["mode"] == "bounded"
+        alternatives = asked["alternatives"]
+        source, _ = alternatives.pop("source"), alternatives.pop("generator")
         parts = [
             ROWS_VERSION,
             same_content(self.inputs),
             self.pool_texts,
             self.checked.embedder,
-            asked["alternatives"],
+            alternatives,
             self.scorer.fingerprint,
             [asked["scorer"][name] for name in ("max_length", "too_long")],
             self.checked.encoder["bos_opens_turns"],  # the context of l(0)
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
+        if self.generating is not None:
+            parts.append([WRITTEN_VERSION, source, self.generating.name.fingerprint])
         return files.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
     @property
@@ -72,7 +91,13 @@ class Request:
         return files.digest_of(json.dumps([self.content, asked]).encode())
 
     def manifest(
-        self, workspace: Workspace, columns: list[str], table: InstructionTable, counts: dict[str, Counts], work: Work
+        self,
+        workspace: Workspace,
+        columns: list[str],
+        table: InstructionTable,
+        counts: dict[str, Counts],
+        work: Work,
+        alternatives: AlternativesAccount | None,
     ) -> Manifest:
         """What the manifest says before anything is selected: `columns` of the rows' own, and what scoring cost."""
         return Manifest(
@@ -91,8 +116,19 @@ class Request:
             inputs=self.inputs,
             content=self.content,
             embedder=self.checked.embedder,
+            generator=None if self.generating is None else self.generating.name,
+            alternatives=alternatives,
             damaged=computed.damaged(workspace.folder),
         )
+
+    def generator_folder(self) -> str:
+        """The generator's folder of the store, with a note of whose it is; raises ValueError where nothing is generated."""
+        if self.generating is None:
+            raise ValueError("alternatives are retrieved alone")
+        name = self.generating.name
+        folder = computed.generator_folder(self.output, name.fingerprint)
+        computed.describe(folder, name.model, name.settings["dtype"], name.prompt_hash)
+        return folder
 
     def job(self, workspace: Workspace) -> Job:
         """The run of this request in a workspace."""
@@ -107,11 +143,11 @@ def _check_inputs_and_models(config: Config, template_text: str) -> tuple[list[C
     return chunks, check_models(config, template_text)
 
 
-def scorer_dtype(config: Config, sizes: Pools) -> str:
-    """The dtype that `auto` means on the machines that will score: asked of a GPU there, where scorers have one, and one that
-    is not up yet has to come up for that."""
-    if config.scorer.dtype != "auto":
-        return config.scorer.dtype
+def resolved_dtype(asked: str, sizes: Pools) -> str:
+    """The dtype that `auto` means on the machines that will score and generate: asked of a GPU there, where scorers have one,
+    and one that is not up yet has to come up for that."""
+    if asked != "auto":
+        return asked
     if not sizes.gpus_per_scorer:
         return "float32"
     return str(once("preflight", _dtype_of_gpu, gpus=sizes.gpus_per_scorer))
@@ -139,7 +175,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
         sizes = pools(config)
         chunks, checked = checks or once("preflight", _check_inputs_and_models, *asked)
         reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
-        dtype = scorer_dtype(config, sizes)
+        dtype = resolved_dtype(config.scorer.dtype, sizes)
         inputs = take_snapshot(reporter, chunks)
         yield Request(
             config=config,
@@ -154,7 +190,15 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
             scorer=checked.scorer(dtype),
             inputs=inputs,
             fresh=fresh,
+            generating=_generating(checked.generator, sizes),
         )
+
+
+def _generating(generator: CheckedGenerator | None, sizes: Pools) -> Generating | None:
+    if generator is None:
+        return None
+    dtype = resolved_dtype(generator.asked.dtype, sizes) if generator.asked.engine == "transformers" else ""
+    return Generating(generator.named(dtype), generator.actor(dtype))
 
 
 @contextmanager
@@ -163,7 +207,9 @@ def workspace_of(request: Request) -> Iterator[Workspace]:
     with open_workspace(request.output, request.lock, request.identity, fresh=request.fresh) as workspace:
         if workspace.resumed:
             parts, pairs = computed.count_run(request.output, workspace.run_id)
+            answers = computed.count_answers(request.output, workspace.run_id)
             request.reporter.say(
                 f"resume       run {workspace.run_id} was interrupted; {pairs:,} of its pairs are stored, in {parts:,} parts"
+                + (f", and answers to {answers:,} inputs" if answers else "")
             )
         yield workspace

@@ -65,7 +65,10 @@ def _stage_config(folder: Path, config: Config) -> None:
     for index, source in enumerate(config.input):
         _require_shared(f"input.{index}.path", source.path)
     _require_shared("output", config.output)
-    for key, name in (("scorer.model", config.scorer.model), ("embedder.model", config.embedder.model)):
+    models = {"scorer.model": config.scorer.model, "embedder.model": config.embedder.model}
+    if config.alternatives.source != "retrieved" and config.alternatives.generator.engine == "transformers":
+        models["alternatives.generator.model"] = config.alternatives.generator.model
+    for key, name in models.items():
         if looks_local(name):
             _require_shared(key, name)
     if config.scorer.template not in {*BUILT_IN, "chat"}:

@@ -48,7 +48,7 @@ from transformers import (
 )
 
 from pipeline.engine import job
-from pipeline.retrieval import embeddings
+from pipeline.retrieval import embeddings, generate
 from pipeline.scoring import rounds
 from pipeline.storage import files
 
@@ -172,7 +172,7 @@ def ray_session(object_store):
         # Workers that wait are kept: one that has imported torch is most of what a small run costs.
         _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000},
     )
-    with session(None), _in_actors(shared_workers.in_tasks, embeddings, rounds):
+    with session(None), _in_actors(shared_workers.in_tasks, embeddings, generate, rounds):
         yield
     ray.shutdown()
 
@@ -186,7 +186,7 @@ def own_ray():
 @pytest.fixture
 def actors(ray_session):
     """Runs have actors of their own, as outside of tests."""
-    with _in_actors(job.in_actors, embeddings, rounds):
+    with _in_actors(job.in_actors, embeddings, generate, rounds):
         yield
 
 

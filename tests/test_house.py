@@ -28,8 +28,8 @@ FLOORS = (
 GROUND = {"pipeline.config", "pipeline.errors", "pipeline.interruption"}  # what every folder of the pipeline may know
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
-    "torch": {"models", "checkpoint", "scorer", "probe", "decoder", "attention", "head", "batch_budget"},
-    "transformers": {"models", "checkpoint", "chat_template"},
+    "torch": {"models", "checkpoint", "scorer", "probe", "decoder", "attention", "head", "batch_budget", "generator"},
+    "transformers": {"models", "checkpoint", "chat_template", "generator"},
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder", "clusters"},
 }

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import pyarrow as pa
 
+from operators.hashing import fold_wording
 from operators.prompts.tokenise import Encoder, Ids, Problem, Row, TooLong
 from operators.retrieval.alternatives import Pool, Query
-from operators.schema import ENCODED, from_rows
+from operators.retrieval.generated import Offer
+from operators.schema import ENCODED, RETRIEVED, WRITTEN_ANEW, from_rows
 
 # Candidates that may be tried for a row, as a multiple of k: where a row is nearly as long as a sequence may be, most of them
 # are too long, and it must not render and tokenise the whole pool.
 TRIES = 16
 
 
+class Alternative(NamedTuple):
+    """An instruction that may stand for a row's own."""
+
+    instruction: str
+    origin: str
+    similarity: float
+
+
 @dataclass(frozen=True)
 class Candidates:
-    """The ranked candidates of one row, from its NEIGHBOURS row, and the cluster of its instruction."""
+    """The ranked candidates of one row, from its NEIGHBOURS row, and from what was written for its input; the cluster of its
+    instruction."""
 
     query: Query
     rows: Sequence[int]
@@ -26,6 +38,18 @@ class Candidates:
     complete: bool
     paraphrases_skipped: int
     cluster: int | None = None
+    written: Sequence[Offer] = ()  # for the row's input: they come before those of the pool
+
+    def __len__(self) -> int:
+        return len(self.written) + len(self.rows)
+
+    def at(self, place: int, pool: Pool) -> Alternative:
+        """The candidate at a place of the ranking."""
+        if place < len(self.written):
+            offer = self.written[place]
+            return Alternative(offer.text, WRITTEN_ANEW, offer.similarity)
+        place -= len(self.written)
+        return Alternative(pool.texts[self.rows[place]], RETRIEVED, self.similarities[place])
 
 
 class _Prompts:
@@ -55,9 +79,13 @@ class _Prompts:
 class _Choice:
     """Alternatives of one row while they are being chosen."""
 
-    rows: list[int] = field(default_factory=list)
-    similarities: list[float] = field(default_factory=list)
+    alternatives: list[Alternative] = field(default_factory=list)
     next: int = 0
+
+    def offers_anew(self, text: str) -> bool:
+        """Whether no written alternative has this wording."""
+        written = [known.instruction for known in self.alternatives if known.origin == WRITTEN_ANEW]
+        return not written or fold_wording(text) not in map(fold_wording, written)
 
 
 def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder: Encoder, k: int) -> pa.Table:
@@ -83,10 +111,8 @@ def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encode
                 "prompt": prompts[record["instruction"], *input],
                 "target": targets[record["output"]],
                 "alternatives": [
-                    {"instruction": text, "similarity": similarity, "prompt": prompts[text, *input]}
-                    for text, similarity in zip(
-                        map(pool.texts.__getitem__, choice.rows), choice.similarities, strict=True
-                    )
+                    {**alternative._asdict(), "prompt": prompts[alternative.instruction, *input]}
+                    for alternative in choice.alternatives
                 ],
             }
             for record, input, choice, ranked in zip(records, inputs, choices, candidates, strict=True)
@@ -109,19 +135,18 @@ def _choose_alternatives(
     candidates = list(candidates)  # longer ones take the place of some
     open_rows = list(range(len(inputs)))
     while open_rows:
-        _rank_further(candidates, [row for row in open_rows if choices[row].next >= len(candidates[row].rows)], pool, k)
+        _rank_further(candidates, [row for row in open_rows if choices[row].next >= len(candidates[row])], pool, k)
         offers = {row: offer for row in open_rows if (offer := _offer(choices[row], candidates[row], k))}
-        prompts.learn(
-            [(pool.texts[candidates[row].rows[i]], *inputs[row]) for row, offer in offers.items() for i in offer]
-        )
+        offered = {row: [candidates[row].at(i, pool) for i in offer] for row, offer in offers.items()}
+        prompts.learn([(offer.instruction, *inputs[row]) for row, tried in offered.items() for offer in tried])
         for row, offer in offers.items():
-            choice, ranked = choices[row], candidates[row]
-            for i in offer:
-                if prompts.fits((pool.texts[ranked.rows[i]], *inputs[row]), room[row]):
-                    choice.rows.append(ranked.rows[i])
-                    choice.similarities.append(ranked.similarities[i])
+            choice = choices[row]
+            for alternative in offered[row]:
+                text = alternative.instruction
+                if prompts.fits((text, *inputs[row]), room[row]) and choice.offers_anew(text):
+                    choice.alternatives.append(alternative)
             choice.next = offer[-1] + 1
-        open_rows = [row for row in offers if len(choices[row].rows) < k]
+        open_rows = [row for row in offers if len(choices[row].alternatives) < k]
     return choices
 
 
@@ -130,14 +155,15 @@ def _rank_further(candidates: list[Candidates], rows: list[int], pool: Pool, k: 
     ended = [row for row in rows if not candidates[row].complete and len(candidates[row].rows) < TRIES * k]
     queries = list(dict.fromkeys(candidates[row].query for row in ended))
     longer = {
-        query: Candidates(query, ranked.tolist(), similar.tolist(), complete, skipped)
-        for query, ranked, similar, complete, skipped in pool.search(queries, TRIES * k)
+        query: (ranked.tolist(), similar.tolist(), complete)
+        for query, ranked, similar, complete, _ in pool.search(queries, TRIES * k)
     }
     for row in ended:
-        candidates[row] = longer[candidates[row].query]
+        rows_of_pool, similarities, complete = longer[candidates[row].query]
+        candidates[row] = replace(candidates[row], rows=rows_of_pool, similarities=similarities, complete=complete)
 
 
 def _offer(choice: _Choice, ranked: Candidates, k: int) -> range:
     """Places in the ranking of the candidates to try next."""
-    missing = k - len(choice.rows)
-    return range(choice.next, min(choice.next + missing, len(ranked.rows), TRIES * k))
+    missing = k - len(choice.alternatives)
+    return range(choice.next, min(choice.next + missing, len(ranked), TRIES * k + len(ranked.written)))

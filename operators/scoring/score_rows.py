@@ -240,6 +240,7 @@ class Scoring:
                     "alternatives": [
                         {
                             "instruction": offer["instruction"],
+                            "origin": offer["origin"],
                             "similarity": offer["similarity"],
                             "loglik_mean": self._means[row, _FIRST + place] if self.done[row, _FIRST + place] else None,
                         }

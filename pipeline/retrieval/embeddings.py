@@ -14,9 +14,10 @@ from operators.schema import EMBEDDINGS
 from pipeline.engine.attempts import Attempts, Died, GivenUp, at_most, halve_by_deaths, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, once
 from pipeline.engine.resources import no_more_than, threads_here
-from pipeline.retrieval.index import RowRange, ranges_of
+from pipeline.retrieval.index import RowRange, generated_index, ranges_of
 from pipeline.storage import computed, urls
 from pipeline.storage.arrays import load_array, save_array
+from pipeline.storage.computed import GENERATED
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import record_table, records_of
 
@@ -31,17 +32,20 @@ class EmbeddedRange(NamedTuple):
     path: str
 
 
-def embed_instructions(job: Job, embeddings: str, version: str) -> None:
-    """Write one array of all embeddings, computing those that the store's folder `embeddings` does not hold yet."""
+def embed_instructions(job: Job, embeddings: str, version: str, *, generated: bool = False) -> None:
+    """Write one array of all embeddings, computing those that the store's folder `embeddings` does not hold yet: of the
+    instructions of the run, or of those that were generated."""
     config = job.config
+    index = generated_index(job.index) if generated else job.index
+    folder = urls.join(embeddings, job.run)
     stored = [(run, path) for run, path, _ in computed.by_run(embeddings) if not job.fresh and run != job.run]
-    missing: int = once("embed", recall_embeddings, stored, job.index, job.work)
+    missing: int = once("embed", recall_embeddings, stored, index, job.work)
     ranges = ranges_of(missing, EMBED_BATCHES * config.embedder.batch_size)
     with job.reporter.stage("embed", len(ranges), "ranges") as stage:
         kwargs = {
             "work": job.work,
-            "index": job.index,
-            "folder": urls.join(embeddings, job.run),
+            "index": index,
+            "folder": urls.join(folder, GENERATED) if generated else folder,
             "a_node": job.pools.embedders_a_node,
             "embedder": {**config.embedder.model_dump(), "version": version},
         }
@@ -49,7 +53,7 @@ def embed_instructions(job: Job, embeddings: str, version: str) -> None:
         if ranges:
             dataset = in_actors(items(ranges), EmbedRange, kwargs, no_more_than(job.pools.embedders, len(ranges)))
             embedded = execute("embed", EmbeddedRange, dataset, lambda record: stage.advance())
-        once("embed", build_matrix, embedded, job.index)
+        once("embed", build_matrix, embedded, index)
         stage.advance(0, f"{missing:,} new instructions")
 
 
@@ -84,9 +88,12 @@ class EmbedRange:
 
     # A range whose process died is tried again as a whole: machines fail. Then it is halved at each death, down to one text.
     whole_tries, alone_tries = 3, 2
+    _name = "embed"
 
     def __init__(self, *, work: str, index: str, folder: str, embedder: dict[str, Any], a_node: int):
         self._work, self._folder, self._settings, self._a_node = work, folder, embedder, a_node
+        if urls.name_of(folder) == GENERATED:
+            self._name = f"embed-{GENERATED}"  # marks of deaths are not those of the run's own instructions
         table = read_table(f"{index}/instructions.parquet", ["key", "text"])
         self._table = table.take(pa.array(load_array(f"{index}/missing.arrow")))
 
@@ -112,7 +119,7 @@ class EmbedRange:
     def _embed(self, start: int, stop: int) -> np.ndarray:
         """Float32 [stop - start, D]. Raises BrokenEmbedder or GivenUp, with the instruction that the embedder fails on or that
         ends its process, if it is only one."""
-        attempts, embedder = Attempts(self._work, f"embed-{start}"), self._embedder
+        attempts, embedder = Attempts(self._work, f"{self._name}-{start}"), self._embedder
 
         def attempt(rows: range, name: str) -> np.ndarray:
             with attempts.trying(name):

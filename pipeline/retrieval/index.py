@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from operators.retrieval.alternatives import Pool
+from operators.retrieval.generated import Generated
 from pipeline.engine.job import Job
+from pipeline.storage import urls
 from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table
 
@@ -58,3 +60,20 @@ def cached_neighbours(index: str) -> pa.Table:
 def cached_clusters(index: str) -> np.ndarray:
     """Int32 [N]: the cluster of each instruction of the table, in this worker process."""
     return load_array(f"{index}/clusters.arrow")
+
+
+def generated_index(index: str) -> str:
+    """The folder of what was written for inputs: the instructions, their embeddings, and which are of which input."""
+    return urls.join(index, "generated")
+
+
+@lru_cache(maxsize=1)
+def cached_generated(index: str, paraphrase_max: float) -> Generated:
+    """What was written for inputs, as this worker process has it."""
+    folder = generated_index(index)
+    return Generated(
+        read_table(f"{folder}/written.parquet"),
+        read_table(f"{folder}/instructions.parquet", ["text"])["text"].to_pylist(),
+        load_array(f"{folder}/embeddings.arrow"),
+        paraphrase_max=paraphrase_max,
+    )

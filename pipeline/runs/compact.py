@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.hashing import content_hash
-from operators.schema import EMBEDDINGS, STORED, conform
+from operators.schema import EMBEDDINGS, GENERATED, STORED, conform
 from pipeline.engine.job import execute, mapped, over_parts
 from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
@@ -24,7 +24,11 @@ from pipeline.storage.parts import read_whole
 from pipeline.storage.records import Part, record_table, records_of
 
 BYTES_PER_PART = 64 << 20
-KINDS = {computed.LIKELIHOODS: (STORED, "group"), computed.EMBEDDINGS: (EMBEDDINGS, "key")}
+KINDS = {
+    computed.LIKELIHOODS: (STORED, "group"),
+    computed.EMBEDDINGS: (EMBEDDINGS, "key"),
+    computed.GENERATED: (GENERATED, "key"),
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pipeline.storage.records import Part
 
 _LOOKS = 10
 PARTS_AT_MOST = 512  # of one scorer or embedder; a run that leaves more joins them
+_UNITS = {computed.LIKELIHOODS: "pairs", computed.EMBEDDINGS: "instructions", computed.GENERATED: "inputs"}
 
 
 def stats(output: str, reporter: Reporter) -> Summary:
@@ -32,7 +33,6 @@ def stats(output: str, reporter: Reporter) -> Summary:
 def _stored(kind: str, folder: str) -> list[str]:
     """What a folder of the store holds, for people. Parts that go while they are looked at were joined by upkeep, so the folder
     is listed again; raises RunFailed where that never ends."""
-    unit = "pairs" if KINDS[kind][1] == "group" else "instructions"
     for _ in range(_LOOKS):
         parts = computed.parts(folder)
         try:
@@ -41,7 +41,7 @@ def _stored(kind: str, folder: str) -> list[str]:
             continue
         return [
             f"{kind:<12} {urls.name_of(folder)}  {len(parts):,} parts, {sum(size for _, size in parts):,} bytes, "
-            f"{computed.pairs_of(path for path, _ in parts):,} {unit}{_by_scorer(folder)}",
+            f"{computed.pairs_of(path for path, _ in parts):,} {_UNITS[kind]}{_by_scorer(folder)}",
             *(f"{'':<12} damaged: {path}" for path in damaged),
         ]
     raise RunFailed(
@@ -75,11 +75,7 @@ def prune(output: str, reporter: Reporter) -> Summary:
         lines = []
         for kind in KINDS:
             for folder in _folders(output, kind):
-                using = [
-                    run
-                    for run in runs
-                    if (run.scorer if kind == computed.LIKELIHOODS else run.embedder) == urls.name_of(folder)
-                ]
+                using = [run for run in runs if run.names[kind] == urls.name_of(folder)]
                 lines.append(_pruned(reporter, kind, folder, using, _unfinished(output, folder)))
     return Summary(output, "\n".join(lines or ["nothing to prune"]))
 
@@ -132,7 +128,7 @@ def _is_sound(path: str) -> bool:
 def _by_scorer(folder: str) -> str:
     try:
         scorer = json.loads(files.read(urls.join(folder, computed.SCORER)))
-        return f" by {scorer['model']} in {scorer['dtype']}"
+        return f" by {scorer['model']}" + (f" in {scorer['dtype']}" if scorer["dtype"] else "")
     except (OSError, ValueError, KeyError, TypeError):
         return ""  # a note for people, and it has none or no whole one
 
@@ -153,8 +149,7 @@ class _Using:
     """What a published run uses of the store."""
 
     scored: list[Part]
-    scorer: str
-    embedder: str | None
+    names: dict[str, str | None]  # by kind, the folder of its scorer, embedder and generator
 
 
 def _published(output: str) -> list[_Using]:
@@ -171,7 +166,12 @@ def _published(output: str) -> list[_Using]:
                     f"it is not known what {run} uses, so nothing is removed: mend or remove that run ({problem})"
                 ) from problem
             scored = [record.part for record in open_run.parts_of(run, manifest.files["scored"])]
-            using.append(_Using(scored, manifest.scorer.fingerprint, manifest.embedder))
+            names = {
+                computed.LIKELIHOODS: manifest.scorer.fingerprint,
+                computed.EMBEDDINGS: manifest.embedder,
+                computed.GENERATED: manifest.generator.fingerprint if manifest.generator else None,
+            }
+            using.append(_Using(scored, names))
     return using
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.reading.snapshot import InputFile
 from pipeline.selection.overlap import Overlap
 from pipeline.storage.files import digest_of
-from pipeline.storage.records import Part
+from pipeline.storage.records import Part, WrittenInputs
 
 _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 
@@ -86,6 +86,32 @@ class ScorerName:
 
 
 @dataclass(frozen=True)
+class GeneratorName:
+    """What written alternatives follow from. `revision` is the commit or the digest of a model's files, or what a server says
+    is behind its name; `settings` are those that decide a text."""
+
+    model: str
+    engine: str
+    revision: str
+    fingerprint: str
+    prompt_text: str
+    prompt_hash: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AlternativesAccount(WrittenInputs):
+    """Written alternatives, and rows: those without an input, which have retrieved ones, and those with fewer than k."""
+
+    without_input: int = 0
+    short: int = 0
+
+    def recalled(self) -> AlternativesAccount:
+        """The account of a run that takes all of it from the one that this is of."""
+        return replace(self, stored=self.stored + self.computed, computed=0, resumed=0, tokens=0)
+
+
+@dataclass(frozen=True)
 class RowChanges:
     """Rows since an earlier run: new ones, ones that are gone, ones that are still there, `moved` of these to another rank."""
 
@@ -120,6 +146,8 @@ class Manifest:
     inputs: list[InputFile] = field(default_factory=list)
     content: str | None = None  # a digest of all that scored rows follow from
     embedder: str | None = None  # its fingerprint
+    generator: GeneratorName | None = None  # of alternatives that were written
+    alternatives: AlternativesAccount | None = None
     damaged: list[str] = field(default_factory=list)  # parts of the store that were found so
     parent: str | None = None  # the run that a selection was made from
     since: str | None = None  # the run that a refresh compares with
@@ -129,7 +157,7 @@ class Manifest:
 def to_plain(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON has it, without what does not apply."""
     plain = asdict(manifest)
-    optional = {"parent", "since"} | ({"changes"} if manifest.since is None else set())
+    optional = {"parent", "since", "generator", "alternatives"} | ({"changes"} if manifest.since is None else set())
     return {key: value for key, value in plain.items() if value is not None or key not in optional}
 
 

@@ -27,6 +27,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         f"{counts.duplicates:,} duplicates, "
         f"{counts.scored:,} scored" + _without_score(counts.unscored - counts.bounded, counts.bounded),
         f"pool         {manifest.pool:,} instructions as alternatives, {manifest.instructions:,} distinct in the run",
+        *_generated(manifest),
         _pairs(manifest.pairs) + _speed(manifest),
         *_quantiles(scores, counts.scored - counts.unscored),
         f"selection    {_settings(manifest.config)}",
@@ -47,6 +48,20 @@ def _without_score(alone: int, bounded: int) -> str:
     parts = [f"{alone:,} without alternatives"] if alone else []
     parts += [f"{bounded:,} bounded, without tss_pp"] if bounded else []
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _generated(manifest: Manifest) -> list[str]:
+    """What was written for inputs, where alternatives were."""
+    written = manifest.alternatives
+    if written is None or manifest.generator is None:
+        return []
+    before = f" ({written.resumed:,} before the run was interrupted)" if written.resumed else ""
+    refused = f", {written.refused:,} of them refused by the generator" if written.refused else ""
+    return [
+        f"generated    {written.distinct:,} instructions for {written.requested:,} inputs by {manifest.generator.model}: "
+        f"{written.computed:,} inputs asked for{before}, {written.stored:,} from the store{refused}; "
+        f"{written.short:,} rows have too few alternatives, {written.without_input:,} rows have no input"
+    ]
 
 
 def _pairs(pairs: Pairs) -> str:

@@ -25,7 +25,7 @@ from pipeline.errors import BadRequest
 from pipeline.interruption import Interruption
 from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
 from pipeline.storage import files, urls
-from pipeline.storage.computed import NOTES, count_run, damaged
+from pipeline.storage.computed import NOTES, count_answers, count_run, damaged
 from pipeline.storage.lock import Lock
 
 WORK, _REQUEST = ".work", "request.json"
@@ -137,8 +137,12 @@ def _goes_on(workspace: Workspace) -> bool:
 
 
 def _worth_keeping(workspace: Workspace) -> bool:
-    """Whether a run that is not whole has stored pairs, or has found damaged parts that its manifest will name."""
-    return count_run(workspace.output, workspace.run_id)[0] > 0 or bool(damaged(workspace.folder))
+    """Whether a run that is not whole has stored pairs or answers, or has found damaged parts that its manifest will name."""
+    return (
+        count_run(workspace.output, workspace.run_id)[0] > 0
+        or count_answers(workspace.output, workspace.run_id) > 0
+        or bool(damaged(workspace.folder))
+    )
 
 
 def _clear(workspace: Workspace, *, keep_request: bool = False) -> None:

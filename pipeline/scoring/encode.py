@@ -7,19 +7,20 @@ it, through Ray's object store, with the record it came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.retrieval.alternatives import Query
+from operators.retrieval.alternatives import Pool, Query, has_input
+from operators.retrieval.generated import Generated
 from operators.scoring.draw import Threshold
 from operators.scoring.encode_pairs import Candidates, encode_rows
 from pipeline.engine.attempts import at_most
 from pipeline.engine.encoder import cached_encoder
-from pipeline.retrieval.index import cached_clusters, cached_neighbours, cached_pool
+from pipeline.retrieval.index import cached_clusters, cached_generated, cached_neighbours, cached_pool
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import Part, records_of
 
@@ -60,6 +61,7 @@ def encode_block(
     index: str,
     encoder: dict[str, Any],
     pool: dict[str, Any],
+    source: str,
     k: int,
     round: Round,
     threshold: Threshold | None,
@@ -71,6 +73,9 @@ def encode_block(
         with at_most(work, f"encode-{block.block:06d}-{round.label}", f"encoding block {block.block}"):
             rows = rows_of_round(block, round, threshold)
             candidates = candidates_of(rows, cached_neighbours(index), cached_clusters(index))
+            if source != "retrieved":
+                written = cached_generated(index, pool["paraphrase_max"])
+                candidates = with_written(rows, candidates, cached_pool(**pool), written, alone=source == "generated")
             encoded = encode_rows(rows, candidates, cached_pool(**pool), cached_encoder(**encoder), k)
             blocks.append(to_bytes(encoded))
     return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
@@ -107,6 +112,24 @@ def candidates_of(rows: pa.Table, neighbours: pa.Table, clusters: np.ndarray) ->
         )
         for row in neighbours.take(rows["query_row"]).to_pylist()
     ]
+
+
+def with_written(
+    rows: pa.Table, candidates: list[Candidates], pool: Pool, written: Generated, *, alone: bool
+) -> list[Candidates]:
+    """The candidates of PLACED rows with what was written for their inputs before them; with `alone`, a row that has an input
+    has no others."""
+    ranked = []
+    texts = zip(rows["instruction"].to_pylist(), rows["input"].to_pylist(), candidates, strict=True)
+    for instruction, input, retrieved in texts:
+        if has_input(input):
+            offers, skipped = written.offers(input, instruction, pool.embeddings[retrieved.query.row])
+            of_pool = replace(retrieved, rows=[], similarities=[], complete=True, paraphrases_skipped=0)
+            kept = of_pool if alone else retrieved
+            ranked.append(replace(kept, written=offers, paraphrases_skipped=kept.paraphrases_skipped + skipped))
+        else:
+            ranked.append(retrieved)
+    return ranked
 
 
 def to_bytes(table: pa.Table) -> bytes:

@@ -80,6 +80,7 @@ def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dat
         "index": job.index,
         "encoder": scorer.encoder,
         "pool": pool_settings(job),
+        "source": job.config.alternatives.source,
         "k": job.config.alternatives.k,
         "round": round,
         "threshold": _threshold(job, round),

@@ -1,4 +1,4 @@
-"""The likelihood store: every pair that a model was paid for, kept for resume and for every later run.
+"""The store: every pair that a model was paid for, kept for resume and for every later run; embeddings and answers as well.
 
 `likelihoods/<scorer fingerprint>/<run>/<block>/<round>/<digest>-<pairs>.parquet`. A pair is known by a digest of the token ids
 that the model saw, its group is where rows ask for it: the hash of their (input, output), or of the output alone for l(0).
@@ -22,7 +22,7 @@ from operators.schema import STORED, conform
 from pipeline.storage import files, urls
 from pipeline.storage.parts import DamagedPart, to_parquet
 
-LIKELIHOODS, EMBEDDINGS = "likelihoods", "embeddings"
+LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
 DAMAGED = ".damaged"
 SCORER = "scorer.json"  # which scorer a folder of the store belongs to
 NOTES = "damaged"  # folder of a work folder
@@ -44,8 +44,13 @@ def embedder_folder(output: str, fingerprint: str) -> str:
     return urls.join(output, EMBEDDINGS, fingerprint)
 
 
+def generator_folder(output: str, fingerprint: str) -> str:
+    """Everything that one generator has answered to one prompt."""
+    return urls.join(output, GENERATED, fingerprint)
+
+
 def describe(folder: str, model: str, dtype: str, template_hash: str) -> None:
-    """Leave a note of which scorer a folder of the store belongs to: its name is a digest."""
+    """Leave a note of which scorer or generator a folder of the store belongs to: its name is a digest."""
     path = urls.join(folder, SCORER)
     if not files.exists(path):
         files.write(path, json.dumps({"model": model, "dtype": dtype, "template_hash": template_hash}).encode())
@@ -89,7 +94,7 @@ def checked(path: str) -> bytes:
 def owner_of(path: str) -> str:
     """The fingerprint of the scorer or embedder whose folder of the store a path lies in."""
     names = path.split("/")
-    kinds = [place for place, name in enumerate(names[:-1]) if name in (LIKELIHOODS, EMBEDDINGS)]
+    kinds = [place for place, name in enumerate(names[:-1]) if name in (LIKELIHOODS, EMBEDDINGS, GENERATED)]
     return names[kinds[-1] + 1] if kinds else ""
 
 
@@ -144,6 +149,17 @@ def count_run(output: str, run: str) -> tuple[int, int]:
     folder = urls.join(output, LIKELIHOODS)
     paths = [path for scorer in files.list_folders(folder) for path, _ in parts(urls.join(folder, scorer, run))]
     return len(paths), pairs_of(paths)
+
+
+def count_answers(output: str, run: str) -> int:
+    """How many inputs a run has stored answers to so far."""
+    folder = urls.join(output, GENERATED)
+    return sum(rows_of_run(urls.join(folder, generator), run) for generator in files.list_folders(folder))
+
+
+def rows_of_run(folder: str, run: str) -> int:
+    """How many rows a run has stored so far in the folder of a scorer, embedder or generator."""
+    return pairs_of(path for path, _ in parts(urls.join(folder, run)))
 
 
 def newest(stored: pa.Table, keys: Sequence[str] = ("group", "pair")) -> pa.Table:

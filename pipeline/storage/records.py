@@ -62,6 +62,22 @@ class InstructionTable:
 
 
 @dataclass(frozen=True)
+class WrittenInputs:
+    """Distinct inputs for which instructions were to be written: those that the store had, those that this run asked for (and
+    `resumed` of them before it was interrupted), those that the generator took no prompt of, and those that gave too few
+    instructions; the distinct instructions of all; the tokens that were written now."""
+
+    requested: int
+    stored: int
+    computed: int
+    resumed: int
+    refused: int
+    too_few: int
+    distinct: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class PlacedBlock:
     """A block of PLACED rows, and its duplicates by source."""
 

@@ -210,6 +210,7 @@ def encoding(job: Job, blocks: list[Block], checked: object) -> None:
         "index": job.index,
         "encoder": checked.encoder,  # type: ignore[attr-defined]
         "pool": pool_settings(job),
+        "source": job.config.alternatives.source,
         "k": job.config.alternatives.k,
         "round": vars(encode.Round()),
     }

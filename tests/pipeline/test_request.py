@@ -1,5 +1,6 @@
 """What identifies a request."""
 
+import json
 import types
 
 import pytest
@@ -7,15 +8,16 @@ from small_runs import settings
 
 from pipeline import request
 from pipeline.engine import same_code
+from pipeline.storage import files
 
 
 @pytest.fixture
 def content(tmp_path):
     """The content of a request, made anew each time."""
 
-    def made():
+    def made(generating=None, **more):
         return request.Request(
-            config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model"),
+            config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model", **more),
             reporter=None,
             lock=None,
             output="out",
@@ -27,6 +29,7 @@ def content(tmp_path):
             scorer=types.SimpleNamespace(fingerprint="of the scorer"),
             inputs=[],
             fresh=False,
+            generating=generating,
         ).content
 
     return made
@@ -38,6 +41,25 @@ def test_a_release_that_makes_other_rows_makes_other_content(content, monkeypatc
     assert content() == before
     monkeypatch.setattr(request, "ROWS_VERSION", request.ROWS_VERSION + 1)
     assert content() != before
+
+
+def test_retrieved_alternatives_make_the_content_that_they_made_before_there_were_others(content, tmp_path):
+    """So that a run of an earlier release goes on, and a refresh of one finds that nothing has changed."""
+    asked = settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model").model_dump()
+    alternatives = {name: asked["alternatives"][name] for name in ("k", "paraphrase_max", "pool", "same_task")}
+    limits = [asked["scorer"][name] for name in ("max_length", "too_long")]
+    parts = [request.ROWS_VERSION, [], None, "lexical", alternatives, "of the scorer", limits, None]
+    assert content() == files.digest_of(json.dumps(parts).encode())
+    assert content(alternatives__generator={"temperature": 0.1, "prompt": "{input}"}) == content()
+
+
+def test_who_writes_alternatives_is_a_part_of_the_content(content, tmp_path):
+    def written(source="generated", k=4, fingerprint="of the generator"):
+        generating = types.SimpleNamespace(name=types.SimpleNamespace(fingerprint=fingerprint))
+        return content(generating, alternatives__source=source, alternatives__k=k)
+
+    found = [content(), written(), written(source="both"), written(k=5), written(fingerprint="of another")]
+    assert len(set(found)) == len(found) and written() == found[1]
 
 
 def test_other_sources_alone_make_the_same_content(content, monkeypatch):

@@ -56,7 +56,8 @@ def encoded(rows):
                 "prompt": [seed + 1],
                 "target": [seed] * length,
                 "alternatives": [
-                    {"instruction": f"a{k}", "similarity": 0.5, "prompt": [seed, k]} for k in range(alternatives)
+                    {"instruction": f"a{k}", "origin": "retrieved", "similarity": 0.5, "prompt": [seed, k]}
+                    for k in range(alternatives)
                 ],
             }
             for number, (alternatives, length, seed) in enumerate(rows)

@@ -72,7 +72,7 @@ def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(recorded, 
         threshold=None,
         share={"a_node": 1, "gpus": 0},
     )
-    alternative = {"instruction": "Count.", "similarity": 0.5, "prompt": [2]}
+    alternative = {"instruction": "Count.", "origin": "retrieved", "similarity": 0.5, "prompt": [2]}
     row = {
         "id": "0a" * 16,
         "output": "x",

@@ -179,6 +179,7 @@ def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_
                 index="",
                 encoder={},
                 pool={},
+                source="retrieved",
                 k=1,
                 round=encode.Round("pilot"),
                 threshold=None,

@@ -1,0 +1,95 @@
+"""What writes instructions in an actor: a model of its own, or a server that it speaks to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Protocol
+
+from operators.retrieval.answers import Answer
+from operators.retrieval.generation_prompt import fill_prompt
+from pipeline.engine.resources import threads_here
+
+Inputs = list[dict[str, Any]]  # rows of INPUTS
+
+
+class Writer(Protocol):
+    """What both are."""
+
+    def answers(self, inputs: Inputs, finished: Collection[bytes]) -> Iterator[tuple[bytes, Answer]]:
+        """Keys with what was written for those of these inputs that are not finished."""
+
+
+def make_writer(settings: dict[str, Any], share: dict[str, float]) -> Writer:
+    """The writer of an actor that has this `share` of its machine; raises GeneratorProblem, ModelProblem."""
+    return _ServerWriter(**settings) if settings["engine"] == "openai" else _ModelWriter(**settings, share=share)
+
+
+class _ModelWriter:
+    """Answers by a model in this process."""
+
+    def __init__(self, *, model: str, version: str, dtype: str, share: dict[str, float], **settings: Any):
+        import torch
+
+        from operators.prompts.template import load_template
+        from operators.retrieval.generator import Generator
+        from operators.scoring import models
+
+        torch.set_num_threads(threads_here(int(share["a_node"]), share["gpus"]))
+        self._settings = settings
+        self._tokenizer = models.load_tokenizer(model, version=version)
+        self._template = load_template("chat", self._tokenizer)
+        device = models.device_of(gpu=share["gpus"] > 0)
+        loaded = models.load_model(model, version=version, dtype=dtype, device=device)
+        self._generator = Generator(
+            loaded,
+            self._tokenizer,
+            batch_size=settings["together"],
+            max_new_tokens=settings["max_new_tokens"],
+            temperature=settings["temperature"],
+            seed=settings["seed"],
+            window=models.window(loaded.config),
+        )
+
+    def answers(self, inputs: Inputs, finished: Collection[bytes]) -> Iterator[tuple[bytes, Answer]]:
+        """See `Writer.answers`. Batches are cut as if nothing were finished; one of which all is finished is passed over."""
+        from operators.prompts.template import TemplateProblem
+        from operators.prompts.tokenise import encode_prompts
+        from operators.retrieval.generator import Request
+
+        requests = []
+        for row in inputs:
+            try:
+                text = self._template.render(_prompt(row["input"], self._settings), "")
+            except TemplateProblem:  # of this input: the template was tried before
+                yield row["key"], Answer(None, True)
+                continue
+            requests.append(Request(row["key"], encode_prompts(self._tokenizer, [text])[0]))
+        for batch in self._generator.batches(requests):
+            if all(request.key in finished for request in batch):
+                continue
+            for request, answer in zip(batch, self._generator.write(batch), strict=True):
+                if request.key not in finished:
+                    yield request.key, answer
+
+
+class _ServerWriter:
+    """Answers by a server."""
+
+    def __init__(
+        self, *, base_url: str, model: str, api_key_env: str | None, timeout: float, tries: int, **settings: Any
+    ):
+        from operators.retrieval.chat_server import ChatServer, key_of
+
+        self._server = ChatServer(base_url, model, key_of(api_key_env), timeout, tries)
+        self._settings = settings
+
+    def answers(self, inputs: Inputs, finished: Collection[bytes]) -> Iterator[tuple[bytes, Answer]]:
+        """See `Writer.answers`."""
+        settings = self._settings
+        asked = [(row["key"], _prompt(row["input"], settings)) for row in inputs if row["key"] not in finished]
+        options = {"temperature": settings["temperature"], "max_tokens": settings["max_new_tokens"]}
+        yield from self._server.answers(asked, settings["seed"], options, settings["concurrency"])
+
+
+def _prompt(input: str, settings: dict[str, Any]) -> str:
+    return fill_prompt(settings["prompt"], input, settings["count"], settings["max_input_chars"])
