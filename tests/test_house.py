@@ -25,7 +25,13 @@ FLOORS = (
     "pipeline",
     "pipeline.demo",
 )
-GROUND = {"pipeline.config", "pipeline.errors", "pipeline.interruption"}  # what every folder of the pipeline may know
+GROUND = {  # what every folder of the pipeline may know
+    "pipeline.config",
+    "pipeline.config_section",
+    "pipeline.config_select",
+    "pipeline.errors",
+    "pipeline.interruption",
+}
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
     "torch": {"models", "checkpoint", "scorer", "probe", "decoder", "attention", "head", "batch_budget", "generator"},

@@ -37,8 +37,8 @@ class Candidates:
     similarities: Sequence[float]
     complete: bool
     paraphrases_skipped: int
-    cluster: int | None = None
     written: Sequence[Offer] = ()  # for the row's input: they come before those of the pool
+    cluster: int | None = None
 
     def __len__(self) -> int:
         return len(self.written) + len(self.rows)

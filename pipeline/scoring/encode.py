@@ -108,7 +108,7 @@ def candidates_of(rows: pa.Table, neighbours: pa.Table, clusters: np.ndarray) ->
             row["similarities"],
             row["complete"],
             row["paraphrases_skipped"],
-            int(clusters[row["instruction_row"]]),
+            cluster=int(clusters[row["instruction_row"]]),
         )
         for row in neighbours.take(rows["query_row"]).to_pylist()
     ]

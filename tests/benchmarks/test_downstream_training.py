@@ -1,6 +1,7 @@
 """Trainings see equal tokens, and exact match by one pass is that of greedy decoding."""
 
 import downstream_training as training
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ def test_exact_match_is_that_of_greedy_decoding():
 
 
 def test_weights_of_1_are_the_usual_loss_and_of_0_take_rows_out():
+    pytest.importorskip("accelerate")  # of the extra `benchmark`
     fit = {"steps": 3, "tokens": 200, "learning_rate": 1e-3, "seed": 0}
     rows = [("a b", "c d e", 1.0), ("f g h", "i", 1.0)] * 8
 

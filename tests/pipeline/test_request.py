@@ -1,6 +1,5 @@
 """What identifies a request."""
 
-import json
 import types
 
 import pytest
@@ -8,7 +7,6 @@ from small_runs import settings
 
 from pipeline import request
 from pipeline.engine import same_code
-from pipeline.storage import files
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def content(tmp_path):
             output="out",
             chunks=[],
             pool_texts=None,
-            checked=types.SimpleNamespace(embedder="lexical"),
+            checked=types.SimpleNamespace(embedder="lexical", encoder={"bos_opens_turns": False}),
             pools=None,
             dtype="float32",
             scorer=types.SimpleNamespace(fingerprint="of the scorer"),
@@ -43,13 +41,7 @@ def test_a_release_that_makes_other_rows_makes_other_content(content, monkeypatc
     assert content() != before
 
 
-def test_retrieved_alternatives_make_the_content_that_they_made_before_there_were_others(content, tmp_path):
-    """So that a run of an earlier release goes on, and a refresh of one finds that nothing has changed."""
-    asked = settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model").model_dump()
-    alternatives = {name: asked["alternatives"][name] for name in ("k", "paraphrase_max", "pool", "same_task")}
-    limits = [asked["scorer"][name] for name in ("max_length", "too_long")]
-    parts = [request.ROWS_VERSION, [], None, "lexical", alternatives, "of the scorer", limits, None]
-    assert content() == files.digest_of(json.dumps(parts).encode())
+def test_a_generator_that_writes_nothing_is_no_part_of_the_content(content):
     assert content(alternatives__generator={"temperature": 0.1, "prompt": "{input}"}) == content()
 
 

@@ -203,7 +203,7 @@ def test_a_manifest_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path,
     own = Workspace(str(tmp_path), "20260101T000000-000000", lock=None)
     assert not own.whole
 
-    def busy(uri):
+    def busy(uri, **options):
         raise TimeoutError("the store does not answer")
 
     monkeypatch.setattr("pipeline.storage.files.read", busy)
@@ -318,7 +318,7 @@ def test_a_part_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, 
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
     path = computed.write(str(tmp_path), rows)
 
-    def busy(uri):
+    def busy(uri, **options):
         raise TimeoutError("the store does not answer")
 
     with monkeypatch.context() as patch, pytest.raises(TimeoutError):
@@ -528,7 +528,7 @@ def test_a_pointer_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, 
     files.write(str(tmp_path / "latest.json"), b"{")
     assert publish.current_run(str(tmp_path)) is None
 
-    def unread(path):
+    def unread(path, **options):
         raise OSError(errno.EIO, "not now")
 
     monkeypatch.setattr(files, "read", unread)

@@ -208,7 +208,8 @@ def test_a_template_for_rows_with_an_input_alone_passes_its_trial():
 
 def test_a_chat_template_that_shows_no_instruction_fails_in_its_trial():
     tokenizer = byte_tokenizer(bos=True)
-    tokenizer.chat_template = "{% for message in messages %}[{{ message['role'] }}]{% endfor %}"
+    shown = "{% if message['role'] == 'assistant' %}{{ message['content'] }}{% endif %}"
+    tokenizer.chat_template = "{% for message in messages %}[{{ message['role'] }}]" + shown + "{% endfor %}"
     with pytest.raises(TemplateProblem, match="template 'chat' gives two instructions the same prompt"):
         try_template(load_template("chat", tokenizer))
 
