@@ -13,7 +13,7 @@ from pipeline.engine import same_code
 def content(tmp_path):
     """The content of a request, made anew each time."""
 
-    def made():
+    def made(bos_opens_turns=False):
         return request.Request(
             config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model"),
             reporter=None,
@@ -21,7 +21,7 @@ def content(tmp_path):
             output="out",
             chunks=[],
             pool_texts=None,
-            checked=types.SimpleNamespace(embedder="lexical"),
+            checked=types.SimpleNamespace(embedder="lexical", encoder={"bos_opens_turns": bos_opens_turns}),
             pools=None,
             dtype="float32",
             scorer=types.SimpleNamespace(fingerprint="of the scorer"),
@@ -38,6 +38,10 @@ def test_a_release_that_makes_other_rows_makes_other_content(content, monkeypatc
     assert content() == before
     monkeypatch.setattr(request, "ROWS_VERSION", request.ROWS_VERSION + 1)
     assert content() != before
+
+
+def test_another_context_without_a_prompt_makes_other_content(content):
+    assert content(bos_opens_turns=True) != content()
 
 
 def test_other_sources_alone_make_the_same_content(content, monkeypatch):
