@@ -122,7 +122,7 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
 
 
 def _tree(tokens: list[str]) -> str:
-    branches = [
+    branches: list[str] = [
         re.escape(char) + _tree([token[1:] for token in rest])
         for char, rest in itertools.groupby(filter(None, tokens), key=lambda token: token[0])
     ]
