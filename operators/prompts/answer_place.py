@@ -38,9 +38,8 @@ class AnswerPlace:
     def _around(self, instruction: str, input: str, turns: str | None) -> tuple[str, str]:
         """What stands before and after the answer."""
         given = (instruction, input, turns or "")
-        answer = next(
-            word for n in itertools.count() if not any((word := f"answer{n}answer") in text for text in given)
-        )
+        words = map("answer{}answer".format, itertools.count())
+        answer = next(word for word in words if not any(word in text for text in given))
         text = self._render(instruction, input, turns, answer)
         if (times := text.count(answer)) != 1:
             raise TemplateProblem(

@@ -13,7 +13,7 @@ from pipeline.engine import same_code
 def content(tmp_path):
     """The content of a request, made anew each time."""
 
-    def made(generating=None, **more):
+    def made(generating=None, bos_opens_turns=False, **more):
         return request.Request(
             config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model", **more),
             reporter=None,
@@ -21,7 +21,7 @@ def content(tmp_path):
             output="out",
             chunks=[],
             pool_texts=None,
-            checked=types.SimpleNamespace(embedder="lexical", encoder={"bos_opens_turns": False}),
+            checked=types.SimpleNamespace(embedder="lexical", encoder={"bos_opens_turns": bos_opens_turns}),
             pools=None,
             dtype="float32",
             scorer=types.SimpleNamespace(fingerprint="of the scorer"),
@@ -52,6 +52,10 @@ def test_who_writes_alternatives_is_a_part_of_the_content(content, tmp_path):
 
     found = [content(), written(), written(source="both"), written(k=5), written(fingerprint="of another")]
     assert len(set(found)) == len(found) and written() == found[1]
+
+
+def test_another_context_without_a_prompt_makes_other_content(content):
+    assert content(bos_opens_turns=True) != content()
 
 
 def test_other_sources_alone_make_the_same_content(content, monkeypatch):
