@@ -77,7 +77,7 @@ def _wordings(prompt: str) -> frozenset[str]:
 
 
 def _items(answer: str, finished: bool) -> Iterator[str]:
-    """Texts that an answer lists: of a JSON list, of marked lines where there are some, or of several lines but introductions."""
+    """Texts that an answer lists: of a JSON list, of marked lines where there are some, or of several plain lines."""
     listed = _of_json(answer)
     if listed is not None:
         yield from listed
