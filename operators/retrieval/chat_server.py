@@ -191,8 +191,8 @@ def _seconds_to_wait(attempt: int, asked: str | None) -> float:
     if asked is not None:
         with contextlib.suppress(ValueError, TypeError):  # of what is neither seconds nor a date
             seconds = float(asked) if asked.strip().replace(".", "", 1).isdecimal() else _until(asked)
-            return float(min(max(0.0, seconds), LONGEST_ASKED_WAIT))
-    return random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
+            return min(max(0.0, seconds), LONGEST_ASKED_WAIT)
+    return random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt)
 
 
 def _until(date: str) -> float:
