@@ -103,7 +103,7 @@ def _of_model(asked: Generator, alternatives: Alternatives) -> tuple[str, str]:
     """The version of a model, and what identifies it, once its chat template has been tried."""
     from operators.model_files import MODEL_FILES, files_digest, looks_local
     from operators.prompts.template import TemplateProblem, load_template
-    from operators.prompts.tokenise import encode_prompts
+    from operators.prompts.tokenise import Encoder
     from operators.scoring import models
 
     try:
@@ -111,10 +111,9 @@ def _of_model(asked: Generator, alternatives: Alternatives) -> tuple[str, str]:
         tokenizer = models.load_tokenizer(asked.model, version=version)
         config = models.load_config(asked.model, version=version)
         models.check_weights(asked.model, version, config)
-        template = load_template("chat", tokenizer)
+        encoder = Encoder(tokenizer, load_template("chat", tokenizer), append_eos=False, max_length=2**31 - 1)
         trial = fill_prompt(asked.prompt, "Some text.", asked.count or alternatives.k, asked.max_input_chars)
-        prompt = template.render(trial, "")
-        needed = len(encode_prompts(tokenizer, [prompt])[0]) + asked.max_new_tokens
+        needed = len(encoder.prompt(trial, "")) + asked.max_new_tokens
     except TemplateProblem as problem:
         raise BadRequest(
             f"{KEY}.model: {asked.model!r}: {_words(problem)}; accepted: an instruction-tuned model"

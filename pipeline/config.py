@@ -51,7 +51,7 @@ class Generator(Section):
     api_key_env: str | None = None
     concurrency: int = Field(16, ge=1, le=1024)
     timeout: float = Field(300.0, gt=0, le=86_400)  # seconds that a server may take for one answer
-    tries: int = Field(6, ge=1, le=100)
+    tries: int = Field(8, ge=1, le=100)
 
     @field_validator("prompt")
     @classmethod

@@ -32,6 +32,7 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`"}
+_AROUND = "> "  # what may stand before each line
 _KEYS = ("instruction", "task", "text", "prompt")  # of an object in a JSON list
 
 
@@ -76,7 +77,7 @@ def _wordings(prompt: str) -> frozenset[str]:
 
 
 def _items(answer: str, finished: bool) -> Iterator[str]:
-    """Texts that an answer lists: of a JSON list, of marked lines where there are some, or of all lines but introductions."""
+    """Texts that an answer lists: of a JSON list, of marked lines where there are some, or of several plain lines."""
     listed = _of_json(answer)
     if listed is not None:
         yield from listed
@@ -84,15 +85,19 @@ def _items(answer: str, finished: bool) -> Iterator[str]:
     lines = answer.splitlines()
     if not finished and lines and not answer.endswith(("\n", "\r")):
         lines.pop()
-    around = "[]{}> " if _JSON.search(answer) else "> "  # of a JSON list that is broken
+    around = "[]{}> " if _JSON.search(answer) else _AROUND  # of a JSON list that is broken
     lines = [line for line in (line.strip().lstrip(around) for line in lines) if line and not line.startswith("```")]
     marked = [line[mark.end() :] for line in lines if (mark := _mark(line))]
     if marked:
         yield from (text for text in marked if not _introduces(text))
         return
-    for line in lines:
-        if not _introduces(line) and not (line is lines[0] and line.endswith(":")):
-            yield line
+    plain = [
+        line for place, line in enumerate(lines) if not _introduces(line) and not (place == 0 and line.endswith(":"))
+    ]
+    if (
+        len(plain) > 1 or around != _AROUND
+    ):  # one sentence without any mark of a list is what a model says instead of one
+        yield from plain
 
 
 def _introduces(line: str) -> bool:

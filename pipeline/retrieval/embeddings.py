@@ -164,5 +164,5 @@ def build_matrix(embedded: list[EmbeddedRange], index: str) -> None:
     matrix = np.zeros((len(missing) + len(recalled), width), dtype=np.float32)
     if new:
         matrix[missing] = np.concatenate(new)
-    matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(-1, width)
+    matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(len(recalled), width)
     save_array(f"{index}/embeddings.arrow", matrix)

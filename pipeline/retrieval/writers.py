@@ -31,39 +31,39 @@ class _ModelWriter:
         import torch
 
         from operators.prompts.template import load_template
+        from operators.prompts.tokenise import Encoder
         from operators.retrieval.generator import Generator
         from operators.scoring import models
 
         torch.set_num_threads(threads_here(int(share["a_node"]), share["gpus"]))
         self._settings = settings
-        self._tokenizer = models.load_tokenizer(model, version=version)
-        self._template = load_template("chat", self._tokenizer)
+        tokenizer = models.load_tokenizer(model, version=version)
         device = models.device_of(gpu=share["gpus"] > 0)
         loaded = models.load_model(model, version=version, dtype=dtype, device=device)
+        window = models.window(loaded.config)
         self._generator = Generator(
             loaded,
-            self._tokenizer,
+            tokenizer,
             batch_size=settings["together"],
             max_new_tokens=settings["max_new_tokens"],
             temperature=settings["temperature"],
             seed=settings["seed"],
-            window=models.window(loaded.config),
+            window=window,
         )
+        most = 2**31 - 1 if window is None else window
+        self._encoder = Encoder(tokenizer, load_template("chat", tokenizer), append_eos=False, max_length=most)
 
     def answers(self, inputs: Inputs, finished: Collection[bytes]) -> Iterator[tuple[bytes, Answer]]:
         """See `Writer.answers`. Batches are cut as if nothing were finished; one of which all is finished is passed over."""
-        from operators.prompts.template import TemplateProblem
-        from operators.prompts.tokenise import encode_prompts
         from operators.retrieval.generator import Request
 
+        encoded = self._encoder.prompts([(_prompt(row["input"], self._settings), "") for row in inputs])
         requests = []
-        for row in inputs:
-            try:
-                text = self._template.render(_prompt(row["input"], self._settings), "")
-            except TemplateProblem:  # of this input: the template was tried before
+        for row, ids in zip(inputs, encoded, strict=True):
+            if isinstance(ids, list):
+                requests.append(Request(row["key"], ids))
+            else:  # of this input: the chat template was tried before
                 yield row["key"], Answer(None, True)
-                continue
-            requests.append(Request(row["key"], encode_prompts(self._tokenizer, [text])[0]))
         for batch in self._generator.batches(requests):
             if all(request.key in finished for request in batch):
                 continue

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from operators.prompts.template import load_template
-from operators.prompts.tokenise import encode_prompts
+from operators.prompts.tokenise import Encoder
 from operators.retrieval.alternatives import has_input
 from operators.retrieval.answers import Answer
 from operators.retrieval.embedder import embed_folded, load_embedder
@@ -102,15 +102,15 @@ def main() -> None:
     )
     rows = rows_of(given.corpus, given.rows)
     generator, tokenizer = writer(given.model, asked, seed=0)
-    template = load_template("chat", tokenizer)
+    encoder = Encoder(tokenizer, load_template("chat", tokenizer), append_eos=False, max_length=2**31 - 1)
     inputs = list(dict.fromkeys(row["input"] for row in rows))
-    prompts = [template.render(fill_prompt(DEFAULT, input, given.count, asked.max_input_chars), "") for input in inputs]
-    requests = [
-        Request(input_key(input), ids) for input, ids in zip(inputs, encode_prompts(tokenizer, prompts), strict=True)
-    ]
+    prompts = [(fill_prompt(DEFAULT, input, given.count, asked.max_input_chars), "") for input in inputs]
+    requests = [Request(input_key(input), ids) for input, ids in zip(inputs, encoder.prompts(prompts), strict=True)]
     answers, seconds = write_all(generator, requests)
+    report(given, rows, inputs, answers, seconds)
     again, _ = write_all(generator, requests[::-1])
-    report(given, rows, inputs, answers, again, seconds)
+    same = sum(answers[key] == again[key] for key in answers)
+    print(f"\nsame twice   {same} of {len(answers)} texts, in the opposite order")
 
 
 def report(
@@ -118,7 +118,6 @@ def report(
     rows: list[dict[str, str]],
     inputs: list[str],
     answers: dict[bytes, Answer],
-    again: dict[bytes, Answer],
     seconds: float,
 ) -> None:
     """Print the figures."""
@@ -145,12 +144,10 @@ def report(
     print(f"answers      {sum(not answer.finished for answer in answers.values())} cut off, ", end="")
     print(f"{sum(answer.text is None for answer in answers.values())} refused")
     print(f"speed        {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:.1f} tokens a second")
-    same = sum(answers[key] == again[key] for key in answers)
-    print(f"same twice   {same} of {len(answers)} texts, in the opposite order")
     for row, some in list(zip(rows, offers, strict=True))[:SHOWN]:
         print(f"\n{row['instruction'][:80]!r} | {row['input'][:60]!r}")
         for text in some:
-            print(f"    {text[:140]}")
+            print(f"    {text[:140]}", flush=True)
 
 
 if __name__ == "__main__":

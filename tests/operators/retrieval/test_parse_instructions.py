@@ -53,7 +53,15 @@ def test_an_item_may_show_a_list_or_begin_with_a_number():
     assert parsed("[1] Count its words.\n[2] Sort them.") == ["Count its words.", "Sort them."]
     answer = '1. Turn the words ["cat", "moon"] into capitals.\n2. Write 10 words about it.'
     assert parsed(answer) == ['Turn the words ["cat", "moon"] into capitals.', "Write 10 words about it."]
-    assert parsed("3.5 million people read it: say why.") == ["3.5 million people read it: say why."]
+    assert parsed("3.5 million people read it: say why.\nCount them.") == [
+        "3.5 million people read it: say why.",
+        "Count them.",
+    ]
+
+
+def test_one_sentence_without_a_list_is_what_is_said_instead_of_one():
+    assert parsed("I cannot write instructions for this text.") == []
+    assert parsed("1. Count its words.") == ["Count its words."]
 
 
 def test_wordings_are_taken_once():

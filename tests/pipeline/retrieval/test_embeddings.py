@@ -7,7 +7,8 @@ from simulated_death import Died
 
 from operators.retrieval.embedder import LexicalEmbedder, embed_folded
 from pipeline.engine.attempts import GivenUp
-from pipeline.retrieval.embeddings import BrokenEmbedder, EmbedRange
+from pipeline.retrieval.embeddings import BrokenEmbedder, EmbedRange, build_matrix
+from pipeline.storage.arrays import load_array, save_array
 
 TEXTS = [f"Sort list {i}." for i in range(11)]
 
@@ -60,6 +61,15 @@ def test_an_instruction_that_ends_the_process_is_named_after_a_bounded_number_of
         ends.append(ended.type)
     assert "ends each time it embeds this instruction: 'POISON'" in str(ended.value)
     assert len(ends) <= 3 + 3 + 2 + 1  # the whole range, its halves, the instruction alone, and the message
+
+
+def test_no_text_has_no_embedding(tmp_path):
+    """A generator may write nothing that is an instruction."""
+    index = str(tmp_path)
+    save_array(f"{index}/missing.arrow", np.zeros(0, dtype=np.int64))
+    save_array(f"{index}/recalled.arrow", np.zeros((0, 0), dtype=np.float32))
+    build_matrix([], index)
+    assert load_array(f"{index}/embeddings.arrow").shape == (0, 0)
 
 
 def test_a_death_that_passes_changes_no_embedding(mortal, tmp_path):
