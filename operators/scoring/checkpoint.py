@@ -51,6 +51,7 @@ _WRAPPED = {
     "module.": "a wrapper such as DataParallel has put 'module.' before the names: save the inner model (model.module)",
 }
 _SHOWN = 3  # names in a message
+_FEW_LAYERS = 1000  # which may share their weights, so that there are fewer of these
 
 
 def kind_problem(config: Any, *, trust_remote_code: bool) -> str | None:
@@ -113,6 +114,10 @@ def header_problem(config: Any, shapes: Shapes, *, trust_remote_code: bool) -> s
     loading tells nothing: for quantised weights, and where code of a model fails in it."""
     if _quantisation(config) is not None:
         return None
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > _FEW_LAYERS + len(shapes):
+        # To make them only to say so could take all memory.
+        return f"its configuration asks for {layers:,} layers, and its files hold {len(shapes):,} weights"
     try:
         with _quiet():
             report = _dry_run(config, shapes, trust_remote_code)

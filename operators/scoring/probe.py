@@ -23,7 +23,7 @@ _CHANGED, _WATCHED = 40, 6  # last tokens of a sequence that are changed, and th
 _MOST = 1 << 13  # tokens of a sequence
 # Differences of a log-probability, in float32 and in narrower types: these round each logit by up to some hundredths. Of a
 # causal model they come from experts that get other numbers of tokens; one that looks ahead differs by far more.
-EXACT, ROUNDED = 1e-4, 0.05
+_EXACT, _ROUNDED = 1e-4, 0.05
 _CAUSAL_EXACT, _CAUSAL_ROUNDED = 1e-3, 0.1
 
 
@@ -110,8 +110,12 @@ class Probe:
         return (before.gather(1, following) - after.gather(1, following)).abs().mean().item()
 
 
-def within(gaps: np.ndarray, tokens: np.ndarray, dtype: torch.dtype) -> bool:
-    """Whether sums that differ by `gaps`, each over so many tokens, count as equal."""
+def agree(sums: np.ndarray, expected: np.ndarray, tokens: np.ndarray, dtype: torch.dtype) -> bool:
+    """Whether sums [N] over so many tokens each count as equal. What a model gives no number for is equal to no number: rows
+    that have it are rejected, and the others are scored."""
+    if not np.array_equal(np.isfinite(sums), numbers := np.isfinite(expected)):
+        return False
+    gaps, counts = np.abs(sums[numbers] - expected[numbers]), tokens[numbers]
     if dtype == torch.float32:
-        return bool((gaps / tokens).max() <= EXACT)
-    return bool(gaps.sum() / tokens.sum() <= ROUNDED)
+        return bool((gaps / counts).max(initial=0) <= _EXACT)
+    return bool(gaps.sum() <= _ROUNDED * counts.sum())

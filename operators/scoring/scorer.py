@@ -21,7 +21,7 @@ from operators.scoring.attention import Layout
 from operators.scoring.batching import Batch, Ids, Segments, Sequences, packed_batches, padded_batches
 from operators.scoring.decoder import Decoder, rotation_changes, walkable
 from operators.scoring.head import finish_of, target_logprobs, tiled
-from operators.scoring.probe import Probe, Trial, within
+from operators.scoring.probe import Probe, Trial, agree
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run whole
@@ -183,7 +183,7 @@ class TargetScorer:
             except (TypeError, AttributeError, RuntimeError, ValueError) as error:
                 _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
                 return False
-            if not within(np.abs(sums - trial.expected), sequences.targets, self.model.dtype):
+            if not agree(sums, trial.expected, sequences.targets, self.model.dtype):
                 return False
         return True
 

@@ -294,6 +294,12 @@ def test_the_dry_run_of_loading_makes_no_weights():
     assert "lack 2 of the weights" in checkpoint.header_problem(config, shapes, trust_remote_code=False)
 
 
+def test_layers_without_number_are_not_made(folder):
+    configured(folder, num_hidden_layers=10**12)
+    with pytest.raises(ModelProblem, match="asks for 1,000,000,000,000 layers, and its files hold 21 weights"):
+        check(folder)
+
+
 def test_a_dry_run_that_fails_tells_nothing(monkeypatch):
     """A release of transformers that loads in other steps costs the early word, and no run."""
 

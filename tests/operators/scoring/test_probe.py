@@ -125,6 +125,15 @@ def test_a_model_that_batches_change_is_run_one_sequence_at_a_time():
     assert np.allclose(scorer.sums(prompts, targets), expected, atol=1e-4)
 
 
+def test_a_model_that_gives_no_number_for_some_tokens_is_one_for_the_others():
+    model = random_model("llama")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[3] = torch.nan  # among those of the trials
+    scorer = TargetScorer(model, 4096)
+    got = scorer.sums([[1, 2], [3, 4]], [[5, 6], [7]])
+    assert got[0] == pytest.approx(loglik(model, [1, 2], [5, 6]), abs=1e-4) and np.isnan(got[1])
+
+
 def test_a_model_without_a_fixed_answer_is_no_scorer():
     with pytest.raises(ModelProblem):
         TargetScorer(Changed(random_model("llama"), lambda logits, ids: logits + torch.randn_like(logits)), 4096)
