@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from operators.error_text import first_line
+from operators.safetensors_header import Shapes, read_index, read_shapes
 
 SECONDS = 10.0  # that the hub may take for an answer
 SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
@@ -19,6 +21,11 @@ _VOCABULARY = "*.tiktoken"  # of tokenizers whose code comes with the model
 _WEIGHTS_AGAIN = "consolidated*.safetensors"  # for another library than transformers
 _TELLING = ("config.json", "modules.json")  # each model has one of them
 _STRETCHES, _STRETCH = 64, 1 << 12  # of a file, bytes of each
+_AT_ONCE = 8  # headers that the hub is asked for
+
+
+class ModelProblem(ValueError):
+    """A model or tokenizer that cannot be used, in words for the person who named it."""
 
 
 def looks_local(name: str) -> bool:
@@ -73,6 +80,38 @@ def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_
         if folder is None:
             raise OSError(first_line(error)) from error
         return folder
+
+
+def weight_shapes(name: str, version: str, files: set[str], weights: str) -> Shapes:
+    """Names and shapes of all tensors of a model that has these `files`, of which `weights` is a safetensors file or an index.
+
+    The other files of a model of the hub must be in the local cache; no weights are downloaded. Raises OSError where a file is
+    missing, cut off or none, and where the hub does not answer.
+    """
+    folder = Path(name) if looks_local(name) else _cached(name, version)
+    if folder is None:
+        raise OSError("the local cache has not the model's configuration")
+    shards = read_index(folder / weights) if weights.endswith(".json") else [weights]
+    missing = [shard for shard in shards if shard not in files]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise OSError(f"{weights} names {missing[0]}{others}, and the model has no such file")
+    here = all((folder / shard).is_file() for shard in shards)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        headers = pool.map(
+            lambda shard: read_shapes(folder / shard) if here else _hub_shapes(name, version, shard), shards
+        )
+        return {tensor: shape for shapes in headers for tensor, shape in shapes.items()}
+
+
+def _hub_shapes(name: str, version: str, file: str) -> Shapes:
+    from huggingface_hub import HfApi
+
+    try:
+        header = HfApi().parse_safetensors_file_metadata(name, file, revision=version)
+    except Exception as error:  # as in _commit_and_files
+        raise OSError(f"{file}: {first_line(error)}") from error
+    return {tensor: tuple(facts.shape) for tensor, facts in header.tensors.items()}
 
 
 def _commit_and_files(name: str, kind: str, revision: str | None) -> tuple[str, set[str]]:

@@ -34,13 +34,15 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class Example:
-    """A valid row; `task` is None where the corpus names none, `extra` is one JSON object of all other columns."""
+    """A valid row; `task` is None where the corpus names none, `extra` is one JSON object of all other columns, `messages` the
+    turns of a conversation as they were, as JSON, and None where the row was none."""
 
     instruction: str
     input: str
     output: str
     task: str | None
     extra: str
+    messages: str | None = None
 
 
 def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
@@ -52,25 +54,31 @@ def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
     """
     if not isinstance(record, Mapping):
         raise Rejection("not_an_object", f"found {_kind(record)}, expected an object with named columns")
-    fields, rest = _from_columns(record, columns) if columns else _from_layout(record)
+    fields, rest, turns = _from_columns(record, columns) if columns else _from_layout(record)
     if not fields["instruction"].strip():
         raise Rejection("empty_instruction", "the instruction is empty or white space alone")
     if not fields["output"].strip():
         raise Rejection("empty_output", "the output is empty or white space alone")
-    extra = strict_json(rest)
+    extra, messages = strict_json(rest), None if turns is None else strict_json(turns)
     _require_shallow(rest, extra)
-    for name, text in (*fields.items(), ("another column", extra)):
+    if messages is not None:
+        _require_shallow({"turns": turns}, messages)
+    for name, text in (*fields.items(), ("a turn", messages or ""), ("another column", extra)):
         _require_unicode(name, text)
     task = record.get("task")
-    return Example(**fields, task=task if isinstance(task, str) and task else None, extra=extra)
+    return Example(**fields, task=task if isinstance(task, str) and task else None, extra=extra, messages=messages)
 
 
-def _from_columns(record: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+# The fields of an example, the other columns, and the turns where the row is a conversation.
+_Parts = tuple[dict[str, str], dict[str, Any], list[Any] | None]
+
+
+def _from_columns(record: Mapping[str, Any], columns: Mapping[str, str]) -> _Parts:
     layout = {field: columns.get(field, "?") if field == "input" else columns[field] for field in FIELDS}
     return _flat(record, layout)
 
 
-def _from_layout(record: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+def _from_layout(record: Mapping[str, Any]) -> _Parts:
     for layout in FLAT_LAYOUTS.values():
         if all(column in record for column in layout.values() if not column.startswith("?")):
             return _flat(record, layout)
@@ -81,7 +89,7 @@ def _from_layout(record: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
     raise Rejection("missing_field", f"columns found: {names}; accepted: {ACCEPTED}")
 
 
-def _flat(record: Mapping[str, Any], layout: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+def _flat(record: Mapping[str, Any], layout: Mapping[str, str]) -> _Parts:
     rest = dict(record)
     fields = {}
     for field, column in layout.items():
@@ -97,18 +105,16 @@ def _flat(record: Mapping[str, Any], layout: Mapping[str, str]) -> tuple[dict[st
         if value is None:
             raise Rejection("missing_field", f"column {name!r} ({field}) is absent or null")
         fields[field] = _require_text(name, value)
-    return fields, rest
+    return fields, rest, None
 
 
-def _turns(
-    record: Mapping[str, Any], column: str, role_key: str, content_key: str
-) -> tuple[dict[str, str], dict[str, Any]]:
+def _turns(record: Mapping[str, Any], column: str, role_key: str, content_key: str) -> _Parts:
     turns = record[column]
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise Rejection("wrong_type", f"column {column!r} must be a list of turns, found {_kind(turns)}")
     if any(isinstance(turn.get(role_key), (list, Mapping)) for turn in turns):
         raise Rejection("wrong_type", f"column {column!r} has a turn whose {role_key!r} is no single value")
-    spoken = [(str(turn.get(role_key)), _content(column, turn.get(content_key))) for turn in turns]
+    spoken = [(str(turn.get(role_key)), text_of_turn(column, turn.get(content_key))) for turn in turns]
     users = [i for i, (role, _) in enumerate(spoken) if role in USER_ROLES]
     if not users:
         raise Rejection("no_user_turn", f"column {column!r} has no turn of {sorted(USER_ROLES)}")
@@ -121,10 +127,10 @@ def _turns(
     if unused:
         rest[column] = unused  # tool calls and the like between question and answer stay with the row
     before = "\n".join(f"{role}: {content}" for role, content in spoken[:question])
-    return {"instruction": spoken[question][1], "input": before, "output": spoken[replies[-1]][1]}, rest
+    return {"instruction": spoken[question][1], "input": before, "output": spoken[replies[-1]][1]}, rest, turns
 
 
-def _content(column: str, value: Any) -> str:
+def text_of_turn(column: str, value: Any) -> str:
     """Text of a turn: a string, null (a turn that only calls a tool), or a list of text parts."""
     if value is None:
         return ""

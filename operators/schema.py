@@ -13,13 +13,16 @@ _POSITION = [
     pa.field("file_index", pa.int32()),
     pa.field("line", pa.int64()),
 ]
-_TEXT = [pa.field(name, pa.string()) for name in ("source", "instruction", "input", "output", "extra")]
+# A row's texts; `messages` holds the turns of a conversation as they were, as JSON, and is null where the row was none.
+_TEXT = [pa.field(name, pa.string()) for name in ("instruction", "input", "output", "messages", "extra")]
+_SOURCE = pa.field("source", pa.string())
 
 # read -> everything after it: a valid row with its token counts. `input_chars` is how many characters of the input are
 # scored: all of them, unless `too_long: truncate_input` cut some. `pair_key` is the hash of (input, output).
 ADMITTED = pa.schema(
     [
         pa.field("id", pa.string()),
+        _SOURCE,
         *_TEXT,
         pa.field("task", pa.string()),
         *_POSITION,
@@ -97,12 +100,14 @@ PLACED = pa.schema(
 ENCODED = pa.schema(
     [
         pa.field("id", pa.string()),
-        *_TEXT,
+        _SOURCE,
         pa.field("file", pa.string()),
         pa.field("line", pa.int64()),
+        *_TEXT,
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("paraphrases_skipped", pa.int32()),
         pa.field("input_truncated", pa.bool_()),
+        pa.field("cluster", pa.int32()),  # of its instruction, by meaning
         pa.field("pair_key", pa.binary(16)),
         pa.field("prompt", pa.list_(pa.int32())),
         pa.field("target", pa.list_(pa.int32())),
@@ -138,27 +143,32 @@ ALTERNATIVE = pa.struct(
         pa.field("instruction", pa.string()),
         pa.field("origin", pa.string()),
         pa.field("similarity", pa.float32()),
-        pa.field("loglik_mean", pa.float32()),
+        pa.field("loglik_mean", pa.float64()),
     ]
 )
 LIKELIHOODS = pa.schema(
     [
         pa.field("id", pa.string()),
+        _SOURCE,
+        pa.field("file", pa.string()),
+        pa.field("line", pa.int64()),
         *_TEXT,
         pa.field("n_prompt_tokens", pa.int32()),
         pa.field("n_target_tokens", pa.int32()),
-        pa.field("loglik_sum", pa.float32()),
-        pa.field("loglik_mean", pa.float32()),
-        pa.field("loglik_empty_mean", pa.float32()),
+        pa.field("loglik_sum", pa.float64()),
+        pa.field("loglik_mean", pa.float64()),
+        pa.field("loglik_empty_mean", pa.float64()),
         pa.field("n_alternatives", pa.int32()),
         pa.field("paraphrases_skipped", pa.int32()),
         pa.field("input_truncated", pa.bool_()),
+        pa.field("cluster", pa.int32()),
         pa.field("alternatives", pa.list_(ALTERNATIVE)),
     ]
 )
 SCORE_COLUMNS = pa.schema(
     [
         pa.field("tss", pa.float64()),
+        pa.field("tss_nce", pa.float64()),
         pa.field("tss_pp", pa.float64()),
         pa.field("tss_pp_bound", pa.float64()),  # an upper bound, where a bounded selection left tss_pp null
         pa.field("rank", pa.int32()),
@@ -167,6 +177,7 @@ SCORE_COLUMNS = pa.schema(
         pa.field("ifd_loss", pa.float64()),
         pa.field("length", pa.int32()),  # tokens of the output, as n_target_tokens: a selector that needs no model
         pa.field("random", pa.float64()),  # of the id and the seed alone: the selector that any other has to beat
+        pa.field("weight", pa.float64()),  # of the loss of the row, for training on all rows; 1 on average
     ]
 )
 SCORED = pa.schema([*LIKELIHOODS, *SCORE_COLUMNS])
@@ -196,6 +207,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if missing or extra:
         raise ValueError(f"stage boundary: missing columns {missing}, unexpected columns {extra}")
     return table.select(schema.names).cast(schema)
+
+
+def of_earlier_release(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` from a table that an earlier release wrote: what it did not have is null, also in structs."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type) for field in schema
+    ]
+    return pa.table(columns, names=schema.names).cast(schema)
 
 
 def from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.arguments import make_parser
 from pipeline.errors import BadRequest, DamagedInput, RunFailed, printable
+from pipeline.interruption import EXIT_STATUS, Interruption, obey_signals, say
 from pipeline.shadowing import check_shadowing
 
 # Everything else is imported within functions: after the check for modules that would hide it, and where it is wanted.
@@ -26,17 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = make_parser().parse_args(argv)
     try:
+        obey_signals()
         return _exit_status(arguments)
     except KeyboardInterrupt as interrupt:
-        print(printable(f"tss: interrupted; {str(interrupt) or _after_interrupt(arguments)}"), file=sys.stderr)
-        return 130
+        say(printable(f"tss: interrupted; {str(interrupt) or _after_interrupt(arguments)}"), error=True)
+        return EXIT_STATUS
 
 
 def _exit_status(arguments: argparse.Namespace) -> int:
     try:
         check_shadowing(starts_ray=arguments.name not in ("report", "submit"))
         _quiet_libraries()
-        _obey_signals()
         result = _VERBS[arguments.name](arguments)
     except BadRequest as problem:
         _tell(str(problem), problem, arguments)
@@ -50,17 +49,20 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         return 1
     if isinstance(result, int):
         return result
-    print(printable(result.text))
+    if not say(printable(result.text)):
+        # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
+        say("tss: the summary could not be printed; `tss report` prints it again", error=True)
+        return 1 if arguments.name == "report" or getattr(arguments, "what", "") == "stats" else 0
     return 0
 
 
 def _tell(words: str, error: Exception, arguments: argparse.Namespace) -> None:
     """Say on standard error what has ended a command, with its traceback where that was asked for."""
-    print(printable(f"tss: {words}"), file=sys.stderr)
+    say(printable(f"tss: {words}"), error=True)
     if arguments.debug:
         from pipeline import failures
 
-        print(printable(failures.traceback_of(error)), file=sys.stderr)
+        say(printable(failures.traceback_of(error)), error=True)
 
 
 def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
@@ -81,25 +83,10 @@ def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
     )
 
 
-def _obey_signals() -> None:
-    """End in order on Ctrl-C, and on a scheduler's SIGTERM as well."""
-    from pipeline.engine.progress import Reporter
-
-    def stop(number: int, frame: Any) -> None:
-        Reporter.interrupted = True
-        raise KeyboardInterrupt
-
-    Reporter.interrupted, Reporter.published = False, ""
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, stop)
-
-
 def _after_interrupt(arguments: argparse.Namespace) -> str:
     """What has come of a command that was interrupted."""
-    from pipeline.engine.progress import Reporter
-
-    if Reporter.published:
-        return f"{Reporter.published} was published before; what is left to tidy up waits for the next run."
+    if Interruption.published:
+        return f"{Interruption.published} was published before; what is left to tidy up waits for the next run."
     return f"nothing was published. The same command{_without_fresh(arguments)} goes on from here."
 
 
@@ -187,8 +174,13 @@ def _select(arguments: argparse.Namespace) -> Summary:
             "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
         )
     output, run = open_run.find_run(arguments.run)
+    if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):
+        raise BadRequest(
+            f"{run}: a run that does not lie in runs/ of an output folder, so there is no place for another beside it; "
+            "accepted: an output folder, one of its runs/<id>, or this with --set output=DIR"
+        )
     manifest = open_run.read_manifest(run)
-    data = read_config.override({**manifest.config, **manifest.base, "output": output}, arguments.overrides)
+    data = read_config.override({**open_run.settings_of(manifest), "output": output or run}, arguments.overrides)
     config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
     arguments.output_folder = config.output
     return flow.select(config, run, _reporter(arguments))

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from operators.retrieval.generation_prompt import DEFAULT, check_prompt
-from operators.selection import filter
+from pipeline.config_section import Section
+from pipeline.config_select import Select
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Columns(_Section):
+class Columns(Section):
     """Raw column names of a layout of the user's own."""
 
     instruction: str
@@ -25,7 +21,7 @@ class Columns(_Section):
     output: str
 
 
-class Input(_Section):
+class Input(Section):
     """One input: a path, glob, directory or URL."""
 
     path: str = Field(min_length=1)
@@ -34,12 +30,12 @@ class Input(_Section):
     split: str = "train"  # of a Hugging Face dataset
 
 
-class Embedder(_Section):
+class Embedder(Section):
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     batch_size: int = Field(256, ge=1, le=1_000_000)
 
 
-class Generator(_Section):
+class Generator(Section):
     """Who writes alternatives for a row's input, and how it is asked."""
 
     engine: Literal["transformers", "openai"] = "transformers"
@@ -86,12 +82,13 @@ class Generator(_Section):
         return self
 
 
-class Alternatives(_Section):
+class Alternatives(Section):
     source: Literal["retrieved", "generated", "both"] = "retrieved"
     k: int = Field(8, ge=1, le=100_000)
     paraphrase_max: float = Field(0.95, gt=-1, le=1.01)
     pool: str | None = None
     same_task: Literal["exclude", "allow"] = "exclude"
+    clusters: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
     generator: Generator = Generator()
 
     @model_validator(mode="after")
@@ -103,15 +100,43 @@ class Alternatives(_Section):
         return self
 
 
-class Scorer(_Section):
+OF_THE_CONVERSATION = (
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+)  # what a chat template is given of rows
+
+
+class Scorer(Section):
     model: str = "Qwen/Qwen2.5-0.5B"
     template: str = "alpaca"
+    chat: dict[str, str | int | float | bool | None] = Field(default_factory=dict)  # variables of the chat template
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: int = Field(2048, ge=8, le=2**31 - 1)  # counts of tokens are stored in 32 bits
     append_eos: bool = True
     too_long: Literal["reject", "truncate_input"] = "reject"
     batch_tokens: int | Literal["auto"] = "auto"
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _chat_fits(self) -> Scorer:
+        if self.chat and self.template != "chat":
+            raise ValueError(f"found chat with template: {self.template}; its variables are for template: chat alone")
+        return self
+
+    @field_validator("chat")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            if name in OF_THE_CONVERSATION or not name.isidentifier():
+                raise ValueError(
+                    f"{name!r} is no variable that can be set; accepted: names that the chat template reads, such as "
+                    f"enable_thinking, other than {', '.join(OF_THE_CONVERSATION)}"
+                )
+            if isinstance(given, float) and not math.isfinite(given):
+                raise ValueError(f"{name}: must be text, a finite number, true, false or null")
+        return value
 
     @field_validator("batch_tokens")
     @classmethod
@@ -121,89 +146,15 @@ class Scorer(_Section):
         return value
 
 
-class Score(_Section):
+class Score(Section):
     hardest: int = Field(4, ge=1, le=2**31 - 1)
-    tau: float = Field(1.0, gt=0, allow_inf_nan=False)
-    quality_weight: float = Field(0.5, allow_inf_nan=False)
-    normalize: Literal["token", "sequence"] = "token"
+    tau: float = Field(0.5, gt=1e-6, allow_inf_nan=False)
+    alpha: float = Field(0.1, ge=0, allow_inf_nan=False)
+    weight_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    weight_clip: float = Field(10.0, gt=0, allow_inf_nan=False)
 
 
-ON_ALTERNATIVES = {"tss", "tss_pp", "tss_pp_bound", "rank", "alternatives"}
-BUDGET_UNITS = ("tokens", "token_fraction", "examples", "example_fraction")
-
-
-class Select(_Section):
-    score: str | dict[str, float] = "tss_pp"
-    budget: Mapping[str, float] = Field(default_factory=lambda: {"token_fraction": 0.05})
-    cost: Literal["total", "output"] = "total"
-    where: str | None = None
-    max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    quota: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    mode: Literal["full", "bounded"] = "full"
-
-    def beyond_bounds(self) -> list[str]:
-        """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
-        compete with no others than those above them, is it enough to leave a row out."""
-        settings = [f"score: {self.score}"] if self.score != "tss_pp" else []
-        settings += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
-        return settings + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
-
-    def on_alternatives(self) -> bool:
-        """Whether this selection depends on the likelihoods of alternatives at all."""
-        names = {self.score} if isinstance(self.score, str) else set(self.score)
-        return bool((names | self._filtered()) & ON_ALTERNATIVES)
-
-    def _filtered(self) -> set[str]:
-        return filter.column_names(filter.parse(self.where)) if self.where else set()
-
-    @model_validator(mode="after")
-    def _mode_fits(self) -> Select:
-        if self.mode == "bounded" and (beyond := self.beyond_bounds()):
-            raise ValueError(
-                f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp, without max_per, without "
-                f"quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
-            )
-        return self
-
-    @field_validator("score")
-    @classmethod
-    def _numeric_columns(cls, value: str | dict[str, float]) -> str | dict[str, float]:
-        names = [value] if isinstance(value, str) else list(value)
-        for name in names or [""]:
-            if name not in filter.SCORE_CHOICES:
-                raise ValueError(f"no numeric column {name!r}; accepted: {', '.join(filter.SCORE_CHOICES)}")
-        if not isinstance(value, str) and any(not math.isfinite(weight) or not weight for weight in value.values()):
-            raise ValueError("weights must be finite numbers other than 0")
-        return value
-
-    @field_validator("budget")
-    @classmethod
-    def _one_budget(cls, value: Mapping[str, float]) -> dict[str, float]:
-        if len(value) != 1 or not set(value) <= set(BUDGET_UNITS):
-            raise ValueError(f"accepted: exactly one of {', '.join(BUDGET_UNITS)}")
-        ((unit, asked),) = value.items()
-        if unit.endswith("fraction") and not 0 < asked <= 1:
-            raise ValueError(f"{unit} must be above 0 and at most 1")
-        if not unit.endswith("fraction") and (not 1 <= asked < 2**62 or asked != int(asked)):
-            raise ValueError(f"{unit} must be a whole number of at least 1 and below 2**62")
-        return {unit: asked if unit.endswith("fraction") else int(asked)}
-
-    @field_validator("where")
-    @classmethod
-    def _parsed(cls, value: str | None) -> str | None:
-        if value is not None:
-            filter.check(value)
-        return value
-
-    @field_validator("quota")
-    @classmethod
-    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
-        if sum(value.values()) > 1 + 1e-9:
-            raise ValueError(f"shares must add up to at most 1, found {sum(value.values()):g}")
-        return value
-
-
-class Ray(_Section):
+class Ray(Section):
     address: str | None = None
     gpus_per_scorer: float | Literal["auto"] = "auto"
     scorers: int | list[int] | Literal["auto"] = "auto"
@@ -234,13 +185,13 @@ class Ray(_Section):
         return value
 
 
-class Store(_Section):
+class Store(Section):
     """What a killed process may lose: seconds of scoring since its last part of the likelihood store."""
 
     write_every: float = Field(30.0, ge=0, allow_inf_nan=False)
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration."""
 
     input: Annotated[list[Input], Field(min_length=1)]

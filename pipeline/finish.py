@@ -16,6 +16,7 @@ from pipeline.runs.workspace import Workspace
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
 from pipeline.selection.overlap import overlap
+from pipeline.selection.weigh import weigh
 from pipeline.storage.records import BlockPart, Part
 
 
@@ -57,7 +58,9 @@ def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str |
     if outcome is None:
         run = publish.point(workspace)
         return summarise(open_run.read_manifest(run), run)
-    chosen = choose.select(job, outcome.scored)
+    scored, moments = weigh(job, outcome.scored)
+    outcome = replace(outcome, scored=scored)
+    chosen = choose.select(job, scored, moments)
     manifest = _completed(job, workspace, outcome, chosen, since)
     former = publish.current_run(workspace.output)
     run = publish.publish(workspace, manifest, report.page(manifest))

@@ -11,7 +11,9 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
-from pipeline.reading.admit import SHOWN_REJECTED, admit, columns_of
+from pipeline.reading.admit import admit
+from pipeline.reading.collect import SHOWN_REJECTED, columns_of
+from pipeline.reading.snapshot import require_same_content
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
 from pipeline.retrieval.generate import generate_instructions
@@ -67,6 +69,7 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     manifest = open_run.read_manifest(parent)
     preflight.check_quota(config, set(manifest.counts.sources))
     preflight.require_columns(config, manifest.columns)
+    preflight.require_clusters(config, manifest.config)
     preflight.require_comparable(config, manifest.counts.bounded)
     with working_on(output, "tss select", config.ray.address) as lock:
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}
@@ -81,6 +84,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     if workspace.whole:
         return finish(job, workspace, None)
     chunks = admit(job, request.chunks, checked.encoder)
+    require_same_content(job.reporter, request.chunks, request.inputs)
     admitted = [part for chunk in chunks for part in chunk.admitted]
     counts = accounts.admitted_counts(chunks)
     first = [row for chunk in chunks for row in chunk.first_rejected][:SHOWN_REJECTED]
@@ -88,6 +92,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
     columns = columns_of(chunks)
     preflight.require_columns(config, columns)
+    preflight.require_numbers(config, columns, {name for chunk in chunks for name in chunk.numbers})
 
     table = collect_instructions(job, admitted, request.pool_texts)
     embeddings = computed.embedder_folder(workspace.output, checked.embedder)

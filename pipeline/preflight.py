@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from operators.prompts.template import Template, TemplateProblem, load_template, source_of, try_template
+from operators.prompts.template import (
+    Template,
+    TemplateProblem,
+    bos_opens_turns,
+    load_template,
+    source_of,
+    try_template,
+)
 from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.check_generator import CheckedGenerator, check_generator
 from pipeline.config import Config, Scorer
 from pipeline.errors import BadRequest
-from pipeline.reading.admit import COLUMN_CHARS, COLUMNS_KEPT
+from pipeline.reading.collect import COLUMN_CHARS, COLUMNS_KEPT
 from pipeline.runs.manifest import ScorerName
 from pipeline.selection.choose import SCORE_ANEW
 from pipeline.storage import files
@@ -72,18 +80,21 @@ def check_models(config: Config, template_text: str) -> Checked:
         loading: dict[str, Any] = {"version": version, "trust_remote_code": scorer.trust_remote_code}
         tokenizer = models.load_tokenizer(scorer.model, **loading)
         model = models.load_config(scorer.model, **loading)
-        models.check_weights(scorer.model, version, model)
-        template = _tried_template(scorer.template, tokenizer, template_text)
-    _check_limits(scorer, tokenizer, models.window(model))
+        models.check_weights(scorer.model, version, model, trust_remote_code=scorer.trust_remote_code)
+        template = _tried_template(scorer, tokenizer, template_text)
+        opens_turns = bos_opens_turns(tokenizer)
+    _check_limits(scorer, tokenizer, template, models.window(model))
     return Checked(
         encoder={
             "model": scorer.model,
             **loading,
             "template": scorer.template,
             "template_text": template.text,
+            "chat": json.dumps(scorer.chat, sort_keys=True),
             "append_eos": scorer.append_eos,
             "max_length": scorer.max_length,
             "vocab_size": _vocab_size(model),
+            "bos_opens_turns": opens_turns,
         },
         identity=models.identity(
             scorer.model,
@@ -118,11 +129,11 @@ def _problems_as_bad_requests() -> Iterator[None]:
         raise BadRequest(f"scorer.model or embedder.model cannot be looked for: {problem}") from problem
 
 
-def _tried_template(name: str, tokenizer: Any, text: str) -> Template:
+def _tried_template(scorer: Scorer, tokenizer: Any, text: str) -> Template:
     """A template that renders a prompt of which the tokenizer makes something; raises TemplateProblem, ValueError."""
     from operators.prompts.tokenise import empty_context, encode_prompts
 
-    template = load_template(name, tokenizer, text)
+    template = load_template(scorer.template, tokenizer, text, scorer.chat)
     prompt, *_ = try_template(template)
     if not encode_prompts(tokenizer, [prompt])[0]:
         raise TemplateProblem("the template renders an empty prompt")
@@ -130,9 +141,9 @@ def _tried_template(name: str, tokenizer: Any, text: str) -> Template:
     return template
 
 
-def _check_limits(scorer: Scorer, tokenizer: Any, positions: int | None) -> None:
+def _check_limits(scorer: Scorer, tokenizer: Any, template: Template, positions: int | None) -> None:
     """Raise BadRequest where a model of so many positions, or its tokenizer, cannot do what is asked for."""
-    if scorer.append_eos and tokenizer.eos_token_id is None:
+    if scorer.append_eos and not template.end and tokenizer.eos_token_id is None:
         raise BadRequest("scorer.append_eos: the tokenizer has no EOS token; set it to false")
     if positions is not None and scorer.max_length > positions:
         raise BadRequest(
@@ -149,23 +160,37 @@ def _vocab_size(model: Any) -> int | None:
 
 def check_quota(config: Config, sources: set[str]) -> None:
     """Raise BadRequest where a quota names a source that the run does not have."""
-    for source in config.select.quota:
+    for source in config.select.quota.get("source", {}):
         if source not in sources:
-            raise BadRequest(f"select.quota.{source}: no such source; accepted: {', '.join(sorted(sources))}")
+            raise BadRequest(f"select.quota.source.{source}: no such source; accepted: {', '.join(sorted(sources))}")
 
 
 def require_columns(config: Config, keys: list[str]) -> None:
-    """Raise BadRequest where a filter or a cap names a column that neither the scored table nor any row has. Of names that may
-    have been left out of `keys` nothing is known: of longer ones, and of any where there are COLUMNS_KEPT."""
+    """Raise BadRequest where a score, a filter, a cap or a quota names a column that neither the scored table nor any row has.
+    Of names that may have been left out of `keys` nothing is known: of longer ones, and of any where there are COLUMNS_KEPT."""
     if len(keys) >= COLUMNS_KEPT:
         return
-    named = {f"select.max_per.{name}": name for name in config.select.max_per}
-    if config.select.where:
-        named |= {f"select.where ({name})": name for name in filter.column_names(filter.parse(config.select.where))}
+    named = config.select.columns()
     accepted = [*SCORED.names, *keys]
-    for key, name in named.items():
+    for name, key in named.items():
         if name not in accepted and len(name) <= COLUMN_CHARS:
             raise BadRequest(f"{key}: no column {name!r}; accepted: {', '.join(accepted)}")
+
+
+def require_numbers(config: Config, keys: list[str], numbers: set[str]) -> None:
+    """Raise BadRequest where a score is a column of the rows' own in which no row holds a number."""
+    for name in config.select.score_columns():
+        if name in keys and name not in SCORED.names and name not in numbers:
+            raise BadRequest(
+                f"select.score: found {name!r}, a column of the rows in which none holds a number; accepted: "
+                f"{', '.join([*filter.SCORE_CHOICES, *sorted(numbers)])}"
+            )
+
+
+def require_clusters(config: Config, earlier: dict[str, Any]) -> None:
+    """Raise BadRequest where a selection needs clusters and `earlier`, the configuration of its run, knew none."""
+    if "clusters" not in earlier.get("alternatives", {}) and "cluster" in config.select.columns():
+        raise BadRequest("select: needs the column cluster, which this run was made without; `tss run` again makes it")
 
 
 def require_comparable(config: Config, bounded: int) -> None:

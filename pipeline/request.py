@@ -29,7 +29,7 @@ from pipeline.storage.records import InstructionTable
 
 # Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
 # what an earlier release began or published is then made again, from the likelihoods that are stored.
-ROWS_VERSION = 1
+ROWS_VERSION = 2
 
 
 # Of how this project takes answers of a generator apart and offers what they hold: as ROWS_VERSION, where there are any.
@@ -77,6 +77,7 @@ class Request:
             alternatives,
             self.scorer.fingerprint,
             [asked["scorer"][name] for name in ("max_length", "too_long")],
+            self.checked.encoder["bos_opens_turns"],  # the context of l(0)
             [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
         ]
         if self.generating is not None:

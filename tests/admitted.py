@@ -16,6 +16,7 @@ def rows_of(texts):
                 "instruction": instruction,
                 "input": input,
                 "output": output,
+                "messages": None,
                 "extra": "{}",
                 "task": None,
                 "instruction_key": instruction_key(instruction),

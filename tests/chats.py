@@ -1,4 +1,11 @@
-"""Chat templates as models have them."""
+"""Chat templates as models have them, a conversation, and what a trainer sees of it."""
+
+from conftest import byte_tokenizer
+
+from operators.prompts.answer_place import AnswerPlace
+from operators.prompts.special_text import SpecialText
+from operators.prompts.template import Template, prepare
+from operators.prompts.tokenise import Encoder
 
 # As models of these families have them, with what they do for one message of a user.
 CHATS = {
@@ -152,3 +159,74 @@ CHATS = {
 
 """,
 }
+
+# As above; each ends an answer with its last control token, "" with none.
+ENDS = {"llama 3": "<|eot_id|>", "gemma": "<end_of_turn>", "mistral": "<eos>", "zephyr": "<eos>"}
+# A block of thoughts, which is empty, before the last answer alone.
+THINKING = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if loop.last and message.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+# A header with a channel, and another end for the last answer than for those before it.
+CHANNELS = (
+    "{% for message in messages %}<|start|>{{ message.role }}{% if message.role == 'assistant' %}<|channel|>final{% endif %}"
+    "<|message|>{{ message.content }}{% if loop.last %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+# Nothing ends an answer but the next turn.
+OPEN = "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}{% endfor %}"
+CONTROL = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|return|>",
+    "<|end|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<|user|>",
+    "<|assistant|>",
+)
+
+ROLES = ("system", "user", "assistant")
+SYSTEM = {"role": "system", "content": "Be brief."}
+CONVERSATION = [
+    SYSTEM,
+    {"role": "user", "content": "Hello.\nuser: not a turn"},
+    {"role": "assistant", "content": "Hi.", "weight": 1, "name": None},
+    {"role": "user", "content": "Sort: b a"},
+    {"role": "assistant", "content": "a b"},
+]
+
+
+def tokenizer_with(chat, *, bos=True):
+    tokenizer = byte_tokenizer(bos=bos)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL)})
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = chat
+    return tokenizer
+
+
+def template_here(tokenizer, variables=None):
+    """What `load_template` gives, rendered in this process: another takes a second to start."""
+    render = prepare("chat", tokenizer.chat_template, tokenizer.special_tokens_map, variables or {})()
+    place = AnswerPlace(render, SpecialText(tokenizer).control)
+    return Template("chat", tokenizer.chat_template, place.render, variables or {}, place.end)
+
+
+def encoder_of(chat, *, variables=None, append_eos=True, bos=True, max_length=2048):
+    tokenizer = tokenizer_with(chat, bos=bos)
+    return Encoder(tokenizer, template_here(tokenizer, variables), append_eos, max_length)
+
+
+def trained(encoder, messages, end):
+    """The ids that a trainer sees of a conversation, up to the token that ends its last turn."""
+    ids = encoder.tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    last = len(ids) - ids[::-1].index(encoder.tokenizer.convert_tokens_to_ids(end))
+    return ids[:last]

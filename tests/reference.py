@@ -61,13 +61,40 @@ def alternatives(row: dict, rows: list[dict], pool: list[dict], k: int, paraphra
     return found, skipped
 
 
+def log_sum_exp(values: list[float]) -> float:
+    top = max(values)
+    return top + math.log(math.fsum(math.exp(value - top) for value in values))
+
+
 def tss(own: float, others: list[float]) -> float:
-    return own - math.log(sum(math.exp(one) for one in others) / len(others))
+    """Eq. 1, of sums."""
+    return own - (log_sum_exp(others) - math.log(len(others)))
 
 
-def tss_pp(own: float, others: list[float], hardest: int, tau: float, lam: float) -> float:
+def tss_nce(own: float, others: list[float], hardest: int, tau: float) -> float:
+    """Eq. 2, of means: the log-probability of the true instruction in a softmax over it and the hardest."""
     hard = sorted(others, reverse=True)[:hardest]
-    return (1 + lam) * own - tau * math.log(sum(math.exp(one / tau) for one in hard) / len(hard))
+    return own / tau - log_sum_exp([value / tau for value in [own, *hard]])
+
+
+def tss_pp(own: float, others: list[float], hardest: int, tau: float, alpha: float) -> float:
+    """Eq. 3."""
+    return tss_nce(own, others, hardest, tau) + alpha * own
+
+
+def weights(scores: list[float | None], scale: float, clip: float) -> list[float | None]:
+    """min(exp(scale x), clip), divided by their mean; for scores whose weights no float loses."""
+    plain = [None if score is None else min(math.exp(scale * score), clip) for score in scores]
+    known = [weight for weight in plain if weight is not None]
+    return [None if weight is None else weight * len(known) / math.fsum(known) for weight in plain]
+
+
+def key(score: float, uniform: float, temperature: float) -> float:
+    """By what a draw at a temperature ranks."""
+    if temperature == 0:
+        return score
+    gumbel = -math.log(-math.log(uniform))
+    return gumbel if temperature == math.inf else score / temperature + gumbel
 
 
 def select(rows: list[dict], budget: int) -> list[str]:
@@ -147,7 +174,7 @@ def auroc(positive: list[float], negative: list[float]) -> float:
 
 
 def random_of(one: str, seed: int) -> float:
-    """A number in [0, 1) of an id and a seed, in Python's integers: SplitMix64's mixing, once for each half of the id."""
+    """A number in (0, 1) of an id and a seed, in Python's integers: SplitMix64's mixing, once for each half of the id."""
 
     def mix(word):
         word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
@@ -155,7 +182,7 @@ def random_of(one: str, seed: int) -> float:
         return word ^ (word >> 31)
 
     key = (seed + 1) * 0x9E3779B97F4A7C15 % 2**64
-    return (mix(mix(int(one[:16], 16) ^ key) ^ int(one[16:], 16)) >> 11) / 2**53
+    return max(2**-54, (mix(mix(int(one[:16], 16) ^ key) ^ int(one[16:], 16)) >> 11) / 2**53)
 
 
 def recalled(stored, asked):

@@ -20,7 +20,7 @@ def in_tasks(dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[i
 
 def through(batch: Any, *, actor: type, settings: dict[str, Any]) -> Any:
     """What an actor makes of a batch; the newest of each kind stays."""
-    key = json.dumps([actor.__name__, settings], sort_keys=True)
+    key = json.dumps([actor.__name__, settings], sort_keys=True, default=repr)
     if key not in _instances:
         for other in [one for one in _instances if json.loads(one)[0] == actor.__name__]:
             del _instances[other]

@@ -25,13 +25,19 @@ FLOORS = (
     "pipeline",
     "pipeline.demo",
 )
-GROUND = {"pipeline.config", "pipeline.errors"}  # what every folder of the pipeline may know
+GROUND = {  # what every folder of the pipeline may know
+    "pipeline.config",
+    "pipeline.config_section",
+    "pipeline.config_select",
+    "pipeline.errors",
+    "pipeline.interruption",
+}
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
-    "torch": {"models", "scorer", "decoder", "attention", "head", "batch_budget", "generator"},
-    "transformers": {"models", "chat_template", "generator"},
+    "torch": {"models", "checkpoint", "scorer", "probe", "decoder", "attention", "head", "batch_budget", "generator"},
+    "transformers": {"models", "checkpoint", "chat_template", "generator"},
     "sentence_transformers": {"embedder"},
-    "sklearn": {"embedder"},
+    "sklearn": {"embedder", "clusters"},
 }
 
 

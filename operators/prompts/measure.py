@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from operators.halving import halve
 from operators.normalise import Example
+from operators.prompts.special_text import EncodeProblem
 from operators.prompts.template import TemplateProblem
-from operators.prompts.tokenise import Encoder, Ids, TooLong, slices
+from operators.prompts.tokenise import Encoder, Ids, Problem, TooLong, slices
 from operators.rejections import Rejection
 
 
@@ -25,7 +26,8 @@ def measure(examples: list[Example], encoder: Encoder, *, too_long: str) -> list
     """Count tokens of each example; reject with `too_long`, `template_failed`, `empty_output` (no target ids),
     `outside_vocabulary` (an id that the model does not know) or, where the tokenizer itself fails, `encode_failed`.
 
-    `too_long`: "reject", or "truncate_input", which cuts the input from its end until the sequence fits.
+    `too_long`: "reject", or "truncate_input", which cuts the input from its end until the sequence fits. A conversation whose
+    turns go to a chat template as turns has no input that could be cut.
     """
     return [
         result
@@ -53,7 +55,9 @@ def _encode_failed(example: Example, error: Exception) -> list[Measured | Reject
 def _measure(examples: Sequence[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
     over = [encoder.certainly_over(example.output) for example in examples]
     possible = [example for example, certain in zip(examples, over, strict=True) if not certain]
-    prompts = iter(encoder.prompts([(example.instruction, example.input) for example in possible]))
+    turns = [encoder.turns(example.instruction, example.messages) for example in possible]
+    rows = [(example.instruction, example.input, before) for example, before in zip(possible, turns, strict=True)]
+    prompts = iter(encoder.prompts(rows))
     targets = iter(encoder.targets([example.output for example in possible]))
     return [
         _rejected(f"{len(example.output):,} characters of output", encoder)
@@ -64,15 +68,17 @@ def _measure(examples: Sequence[Example], encoder: Encoder, too_long: str) -> li
 
 
 def _measure_one(
-    example: Example, prompt: Ids | TemplateProblem | TooLong, target: Ids, encoder: Encoder, too_long: str
+    example: Example, prompt: Ids | Problem | TooLong, target: Ids, encoder: Encoder, too_long: str
 ) -> Measured | Rejection:
     if isinstance(prompt, TemplateProblem):
         return Rejection("template_failed", str(prompt))
-    if len(target) == int(encoder.append_eos):
+    if isinstance(prompt, EncodeProblem):
+        return Rejection("encode_failed", str(prompt))
+    if len(target) == len(encoder.end):
         return Rejection("empty_output", "the tokenizer gives no token for this output")
     if isinstance(prompt, list) and len(prompt) + len(target) <= encoder.max_length:
         return _counted(prompt, target, len(example.input), encoder)
-    if too_long == "truncate_input" and example.input:
+    if too_long == "truncate_input" and example.input and encoder.turns(example.instruction, example.messages) is None:
         kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - len(target))
         if kept is not None:
             return _counted(encoder.prompt(example.instruction, example.input[:kept]), target, kept, encoder)

@@ -46,16 +46,17 @@ class RenderProcess:
         self._lock = threading.Lock()
         self._start()
 
-    def render(self, instruction: str, input: str) -> str:
+    def render(self, instruction: str, input: str, *more: str | None) -> str:
         """The text of one row; raises TemplateProblem, and OSError where no process can be started: no row is to blame."""
-        where = f"on a row of {len(instruction) + len(input)} characters"
+        row = [instruction, input, *more]
+        where = f"on a row of {sum(len(text) for text in row[:3] if text)} characters"
         with self._lock:
             try:
-                return self._ask_living([instruction, input], where)
+                return self._ask_living(row, where)
             except ProcessEnded:
-                return self._ask_living([instruction, input], where)
+                return self._ask_living(row, where)
 
-    def _ask_living(self, row: list[str], where: str) -> str:
+    def _ask_living(self, row: list[str | None], where: str) -> str:
         if self._process.poll() is not None:
             try:
                 self._start()

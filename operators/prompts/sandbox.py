@@ -7,13 +7,18 @@ so. Any other is rendered by `render_process`, under limits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from jinja2 import StrictUndefined, Template, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Render = Callable[[str, str], str]  # from instruction and input to a prompt's text
+
+class Render(Protocol):
+    """From a row to its prompt's text. `turns` are those of a conversation, which a chat template alone renders as turns."""
+
+    def __call__(self, instruction: str, input: str, turns: str | None = None, /) -> str: ...
+
 
 MAX_SOURCE = 1 << 20  # characters of a template
 MAX_TEXT = 1 << 25  # characters of a rendered text
@@ -46,7 +51,7 @@ def compile_jinja(text: str) -> Render:
     # A row has the same prompt whenever it is rendered.
     del environment.filters["random"], environment.globals["lipsum"]
     template = environment.from_string(text)
-    return lambda instruction, input: text_of(template, {"instruction": instruction, "input": input})
+    return lambda instruction, input, *_: text_of(template, {"instruction": instruction, "input": input})
 
 
 def text_of(template: Template, variables: Mapping[str, Any]) -> str:

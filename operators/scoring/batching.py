@@ -94,11 +94,23 @@ def _places(
     return np.asarray(first[segment] + positions - start[segment])
 
 
-def padded_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
-    """Batches of sequences of similar length, padded on the right: no position that counts ever sees padding."""
-    lengths = np.diff(sequences.bounds) - 1
-    for rows in length_batches(lengths, batch_tokens):
-        width = int(lengths[rows].max())
+@dataclass(frozen=True)
+class RotationChange:
+    """What a model whose rotations depend on the longest sequence of a batch does: of sequences of more than `above` tokens all
+    positions are rotated otherwise, by other angles for each length where `each`."""
+
+    above: int
+    each: bool
+
+
+def padded_batches(sequences: Sequences, batch_tokens: int, changes: Sequence[RotationChange] = ()) -> Iterator[Batch]:
+    """Batches of sequences of similar length, padded on the right: no position that counts ever sees padding. With `changes`,
+    sequences of one batch have the rotations that each of them would have alone."""
+    whole = np.diff(sequences.bounds)
+    lengths = whole - 1
+    for rows in length_batches(lengths, batch_tokens, [_rotated_alike(whole, change) for change in changes]):
+        # The last token is not needed, but where it counts for the rotations there is a place for it.
+        width = int(lengths[rows].max()) + bool(changes)
         ids = np.zeros((len(rows), width), dtype=np.int64)  # any id pads: it stands after all that counts
         inside = np.arange(width) < lengths[rows][:, None]
         ids[inside] = sequences.flat[runs(sequences.bounds[rows], lengths[rows])]
@@ -107,8 +119,14 @@ def padded_batches(sequences: Sequences, batch_tokens: int) -> Iterator[Batch]:
         yield Batch(rows, ids, None, owners * width + positions - 1, wanted, owners, padding)
 
 
-def length_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Split sequence indices into batches of similar length.
+def _rotated_alike(lengths: np.ndarray, change: RotationChange) -> np.ndarray:
+    """Int64 [N]: sequences with equal numbers have the same rotations."""
+    return np.where(lengths > change.above, lengths if change.each else change.above + 1, 0)
+
+
+def length_batches(lengths: np.ndarray, batch_tokens: int, alike: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+    """Split sequence indices into batches of similar length, of which each has equal numbers in every array [N] of `alike`;
+    these grow with the lengths.
 
     `lengths`: int array [N], tokens per sequence. A batch of n sequences whose longest has t tokens costs n * t, padding
     included, and that is at most `batch_tokens`, but for a single sequence that is longer by itself. Longest first, so that
@@ -118,6 +136,9 @@ def length_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     batches, start = [], 0
     while start < len(order):
         size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
+        batch = order[start : start + size]
+        for numbers in alike:
+            batch = batch[numbers[batch] == numbers[batch[0]]]
+        batches.append(batch)
+        start += len(batch)
     return batches

@@ -16,11 +16,13 @@ import torch
 from torch.nn import functional
 
 from operators.scoring.attention import Layout, attend
+from operators.scoring.batching import RotationChange
 
 # Pre-norm decoders with rotary positions in halves and a gated feed-forward part. Others run as transformers runs them.
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text"}
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-_ROPE_BY_LENGTH = {"dynamic", "longrope"}  # rotations that depend on the longest sequence of a batch
+# Rotations that depend on the longest sequence of a batch, by names old and new.
+_ROPE_BY_LENGTH = {"dynamic", "longrope", "su"}
 
 Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [T, 1, D / 2] each
 
@@ -28,16 +30,42 @@ Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, [T, 1, D / 2]
 def walkable(model: Any) -> bool:
     """Whether the decoder is one that `Decoder` knows how to run."""
     config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {settings.get("rope_type") for settings in [rope, *rope.values()] if isinstance(settings, dict)}
     return (
         config.model_type in FAMILIES
         and set(getattr(config, "layer_types", None) or []) <= _LAYER_TYPES
-        and not kinds & _ROPE_BY_LENGTH
+        and not rotation_changes(config)
         and not getattr(config, "attn_logit_softcapping", None)
         and not getattr(config, "use_bidirectional_attention", False)
         and all(type(module) is torch.nn.Linear for layer in model.get_decoder().layers for module in _products(layer))
     )
+
+
+def rotation_changes(config: Any) -> tuple[RotationChange, ...]:
+    """Where the rotations of a model change with the longest sequence of a batch, by its text configuration."""
+    changes = set()
+    for key in ("rope_parameters", "rope_scaling"):  # the second in models that bring their own code
+        rope = getattr(config, key, None) or {}
+        for settings in (rope, *rope.values()):
+            kind = settings.get("rope_type", settings.get("type")) if isinstance(settings, dict) else None
+            if kind in _ROPE_BY_LENGTH:
+                changes.add(RotationChange(_original_positions(config, settings, kind), each=kind == "dynamic"))
+    return tuple(sorted(changes, key=lambda change: (change.above, change.each)))
+
+
+def _original_positions(config: Any, settings: dict[str, Any], kind: str) -> int:
+    """How long a sequence may be before its rotations change; 0 where nothing says so."""
+    key = "original_max_position_embeddings"
+    # Dynamic ones reckon from the positions of the model, whatever their settings say.
+    original = None if kind == "dynamic" else settings.get(key) or getattr(config, key, None)
+    return int(original or getattr(config, "max_position_embeddings", None) or 0)
+
+
+def window_of(layer: Any, config: Any) -> int | None:
+    """How many positions back a layer sees, as its family's code reads it; None: all. A configuration may name a window that
+    the family does not know."""
+    of_layer = hasattr(layer.self_attn, "sliding_window") or config.model_type != "mistral"
+    window: int | None = getattr(layer.self_attn if of_layer else config, "sliding_window", None)
+    return window
 
 
 def _products(layer: Any) -> list[Any]:
@@ -72,6 +100,7 @@ class Decoder:
         self._typed_rope = "layer_type" in inspect.signature(self._model.rotary_emb.forward).parameters
         types = getattr(self._config, "layer_types", None) or [None] * len(self._layers)
         self._types = types[: len(self._layers)]
+        self._windows = [window_of(layer, self._config) for layer in self._layers]
         first = self._layers[0].self_attn.q_proj.weight
         self._turned = (
             [_turn(layer.self_attn) for layer in self._layers]
@@ -90,7 +119,7 @@ class Decoder:
         gated: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for number, (layer, kind) in enumerate(zip(self._layers, self._types, strict=True)):
             self._norm(layer.input_layernorm, h_TC, out=x_TC)
-            mixed = self._attention(number, x_TC, layout, kind, rotations[kind])
+            mixed = self._attention(number, x_TC, layout, rotations[kind])
             if number == last:
                 h_TC, mixed = h_TC.index_select(0, wanted_M), mixed.index_select(0, wanted_M)
                 x_TC = torch.empty_like(h_TC)
@@ -115,9 +144,7 @@ class Decoder:
         weight = module.weight if weight is None else weight
         return out.mul_(weight + self._norm_offset if self._norm_offset else weight)
 
-    def _attention(
-        self, number: int, x_TC: torch.Tensor, layout: Layout, kind: str | None, rotation: Rotation
-    ) -> torch.Tensor:
+    def _attention(self, number: int, x_TC: torch.Tensor, layout: Layout, rotation: Rotation) -> torch.Tensor:
         block = self._layers[number].self_attn
         turned = self._turned[number] if self._turned else None
         source, rotate = (turned, _rotate_pairs) if turned else (block, _rotate_halves)
@@ -129,12 +156,7 @@ class Decoder:
             q = self._norm(block.q_norm, q, weight=turned.q_norm if turned else None)
             k = self._norm(block.k_norm, k, weight=turned.k_norm if turned else None)
         q, k = rotate(q, *rotation), rotate(k, *rotation)
-        return attend(q, k, v, layout, block.scaling, self._window(kind)).flatten(1)
-
-    def _window(self, kind: str | None) -> int | None:
-        if kind == "full_attention" or not getattr(self._config, "use_sliding_window", True):
-            return None
-        return getattr(self._config, "sliding_window", None)
+        return attend(q, k, v, layout, block.scaling, self._windows[number]).flatten(1)
 
     def _add_attention(self, layer: Any, h_TC: torch.Tensor, mixed_TE: torch.Tensor) -> None:
         project = layer.self_attn.o_proj

@@ -21,15 +21,14 @@ from operators.model_files import (
     folder_of,
     looks_local,
     version_of,
+    weight_shapes,
 )
+from operators.model_files import ModelProblem as ModelProblem
+from operators.scoring.checkpoint import header_problem, kind_problem, quantisation_problem, report_problem
 
-_VERSION = "1"  # of how this project computes a likelihood; stored ones of another version are not used
+_VERSION = "2"  # of how this project computes a likelihood; stored ones of another version are not used
 _NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class ModelProblem(ValueError):
-    """A model or tokenizer that cannot be used, in words for the person who named it."""
 
 
 def resolve(name: str) -> str:
@@ -58,8 +57,12 @@ def _check_folder(name: str) -> None:
         raise ModelProblem(f"scorer.model: {name!r}: the folder has no {_NO_SAFETENSORS}")
 
 
-def check_weights(name: str, version: str, config: Any) -> None:
-    """Raise ModelProblem where a model has no weights that `load_model` would load, before anything depends on them."""
+def check_weights(name: str, version: str, config: Any, *, trust_remote_code: bool = False) -> None:
+    """Raise ModelProblem where a model is no causal LM or has not all weights that `load_model` would load, before anything
+    depends on them. Configuration and headers of files tell; no weight is read, and none downloaded."""
+    problem = kind_problem(config, trust_remote_code=trust_remote_code) or quantisation_problem(config)
+    if problem:
+        raise ModelProblem(f"scorer.model: {name!r}: {problem}")
     try:
         files = files_of(name, version)
     except OSError as error:
@@ -73,6 +76,15 @@ def check_weights(name: str, version: str, config: Any) -> None:
         raise ModelProblem(
             f"scorer.model: {name!r}: there is no {named or ' or '.join(sorted(SAFETENSORS))}, so it has no {_NO_SAFETENSORS}"
         )
+    # Of a file and an index transformers takes the file, which comes first here too.
+    weights = named or min(files & SAFETENSORS)
+    try:
+        shapes = weight_shapes(name, version, files, weights)
+    except OSError as error:
+        raise _problem(name, "the weights", error) from error
+    problem = header_problem(config, shapes, trust_remote_code=trust_remote_code)
+    if problem:
+        raise ModelProblem(f"scorer.model: {name!r}: {problem}")
 
 
 def _refuse_pickle(name: str, config: Any) -> None:
@@ -157,11 +169,12 @@ def load_model(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> torch.nn.Module:
-    """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem."""
+    """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem, also where
+    its files lack weights that it needs."""
     config = load_config(name, version=version, trust_remote_code=trust_remote_code)
     _refuse_pickle(name, config)
     device = device or device_of(gpu=False)
-    model = _load(
+    model, report = _load(
         AutoModelForCausalLM,
         "the weights",
         name,
@@ -169,8 +182,13 @@ def load_model(
         MODEL_FILES,
         dtype=resolve_dtype(dtype, device),
         use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that the report tells of them, as of those that are missing
         trust_remote_code=trust_remote_code,
     )
+    problem = report_problem(report)
+    if problem:
+        raise ModelProblem(f"scorer.model: {name!r}: {problem}")
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(torch.device(device))
     return loaded
 

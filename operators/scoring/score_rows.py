@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from operators.hashing import DIGEST_BYTES, content_hash
 from operators.schema import LIKELIHOODS, STORED, from_rows
+from operators.scoring.draw import Threshold
 from operators.scoring.scores import ScoreSettings, upper_bound
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Scoring:
         work: Work | None = None,
     ):
         self._encoded, self._scorer, self.work = encoded, scorer, work or Work()
+        self._ids = encoded["id"].to_pylist()
         self._memory = memory or Memory({}, {}, lambda finished: None, float("inf"))
         self._targets = _ragged(encoded["target"])
         prompts = _ragged(encoded["prompt"])
@@ -97,7 +99,7 @@ class Scoring:
         width = _FIRST + int(self.counts.max(initial=0))
         self._sums = np.full((len(encoded), width), np.nan)
         self.done = np.zeros((len(encoded), width), dtype=bool)
-        self._means = np.full((len(encoded), width), np.nan, dtype=np.float32)
+        self._means = np.full((len(encoded), width), np.nan)
         self._digests = [
             [pair_digest(prompt, target) for prompt in row]
             for row, target in zip(self._prompts, self._targets, strict=True)
@@ -146,7 +148,7 @@ class Scoring:
         for row, column in cells:
             total = self._by_digest[self._digests[row][column]]
             self._sums[row, column] = total
-            self._means[row, column] = np.float32(total / len(self._targets[row]))
+            self._means[row, column] = total / len(self._targets[row])
             self.done[row, column] = True
 
     def _compute(self, digests: list[bytes], pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -196,8 +198,8 @@ class Scoring:
         """Score every pair."""
         self.score(np.ones_like(self.done))
 
-    def score_down_to(self, threshold: float, settings: ScoreSettings) -> None:
-        """Score every row until its tss_pp is known or cannot reach `threshold`.
+    def score_down_to(self, threshold: Threshold, settings: ScoreSettings) -> None:
+        """Score every row until its tss_pp is known or cannot reach the threshold.
 
         Alternatives come in the order of their rank, one more for each row that is still open at each step: the hardest are
         mostly among the nearest, and the order that would be best saves little more (tests/benchmarks/RESULTS.md).
@@ -210,20 +212,11 @@ class Scoring:
             wanted[rows, self.done[rows].sum(axis=1)] = True
             self.score(wanted)
 
-    def _reaching(self, threshold: float, settings: ScoreSettings) -> np.ndarray:
-        """Rows that have alternatives left to score and an upper bound that is not below the threshold."""
-        unfinished = np.flatnonzero(self.done.sum(axis=1) < self.counts + _FIRST)
-        bounds = [
-            upper_bound(
-                self._means[row, _OWN],
-                self._means[row, _FIRST:][self.done[row, _FIRST:]],
-                int(self.counts[row]),
-                len(self._targets[row]),
-                settings,
-            )
-            for row in unfinished
-        ]
-        return unfinished[np.array(bounds, dtype=np.float64) >= threshold]
+    def _reaching(self, threshold: Threshold, settings: ScoreSettings) -> np.ndarray:
+        """Rows that have alternatives left to score and an upper bound that reaches the threshold."""
+        rows = np.flatnonzero(self.done.sum(axis=1) < self.counts + _FIRST)
+        bounds = upper_bound(self._means[rows, _OWN], self._means[rows, _FIRST:], settings)
+        return np.asarray(rows[threshold.reached(bounds, [self._ids[row] for row in rows])])
 
     def _exists(self) -> np.ndarray:
         return np.asarray(np.arange(self.done.shape[1]) < self.counts[:, None] + _FIRST)
@@ -234,15 +227,13 @@ class Scoring:
 
     def table(self) -> pa.Table:
         """LIKELIHOODS; an alternative that was not scored has a null mean."""
-        records = self._encoded.drop_columns(
-            ["prompt", "target", "alternatives", "file", "line", "pair_key"]
-        ).to_pylist()
+        records = self._encoded.drop_columns(["prompt", "target", "alternatives", "pair_key"]).to_pylist()
         return from_rows(
             [
                 {
                     **record,
                     "n_target_tokens": len(self._targets[row]),
-                    "loglik_sum": np.float32(self._sums[row, _OWN]),
+                    "loglik_sum": self._sums[row, _OWN],
                     "loglik_mean": self._means[row, _OWN],
                     "loglik_empty_mean": self._means[row, _EMPTY],
                     "n_alternatives": len(self._offers[row]),

@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 
+from operators.model_files import ModelProblem
 from operators.scoring.attention import Layout
 from operators.scoring.batching import Batch, Ids, Segments, Sequences, packed_batches, padded_batches
-from operators.scoring.decoder import Decoder, walkable
+from operators.scoring.decoder import Decoder, rotation_changes, walkable
 from operators.scoring.head import finish_of, target_logprobs, tiled
+from operators.scoring.probe import Probe, Trial, within
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run whole
@@ -33,14 +36,18 @@ class TargetScorer:
     """Sums of target log-probabilities under one model.
 
     `model` is any causal LM of transformers; `batch_tokens` bounds the tokens of a forward pass. When memory runs out on a
-    batch, the bound is halved and the batch is cut, down to one sequence; then the error is raised.
+    batch, the bound is halved and the batch is cut, down to one sequence; then the error is raised. `longest` is the most
+    tokens that a sequence will have, where that is known. Raises ModelProblem for a model that is not causal.
     """
 
-    def __init__(self, model: Any, batch_tokens: int):
+    def __init__(self, model: Any, batch_tokens: int, longest: int | None = None):
         self.model, self.batch_tokens = model, batch_tokens
         self.device = next(model.parameters()).device
         self.forwarded_tokens = 0  # with padding
         self.padding_tokens = 0
+        self._changes = rotation_changes(model.config.get_text_config())
+        self._probe = Probe(model, longest, self._forget_lengths)
+        self._require_causal()
         self.way, self._forward, self._batches = self._fastest_way()
 
     def sums(
@@ -68,7 +75,24 @@ class TargetScorer:
     def works(self) -> bool:
         """Whether the scorer still gives the model's own numbers for fixed ids: if so, what it fails on is at fault. What the
         model raises is raised."""
-        return self._agrees(self._forward, self._batches)
+        return self._agrees(self._forward, self._batches, [self._probe.short()])
+
+    def _require_causal(self) -> None:
+        length = self._probe.looks_ahead()
+        if length is not None:
+            raise self._problem(
+                f"the model is not causal: among {length} tokens, the likelihood of one changes with those that follow it; "
+                "accepted: a causal (decoder-only) language model"
+            )
+
+    def _problem(self, what: str) -> ModelProblem:
+        return ModelProblem(f"scorer.model: {getattr(self.model.config, 'name_or_path', '')!r}: {what}")
+
+    @torch.inference_mode()
+    def _forget_lengths(self) -> None:
+        """Bring a model to the rotations of short sequences: dynamic ones are those of the longest that it has seen since."""
+        if any(change.each for change in self._changes):
+            self.model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=self.device), use_cache=False)
 
     def _score(self, sequences: Sequences, indices: np.ndarray, results: _Results) -> None:
         for batch in self._batches(sequences, self.batch_tokens):
@@ -97,6 +121,7 @@ class TargetScorer:
     @torch.inference_mode()
     def _sums(self, batch: Batch, forward: Forward) -> torch.Tensor:
         """Float64 [B] on the device."""
+        self._forget_lengths()
         places_M, wanted_M, owners_M = map(self._to_device, (batch.places, batch.wanted, batch.owners))
         chosen_M = forward(batch, places_M, wanted_M)
         sums_B = torch.zeros(len(batch.sequences), dtype=torch.float64, device=self.device)
@@ -106,10 +131,19 @@ class TargetScorer:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def _fastest_way(self) -> tuple[str, Forward, Batches]:
-        """Its name, how to run a batch, and how to make batches. Each way is compared with the model's own logits first:
-        architectures do more between decoder and head than any list of configuration keys tells."""
+        """Its name, how to run a batch, and how to make batches. Each way is compared first with the model's own logits for one
+        sequence at a time: architectures do more between decoder and head than any list of configuration keys tells."""
+        trials = self._probe.all()
+        for way, forward, batches in self._ways():
+            if self._agrees(forward, batches, trials):
+                return way, forward, batches
+        raise self._problem("the model gives other numbers for the same tokens each time; accepted: one that does not")
+
+    def _ways(self) -> Iterator[tuple[str, Forward, Batches]]:
+        """The ways in which a model may be run, the fastest first."""
         model = self.model
         decoder, head = model.get_decoder(), model.get_output_embeddings()
+        alike = partial(padded_batches, changes=self._changes)
 
         def whole(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
             logits = model(input_ids=self._to_device(batch.ids), use_cache=False).logits.flatten(0, 1)
@@ -117,52 +151,41 @@ class TargetScorer:
                 [_chosen(logits[places_M[rows]], wanted_M[rows]) for rows in _chunks(len(wanted_M), logits)]
             )
 
-        if decoder is model or not tiled(model):
-            return "whole", whole, padded_batches
-        finish = finish_of(model)
+        if decoder is not model and tiled(model):
+            finish = finish_of(model)
 
-        def padded(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
-            hidden = decoder(input_ids=self._to_device(batch.ids), use_cache=False).last_hidden_state
-            return target_logprobs(head, finish, hidden.flatten(0, 1)[places_M], wanted_M)
+            def padded(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
+                hidden = decoder(input_ids=self._to_device(batch.ids), use_cache=False).last_hidden_state
+                return target_logprobs(head, finish, hidden.flatten(0, 1)[places_M], wanted_M)
 
-        def packed(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
-            layout = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
-            hidden = walk.hidden(self._to_device(batch.ids), layout, places_M)
-            return target_logprobs(head, finish, hidden, wanted_M)
+            if walkable(model):
+                walk = Decoder(model)
 
-        if walkable(model):
-            walk = Decoder(model)
-            if self._agrees(packed, packed_batches):
-                return "packed", packed, packed_batches
-        if self._agrees(padded, padded_batches):
-            return "padded", padded, padded_batches
-        return "whole", whole, padded_batches
+                def packed(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
+                    layout = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
+                    hidden = walk.hidden(self._to_device(batch.ids), layout, places_M)
+                    return target_logprobs(head, finish, hidden, wanted_M)
+
+                yield "packed", packed, packed_batches
+            yield "padded", padded, alike
+        yield "whole", whole, alike
+        # Where what stands in a batch changes what the others give.
+        yield "alone", whole, lambda sequences, batch_tokens: alike(sequences, 1)
 
     @torch.inference_mode()
-    def _agrees(self, forward: Forward, batches: Batches) -> bool:
-        config = self.model.config.get_text_config()
-        trunk = [(7 * i + 3) % config.vocab_size for i in range(30)]
-        prompts = [trunk[:length] for length in (1, 12, 25, 30)]
-        targets = [[(11 * i + length) % config.vocab_size for i in range(length)] for length in (5, 1, 9, 3)]
-        expected = []
-        for prompt, target in zip(prompts, targets, strict=True):
-            ids = self._to_device(np.array([prompt + target], dtype=np.int64))
-            logprobs = (
-                self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            )
-            expected.append(logprobs.gather(1, ids[0, len(prompt) :, None]).sum().item())
-        sequences, sums = Sequences.of(prompts, targets), np.zeros(len(prompts))
-        try:
-            for batch in batches(sequences, 1 << 20):
-                sums[batch.sequences] = self._sums(batch, forward).cpu().numpy()
-        except (TypeError, AttributeError, RuntimeError, ValueError) as error:
-            _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
-            return False
-        gaps = np.abs(sums - expected)
-        if self.model.dtype == torch.float32:
-            return bool((gaps / sequences.targets).max() <= 1e-4)
-        # The model's own logits are rounded to its dtype, by up to some hundredths each.
-        return bool(gaps.sum() / sequences.targets.sum() <= 0.05)
+    def _agrees(self, forward: Forward, batches: Batches, trials: list[Trial]) -> bool:
+        """Whether a way gives for all sequences of each trial together what the model gives for each by itself."""
+        for trial in trials:
+            sequences, sums = Sequences.of(trial.prompts, trial.targets), np.zeros(len(trial.prompts))
+            try:
+                for batch in batches(sequences, 1 << 20):
+                    sums[batch.sequences] = self._sums(batch, forward).cpu().numpy()
+            except (TypeError, AttributeError, RuntimeError, ValueError) as error:
+                _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
+                return False
+            if not within(np.abs(sums - trial.expected), sequences.targets, self.model.dtype):
+                return False
+        return True
 
 
 class _Results:

@@ -22,7 +22,8 @@ from operators.schema import SCORED
 SCORE_CHOICES = tuple(
     field.name
     for field in SCORED
-    if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)) and field.name != "tss_pp_bound"
+    if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
+    and field.name not in ("tss_pp_bound", "weight")  # a weight follows from the score
 )
 _COMPARE: dict[type, Callable[..., Any]] = {
     ast.Lt: pc.less,
@@ -126,6 +127,22 @@ def column(table: pa.Table, name: str, kind: type | None = None) -> pa.ChunkedAr
     )
 
 
+def group_name(value: Any) -> str:
+    """A value of a column as the name of its group: text as it is, what is equal under JSON by one name."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def groups(table: pa.Table, name: str) -> list[str | None]:
+    """The group of each row by a stored or user column; None where it has no value."""
+    stored = name in SCORED.names
+    values = table[name].to_pylist() if stored else [json.loads(text).get(name) for text in table["extra"].to_pylist()]
+    return [None if value is None else group_name(value) for value in values]
+
+
 def _float(value: float) -> float:
     """A row's number, which JSON allows to have any number of digits, as float64."""
     try:
@@ -202,8 +219,8 @@ def _operand(node: ast.expr, table: pa.Table, kind: type | None) -> Any:
 
 
 def numeric(table: pa.Table, name: str) -> np.ndarray:
-    """Float64 [N] of a numeric column; NaN where it is null or not finite."""
-    values = table[name].cast(pa.float64()).to_numpy().astype(np.float64)
+    """Float64 [N] of a numeric column, stored or the user's; NaN where it is null, not a number or not finite."""
+    values = column(table, name, float).cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 

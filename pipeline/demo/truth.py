@@ -22,7 +22,16 @@ ALL = "all"  # specific against every other kind at once
 FRACTIONS = (0.05, 0.10, 0.15, 0.30)
 # Each signal in the direction that finds specific rows best: where the sign is -1, low values come first. In the other
 # direction an AUROC is 1 less this one.
-SIGNALS: dict[str, int] = {"tss_pp": 1, "tss": 1, "ppl": -1, "ifd": -1, "ifd_loss": -1, "length": 1, "random": 1}
+SIGNALS: dict[str, int] = {
+    "tss_pp": 1,
+    "tss_nce": 1,
+    "tss": 1,
+    "ppl": -1,
+    "ifd": -1,
+    "ifd_loss": -1,
+    "length": 1,
+    "random": 1,
+}
 _CELLS = 2_000_000  # resamples times rows that are looked at together
 _ROWS_DRAWN = 4_000_000  # rows of all resamples, above which fewer are drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 
 from operators.prompts.template import load_template
@@ -15,15 +16,19 @@ def cached_encoder(
     trust_remote_code: bool,
     template: str,
     template_text: str,
+    chat: str,
     append_eos: bool,
     max_length: int,
     vocab_size: int | None,
+    bos_opens_turns: bool,
 ) -> Encoder:
-    """The encoder of this worker process; tasks that follow each other share it."""
+    """The encoder of this worker process; tasks that follow each other share it. `chat` holds the variables of a chat template,
+    as JSON."""
     from operators.scoring.models import (
         load_tokenizer,  # brings torch, which processes that encode nothing should not wait for
     )
 
     tokenizer = load_tokenizer(model, version=version, trust_remote_code=trust_remote_code)
     # The text that the driver read is what counts: a template file need not exist on this machine.
-    return Encoder(tokenizer, load_template(template, tokenizer, template_text), append_eos, max_length, vocab_size)
+    loaded = load_template(template, tokenizer, template_text, json.loads(chat))
+    return Encoder(tokenizer, loaded, append_eos, max_length, vocab_size, bos_opens_turns)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import Dataset
@@ -53,6 +54,20 @@ def items(values: Sequence[Any], together: int = 1) -> Dataset:
     return ray.data.from_items(
         [{"item": to_json(value)} for value in values], override_num_blocks=max(1, -(-len(values) // together))
     )
+
+
+def packed(values: Sequence[R], size: Callable[[R], int], room: int, together: int = 1000) -> Dataset:
+    """As `items`: in each block so many values as have `room` of size, or one that has more, and at most `together`."""
+    packs: list[list[R]] = []
+    left = 0
+    for value in values:
+        if not packs or size(value) > left or len(packs[-1]) == together:
+            packs.append([])
+            left = room
+        packs[-1].append(value)
+        left -= size(value)
+    ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
+    return ray.data.from_arrow([pa.table({"item": [to_json(value) for value in pack]}) for pack in packs])
 
 
 def mapped(dataset: Dataset, function: Callable[..., Any], **options: Any) -> Dataset:

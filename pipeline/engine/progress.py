@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 import pyarrow as pa
 from rich.console import Console
@@ -22,23 +24,42 @@ from rich.progress import (
 )
 
 from pipeline.engine import metrics
+from pipeline.interruption import Interruption
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_LOOKS = 60.0
 
 
+class _Screen(io.TextIOBase):
+    """Standard error, for progress alone: where it cannot be written any more, the work goes on in silence."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
 class Reporter:
     """Shows stages on standard error and keeps the seconds that each took."""
-
-    # Set by the command line. An interrupt that arrives within a callback of a library is swallowed there, and the run would go
-    # on: then the next sign of progress ends it.
-    interrupted = False
-    published = ""  # the run that this command has made the current one; what comes after is tidying up
 
     def __init__(self, *, quiet: bool = False):
         self.timings: dict[str, float] = {}
         self._quiet = quiet
-        self._console = Console(stderr=True)
+        self._console = Console(file=cast("IO[str]", _Screen()))
 
     def say(self, text: str) -> None:
         """One line for the person who waits."""
@@ -57,9 +78,9 @@ class Reporter:
     ) -> Iterator[Stage]:
         """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long, and `look`
         from time to time what has come of units that are not finished."""
-        self.require_going()
+        Interruption.require_going()
         began = time.monotonic()
-        bar = self._bar() if sys.stderr.isatty() and not self._quiet else None
+        bar = self._bar() if self._console.is_terminal and not self._quiet else None
         stage = Stage(self, name, total, unit, bar)
         if slow and not bar:
             self.say(f"{name:<12} {stage.summary()}: {slow}")
@@ -69,11 +90,6 @@ class Reporter:
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - began
         self.say(f"{name:<12} {stage.summary()} in {time.monotonic() - began:.1f} s")
-
-    def require_going(self) -> None:
-        """Raise KeyboardInterrupt where the command was told to stop before."""
-        if Reporter.interrupted:
-            raise KeyboardInterrupt
 
     def _bar(self) -> Progress:
         return Progress(
@@ -101,7 +117,7 @@ class Stage:
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count finished units; `note` says more, such as rows so far."""
-        self._reporter.require_going()
+        Interruption.require_going()
         self._done += units
         self._note = note or self._note
         metrics.show("tss_stage_done", self._done, stage=self._name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 from operators.error_text import first_line
 from pipeline.errors import BadRequest
+from pipeline.interruption import Interruption, keep_handlers, restore_handlers
 
 # Ray itself needs free slots for reading, shuffling and writing beside the actors: with fewer than four, shuffles wait
 # seconds for workers that come and go.
@@ -132,8 +132,11 @@ def _initialised(otherwise: str, **settings: Any) -> Iterator[None]:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with without_native_log(), _sigterm_kept():
+        with without_native_log(), _handlers_kept():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+    except SystemExit as exit:  # how Ray's own handler of SIGTERM ends a process
+        Interruption.signals += 1
+        raise KeyboardInterrupt from exit
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadRequest(f"{otherwise}: {first_line(error)}") from error
     try:
@@ -157,14 +160,14 @@ def without_native_log() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Give SIGTERM back to the handler that it had: Ray's native code takes it, prints its stack and ends the process."""
-    handler = signal.getsignal(signal.SIGTERM)
+def _handlers_kept() -> Iterator[None]:
+    """Give signals back to the handlers that they had: Ray takes SIGTERM while it starts."""
+    handlers = keep_handlers()
     try:
         yield
     finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        if threading.current_thread() is threading.main_thread():
+            restore_handlers(handlers)
 
 
 def _configure() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,31 +10,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from operators.error_text import first_line
-from operators.hashing import content_hash
-from operators.normalise import Example, normalise
-from operators.prompts.measure import Measured, measure
-from operators.prompts.tokenise import Encoder
 from operators.rejections import Rejection
-from operators.retrieval.alternatives import instruction_key
-from operators.schema import ADMITTED, REJECTED, from_rows
 from pipeline.engine import metrics
 from pipeline.engine.attempts import Attempts, GivenUp, halve_by_deaths
 from pipeline.engine.encoder import cached_encoder
-from pipeline.engine.job import Job, execute, items, mapped
-from pipeline.reading.chunks import Chunk
+from pipeline.engine.job import Job, execute, items, mapped, packed
+from pipeline.reading.chunks import CHUNK_BYTES, Chunk, require_unchanged
+from pipeline.reading.collect import PART_CHARS, ChunkRows, Parts
 from pipeline.reading.readers import read_chunk
 from pipeline.reading.rows import NOTHING, RawRow, Unread
 from pipeline.reading.text_files import count_lines
-from pipeline.storage.parts import write_part
-from pipeline.storage.records import AdmittedChunk, Part, record_table, records_of
+from pipeline.storage.records import AdmittedChunk, record_table, records_of
 
 ROWS_AT_ONCE = 2000
-PART_CHARS = 32_000_000  # a part is written when its text is this long, so memory does not grow with a file
 # A chunk whose process died is tried again as a whole: machines fail. Then its rows are marked before they are tried, halved at
 # each death, down to one row. What dies outside of any row is a fault of the file or the machine.
 WHOLE_TRIES, ROW_TRIES, OUTSIDE_TRIES = 3, 2, 6
-COLUMNS_KEPT, COLUMN_CHARS = 1000, 200  # names of the rows' own columns that a run remembers, and how long one may be
-SHOWN_REJECTED = 3  # rejected rows named where there are too many
 
 
 def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[AdmittedChunk]:
@@ -52,7 +42,9 @@ def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[Admitt
             stage.advance(note=f"{rows:,} rows")
 
         kwargs = {"work": job.work, "encoder": encoder, "too_long": job.config.scorer.too_long}
-        return execute("read", AdmittedChunk, mapped(items(chunks), admit_chunk, fn_kwargs=kwargs), tick)
+        # Small files go together, so that a folder of thousands makes tens of tasks and parts.
+        dataset = packed(chunks, lambda chunk: max(chunk.stop, 0) - chunk.start or chunk.size, CHUNK_BYTES)
+        return execute("read", AdmittedChunk, mapped(dataset, admit_chunks, fn_kwargs=kwargs), tick)
 
 
 def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:
@@ -92,12 +84,18 @@ def count_chunk(batch: pa.Table) -> pa.Table:
     )
 
 
-def admit_chunk(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str) -> pa.Table:
-    """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk."""
-    return record_table(_admit(chunk, work, encoder, too_long) for chunk in records_of(Chunk, batch))
+def admit_chunks(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str) -> pa.Table:
+    """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk; rows of several chunks may share a part,
+    which stands in the record of the last of them."""
+    parts = Parts(work)
+    records = [_admit(chunk, work, encoder, too_long, parts) for chunk in records_of(Chunk, batch)]
+    parts.flush()
+    if records:
+        records[-1] = replace(records[-1], admitted=parts.admitted, rejected=parts.rejected)
+    return record_table(records)
 
 
-def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> AdmittedChunk:
+def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str, parts: Parts) -> AdmittedChunk:
     attempts = Attempts(work, f"read-{chunk.input_index}-{chunk.file_index}-{chunk.start}")
     deaths = attempts.counts()
     outside = 2 * deaths["chunk"] - deaths.total()  # each death has left a mark of the chunk
@@ -107,17 +105,20 @@ def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str) -> A
             "is there too little memory? Accepted: more memory, or the same rows as JSON lines (one object a line)"
         )
     with attempts.trying("chunk"):
-        output, start = _Output(work, chunk, cached_encoder(**encoder), too_long), 0
+        output, start = ChunkRows(parts, chunk, cached_encoder(**encoder), too_long), 0
         for rows in _batches(_rows(chunk)):
             if deaths["chunk"] < WHOLE_TRIES:
                 output.take(rows)
             else:
                 _take_carefully(rows, start, output, attempts, deaths)
             start += len(rows)
+        require_unchanged(chunk)
         return output.finish()
 
 
-def _take_carefully(rows: list[Unread], start: int, output: _Output, attempts: Attempts, deaths: Counter[str]) -> None:
+def _take_carefully(
+    rows: list[Unread], start: int, output: ChunkRows, attempts: Attempts, deaths: Counter[str]
+) -> None:
     """Take rows of which some may end the process; `start` is the place of the first in its chunk."""
 
     def attempt(places: range, name: str) -> None:
@@ -167,121 +168,3 @@ def _rows(chunk: Chunk) -> Iterator[Unread]:
 
 class UnreadableFile(RuntimeError):
     """A file that ends or breaks in the middle: what else it holds is unknown, so no run is published without it."""
-
-
-class _Output:
-    """The growing parts of one chunk and its counts."""
-
-    def __init__(self, work: str, chunk: Chunk, encoder: Encoder, too_long: str):
-        self._work, self._chunk, self._encoder, self._too_long = work, chunk, encoder, too_long
-        self._admitted: list[dict[str, Any]] = []
-        self._rejected: list[dict[str, Any]] = []
-        self._chars = self._read = 0
-        self._parts: dict[str, list[Part]] = {"admitted": [], "rejected": []}
-        self._reasons: Counter[str] = Counter()
-        self._columns: set[str] = set()
-        self._first_rejected: list[str] = []
-
-    def take(self, rows: list[Unread]) -> None:
-        """Look into rows, and admit or reject each."""
-        read: list[RawRow] = []
-        chars = 0
-        for unread in rows:
-            read.append(row := unread.read())
-            chars += len(row.raw)
-            if chars > PART_CHARS:
-                self.take_read(read)
-                read, chars = [], 0
-        self.take_read(read)
-
-    def take_read(self, rows: list[RawRow]) -> None:
-        """Admit or reject each row."""
-        examples: list[tuple[RawRow, Example]] = []
-        for row in rows:
-            try:
-                if row.problem is not None:
-                    raise row.problem
-                examples.append((row, normalise(row.record, self._chunk.columns)))
-            except Rejection as rejection:
-                self.reject(row, rejection)
-        lengths = measure([example for _, example in examples], self._encoder, too_long=self._too_long)
-        for (row, example), measured in zip(examples, lengths, strict=True):
-            if isinstance(measured, Rejection):
-                self.reject(row, measured)
-            else:
-                self._admit(row, example, measured)
-        if self._chars > PART_CHARS:
-            self._flush()
-
-    def _admit(self, row: RawRow, example: Example, measured: Measured) -> None:
-        self._read += 1
-        if len(self._columns) < COLUMNS_KEPT:
-            self._columns.update(name for name in json.loads(example.extra) if len(name) <= COLUMN_CHARS)
-        self._chars += len(example.instruction) + len(example.input) + len(example.output) + len(example.extra)
-        self._admitted.append(
-            {
-                "id": content_hash(example.instruction, example.input, example.output).hex(),
-                "source": self._chunk.source,
-                **vars(example),
-                **vars(measured),
-                "file": self._chunk.uri,
-                "input_index": self._chunk.input_index,
-                "file_index": self._chunk.file_index,
-                "line": row.line,
-                "instruction_key": instruction_key(example.instruction),
-                "pair_key": content_hash(example.input, example.output),
-            }
-        )
-
-    def reject(self, row: RawRow, rejection: Rejection) -> None:
-        """Keep a row with the reason why it cannot be used."""
-        self._read += 1
-        self._reasons[rejection.reason] += 1
-        detail = _encodable(rejection.detail)
-        if len(self._first_rejected) < SHOWN_REJECTED:
-            self._first_rejected.append(f"{self._chunk.uri}:{row.line}: {rejection.reason}, {detail[:100]}")
-        self._chars += len(row.raw)
-        self._rejected.append(
-            {
-                "source": self._chunk.source,
-                "file": self._chunk.uri,
-                "line": row.line,
-                "raw": _encodable(row.raw),
-                "reason": rejection.reason,
-                "detail": detail,
-            }
-        )
-
-    def _flush(self) -> None:
-        for kind, rows, schema in (("admitted", self._admitted, ADMITTED), ("rejected", self._rejected, REJECTED)):
-            if rows:
-                self._parts[kind].append(write_part(f"{self._work}/{kind}", from_rows(rows, schema), schema))
-        self._admitted, self._rejected, self._chars = [], [], 0
-
-    def finish(self) -> AdmittedChunk:
-        """Write what is left; the account of the chunk."""
-        self._flush()
-        columns = sorted(self._columns)[:COLUMNS_KEPT]
-        return AdmittedChunk(
-            self._chunk.source,
-            self._read,
-            self._parts["admitted"],
-            self._parts["rejected"],
-            dict(self._reasons),
-            columns,
-            self._first_rejected,
-        )
-
-
-def _encodable(text: str) -> str:
-    """Parquet text is UTF-8: what cannot be encoded is shown as an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def columns_of(chunks: list[AdmittedChunk]) -> list[str]:
-    """Names of the rows' own columns, from the records of all chunks; at COLUMNS_KEPT of them there may be others."""
-    columns: set[str] = set()
-    for chunk in chunks:
-        if len(columns) < COLUMNS_KEPT:
-            columns.update(chunk.columns)
-    return sorted(columns)[:COLUMNS_KEPT]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,6 +20,7 @@ from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
+from pipeline.storage.files import digest_of, list_files, version_in, version_of
 from pipeline.storage.urls import open_filesystem
 
 CHUNK_BYTES = 32 << 20
@@ -40,6 +41,7 @@ class Chunk:
     size: int
     split: str = "train"
     revision: str | None = None  # the commit of a dataset of the hub
+    version: str | None = None  # of the file when it was listed: what is read later must still be that
     start: int = 0
     stop: int = -1  # -1: to the end
     first_line: int = 1
@@ -69,19 +71,29 @@ def _files(index: int, asked: Input) -> list[Chunk]:
     except (OSError, ValueError, ImportError, RuntimeError, pa.ArrowException) as error:
         reason = first_line(error)
         raise BadRequest(f"input.{index}.path: {asked.path!r} cannot be read: {reason}") from error
-    unnamed = next((uri for uri, _ in listed if any("\ud800" <= char <= "\udfff" for char in uri)), None)
+    unnamed = next((uri for uri, *_ in listed if any("\ud800" <= char <= "\udfff" for char in uri)), None)
     if unnamed is not None:
         raise BadRequest(f"input.{index}.path: {unnamed!r}: the file's name is not UTF-8; accepted: a name that is")
     files = []
-    for number, (uri, size) in enumerate(listed):
+    for number, (uri, size, version) in enumerate(listed):
         kind = kind_of(uri) or ("saved", None)
         source = asked.source or stem_of(uri)
-        files.append(Chunk(uri, kind[0], kind[1], source, columns, index, number, size, split=asked.split))
+        files.append(
+            Chunk(uri, kind[0], kind[1], source, columns, index, number, size, split=asked.split, version=version)
+        )
     return files
 
 
-def _list(path: str) -> list[tuple[str, int]]:
-    """(URI, bytes) of each file of a path, glob or directory, sorted by name; a saved dataset is one file."""
+class Listed(NamedTuple):
+    """A file with its bytes and version; `size` is None for a link that leads nowhere."""
+
+    uri: str
+    size: int | None
+    version: str
+
+
+def _list(path: str) -> list[tuple[str, int, str]]:
+    """(URI, bytes, version) of each file of a path, glob or directory, sorted by name; a saved dataset is one file."""
     prefix = path.split("://")[0] + "://" if "://" in path else ""
     if any(sign in path for sign in _WILD) and not (not prefix and Path(path).exists()):
         return _glob(path if prefix else str(Path(path).expanduser()))
@@ -93,17 +105,42 @@ def _list(path: str) -> list[tuple[str, int]]:
         if kind_of(path) is None:
             raise ValueError(f"unknown kind of file; accepted: {ACCEPTED}")
         with filesystem.open_input_file(inner):
-            return [(path, info.size)]
+            return [(path, info.size, version_of(path))]
     if not prefix and ((Path(inner) / "dataset_info.json").is_file() or (Path(inner) / "dataset_dict.json").is_file()):
-        return [(path, sum(file.stat().st_size for file in Path(inner).rglob("*.arrow")))]
+        size = sum(file.stat().st_size for file in Path(inner).rglob("*.arrow"))
+        return [(path, size, version_of_folder(path))]
     inner = inner.rstrip("/")
-    files = _sorted_files((f"{prefix}{inner}/{name}", size) for name, size in _walk(filesystem, inner, (".", "_")))
+    walked = _walk(filesystem, inner, (".", "_"))
+    files = _sorted_files(file._replace(uri=f"{prefix}{inner}/{file.uri}") for file in walked)
     if not files:
         raise ValueError(f"no file of a known kind in this folder; accepted: {ACCEPTED}")
     return files
 
 
-def _glob(pattern: str) -> list[tuple[str, int]]:
+def version_of_folder(folder: str) -> str:
+    """What changes when any file of a folder does, or another comes or goes."""
+    files = list_files(str(Path(folder).absolute()), deep=True)
+    return digest_of("\n".join(f"{uri} {version_of(uri)}" for uri, _ in files).encode("utf-8", "surrogateescape"))
+
+
+def require_unchanged(chunk: Chunk) -> None:
+    """Raise ChangedInput where a file is not any more what it was when the inputs were listed: what is read of it would stand
+    under the digest of another content."""
+    if chunk.version is None:
+        return
+    try:
+        now = version_of_folder(chunk.uri) if chunk.kind == "saved" else version_of(chunk.uri)
+    except FileNotFoundError as error:
+        raise ChangedInput(f"{chunk.uri} has gone since the run began; put it back, and run again") from error
+    if now != chunk.version:
+        raise ChangedInput(f"{chunk.uri} has changed since the run began; run again when nothing writes to it")
+
+
+class ChangedInput(RuntimeError):
+    """An input that is written while it is read."""
+
+
+def _glob(pattern: str) -> list[tuple[str, int, str]]:
     """As `_list`, of a glob, which means the same on disks and in object stores: `*` and `?` stay within a name, `**` stands
     for folders at any depth, and what is hidden is passed over unless the pattern names it."""
     start = "".join(pattern[: min(pattern.index(sign) for sign in _WILD if sign in pattern)].rpartition("/")[:2])
@@ -115,35 +152,37 @@ def _glob(pattern: str) -> list[tuple[str, int]]:
     listed = _walk(filesystem, inner.rstrip("/"), hidden, deepest)
     # A link that leads nowhere may have named a folder in which the pattern goes on.
     files = _sorted_files(
-        (start + name, size) for name, size in listed if wanted.match(name) or (size is None and not kind_of(name))
+        file._replace(uri=start + file.uri)
+        for file in listed
+        if wanted.match(file.uri) or (file.size is None and not kind_of(file.uri))
     )
     if not files:
         raise FileNotFoundError(pattern)
     return files
 
 
-def _sorted_files(listed: Iterable[tuple[str, int | None]]) -> list[tuple[str, int]]:
-    """(URI, bytes) by name; raises FileNotFoundError where one is a link that leads nowhere."""
-    files: list[tuple[str, int]] = []
-    for uri, size in sorted(listed, key=lambda file: file[0]):
+def _sorted_files(listed: Iterable[Listed]) -> list[tuple[str, int, str]]:
+    """(URI, bytes, version) by name; raises FileNotFoundError where one is a link that leads nowhere."""
+    files: list[tuple[str, int, str]] = []
+    for uri, size, version in sorted(listed, key=lambda file: file.uri):
         if size is None:
             raise FileNotFoundError(uri)
-        files.append((uri, size))
+        files.append((uri, size, version))
     return files
 
 
 def _walk(
     filesystem: pafs.FileSystem, folder: str, hidden: tuple[str, ...], deepest: int | None = None
-) -> Iterator[tuple[str, int | None]]:
-    """(path in the folder, bytes) of files of known kinds, at most so many folders down; None instead of the bytes of a link
-    that leads nowhere, whether it named a file or a folder: Arrow's own listing leaves these out. Names that begin with a mark
+) -> Iterator[Listed]:
+    """Files of known kinds by their paths in the folder, at most so many folders down; without bytes where a link leads
+    nowhere, whether it named a file or a folder: Arrow's own listing leaves these out. Names that begin with a mark
     of `hidden` are passed over. Raises OSError where a folder cannot be listed."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
         for entry in filesystem.get_file_info(selector):
             name = entry.path[len(folder) + 1 :]
             if entry.is_file and kind_of(name) and not any(part.startswith(hidden) for part in name.split("/")):
-                yield name, entry.size
+                yield Listed(name, entry.size, version_in(entry))
         return
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         inside = Path(place).relative_to(folder)
@@ -160,9 +199,9 @@ def _walk(
             if name.startswith(hidden):
                 continue
             if not path.exists() and (kind_of(name) or deeper):
-                yield (inside / name).as_posix(), None
+                yield Listed((inside / name).as_posix(), None, "")
             elif kind_of(name) and path.is_file():
-                yield (inside / name).as_posix(), path.stat().st_size
+                yield Listed((inside / name).as_posix(), path.stat().st_size, version_of(str(path)))
 
 
 def _raise(error: OSError) -> None:

@@ -1,6 +1,6 @@
 """What retrieval leaves for the stages after it, as each worker process loads it: the pool and the ranked candidates.
 
-The folder `index` holds the distinct instructions, their embeddings, their neighbours and their order in blocks.
+The folder `index` holds the distinct instructions, their embeddings, clusters, neighbours and order in blocks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from operators.retrieval.alternatives import Pool
@@ -53,6 +54,12 @@ def cached_pool(index: str, paraphrase_max: float, same_task: str) -> Pool:
 def cached_neighbours(index: str) -> pa.Table:
     """The NEIGHBOURS of this worker process; a row's `query_row` is its row here."""
     return read_table(f"{index}/neighbours.parquet")
+
+
+@lru_cache(maxsize=1)
+def cached_clusters(index: str) -> np.ndarray:
+    """Int32 [N]: the cluster of each instruction of the table, in this worker process."""
+    return load_array(f"{index}/clusters.arrow")
 
 
 def generated_index(index: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from operators.retrieval.clusters import auto_count, clusters_of
 from operators.retrieval.prompt_order import neighbourhood_order, shared_order
 from operators.schema import NEIGHBOURS
 from pipeline.engine.job import Job, execute, items, mapped, once
@@ -28,7 +29,7 @@ class RangeNeighbours(NamedTuple):
 
 
 def find_neighbours(job: Job, table: InstructionTable) -> None:
-    """Write the ranked candidates of all queries and the order of the instructions."""
+    """Write the ranked candidates of all queries, the order of the instructions and their clusters."""
     k = job.config.alternatives.k
     ranges = ranges_of(table.instructions, NEIGHBOUR_RANGE)
     with job.reporter.stage("neighbours", len(ranges), "ranges") as stage:
@@ -36,6 +37,9 @@ def find_neighbours(job: Job, table: InstructionTable) -> None:
         dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs)
         parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
         once("neighbours", build_neighbours, parts, job.index, k, block_count(table.tokens, k))
+        wanted = job.config.alternatives.clusters
+        count = auto_count(table.instructions) if wanted == "auto" else int(wanted)
+        once("neighbours", build_clusters, job.index, count)
 
 
 def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: int) -> pa.Table:
@@ -60,3 +64,8 @@ def build_neighbours(parts: list[RangeNeighbours], index: str, k: int, blocks: i
     base = neighbourhood_order(load_array(f"{index}/embeddings.arrow"))
     order = shared_order(base, [np.unique(rows) for rows in prompted], tokens, -(-int(tokens.sum()) // blocks))
     save_array(f"{index}/order.arrow", order)
+
+
+def build_clusters(index: str, count: int) -> None:
+    """The cluster of each instruction; the run's seed, which `tss select` may change, has no part in it."""
+    save_array(f"{index}/clusters.arrow", clusters_of(load_array(f"{index}/embeddings.arrow"), count))

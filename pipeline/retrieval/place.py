@@ -30,7 +30,7 @@ BLOCK_TOKENS = 1 << 20
 # Rows with one input and one output, from which on they are no longer kept together: labels of a classification would else
 # make one block of millions of rows. About as many make a block by themselves.
 GROUP_ROWS = 1000
-_TEXTS = ("instruction", "input", "output", "extra")
+_TEXTS = ("instruction", "input", "output", "messages", "extra")
 
 
 def place(job: Job, admitted: list[Part], tokens: int) -> list[PlacedBlock]:

@@ -43,12 +43,17 @@ def versions() -> dict[str, str]:
 
 
 def admitted_counts(chunks: list[AdmittedChunk]) -> dict[str, Counts]:
-    """By source, rows read and rejected."""
+    """By source, rows read and rejected, and those admitted with text that looks like a special token."""
     counts: dict[str, Counts] = {}
     for chunk in chunks:
         before = counts.get(chunk.source, Counts())
         rejected = dict(Counter(before.rejected) + Counter(chunk.reasons))
-        counts[chunk.source] = replace(before, read=before.read + chunk.read, rejected=rejected)
+        counts[chunk.source] = replace(
+            before,
+            read=before.read + chunk.read,
+            rejected=rejected,
+            special_text=before.special_text + chunk.special_text,
+        )
     return counts
 
 

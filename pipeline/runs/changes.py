@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from pipeline.engine.job import Job, mapped, over_parts, stream
 from pipeline.runs.manifest import RowChanges
-from pipeline.storage.parts import read_table
-from pipeline.storage.records import BlockPart, record_table, records_of
+from pipeline.storage.parts import read_table, read_whole
+from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
 ROWS_TOGETHER = 1_000_000
 _SIDES = pa.schema([pa.field("id", pa.string()), pa.field("after", pa.bool_()), pa.field("rank", pa.int64())])
@@ -25,7 +25,7 @@ _SIDES = pa.schema([pa.field("id", pa.string()), pa.field("after", pa.bool_()), 
 class Side:
     """A part of one of the two runs that are compared."""
 
-    path: str
+    part: Part
     ranked: bool
     after: bool
 
@@ -36,7 +36,7 @@ def compare(job: Job, before: dict[str, list[BlockPart]], after: dict[str, list[
     with job.reporter.stage("changes", 2, "tables") as stage:
         for kind in ("scored", "selected"):
             sides = [
-                Side(record.part.path, kind == "selected", side)
+                Side(record.part, kind == "selected", side)
                 for side, records in ((False, before[kind]), (True, after[kind]))
                 for record in records
             ]
@@ -53,7 +53,8 @@ def compare(job: Job, before: dict[str, list[BlockPart]], after: dict[str, list[
 def sides_of_parts(batch: pa.Table) -> Iterable[pa.Table]:
     """Ids of recorded parts with the side that they are on, and their rank where there is one."""
     for side in records_of(Side, batch):
-        table = read_table(side.path, ["id", "selection_rank"] if side.ranked else ["id"])
+        columns = ["id", "selection_rank"] if side.ranked else ["id"]
+        table = read_table(side.part.path, columns) if side.after else read_whole(side.part, columns)
         ranks = table["selection_rank"] if side.ranked else pa.array(np.zeros(len(table), dtype=np.int64))
         yield pa.table([table["id"], pa.array([side.after] * len(table)), ranks], schema=_SIDES)
 

@@ -20,8 +20,8 @@ from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
 from pipeline.runs import workspace
 from pipeline.storage import computed, files, urls
-from pipeline.storage.parts import read_table
-from pipeline.storage.records import record_table, records_of
+from pipeline.storage.parts import read_whole
+from pipeline.storage.records import Part, record_table, records_of
 
 BYTES_PER_PART = 64 << 20
 KINDS = {
@@ -33,11 +33,12 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A part that is read: one of the store as a run has written it, or, without a run, SCORED rows whose pairs are wanted."""
+    """A part that is read: one of the store as a run has written it, or `wanted`, published SCORED rows whose pairs are."""
 
     path: str
     kind: str
     run: str | None = None
+    wanted: Part | None = None
 
 
 class Written(NamedTuple):
@@ -47,16 +48,18 @@ class Written(NamedTuple):
 
 
 def rewrite(
-    reporter: Reporter, kind: str, folder: str, old: list[tuple[str, str, int]], wanted: list[str] | None = None
+    reporter: Reporter, kind: str, folder: str, old: list[tuple[str, str, int]], wanted: list[Part] | None = None
 ) -> None:
-    """Write parts, (run, path, bytes), anew, each of their rows once; with `wanted`, paths of SCORED parts, pairs of the groups
-    of their rows alone. Raises RunFailed, with all old parts still there, unless each of them was read and each new one is
-    there."""
+    """Write parts, (run, path, bytes), anew, each of their rows once; with `wanted`, SCORED parts, pairs of the groups of their
+    rows alone. Raises RunFailed, with all old parts still there, unless each of them was read, those that are wanted are as
+    they were published, and each new one is there."""
     _, key = KINDS[kind]
     old = _of_this_version(kind, old)
     # A name of its own: what is written must never bear that of a part that goes.
     target = urls.join(folder, f"{workspace.new_run_id()}-compacted")
-    sources = [Source(path, kind, run) for run, path, _ in old] + [Source(path, kind) for path in wanted or []]
+    sources = [Source(path, kind, run) for run, path, _ in old] + [
+        Source(part.path, kind, wanted=part) for part in wanted or []
+    ]
     shuffles = max(1, -(-sum(size for _, _, size in old) // BYTES_PER_PART))
     if old:
         with reporter.stage("compact", shuffles) as stage:
@@ -98,8 +101,8 @@ def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
     """Rows of parts of the store with their run, and the groups of rows of SCORED parts without one."""
     for source in records_of(Source, batch):
         schema, _ = KINDS[source.kind]
-        if source.run is None:
-            yield _wanted_groups(source)
+        if source.wanted is not None:
+            yield _wanted_groups(source.wanted, _schema(source.kind))
             continue
         if not files.exists(source.path):  # `undamaged` would pass it over, and then it would be removed
             raise FileNotFoundError(f"{source.path}: is gone, or this machine does not see it")
@@ -107,13 +110,13 @@ def rows_and_wanted(batch: pa.Table) -> Iterable[pa.Table]:
             yield conform(table.append_column("run", pa.array([source.run] * len(table))), _schema(source.kind))
 
 
-def _wanted_groups(source: Source) -> pa.Table:
-    rows = read_table(source.path, ["input", "output"]).to_pylist()
+def _wanted_groups(published: Part, schema: pa.Schema) -> pa.Table:
+    rows = read_whole(published, ["input", "output"]).to_pylist()
     groups = {content_hash(row["input"], row["output"]) for row in rows}
     groups |= {content_hash(row["output"]) for row in rows}
-    columns = {field.name: pa.nulls(len(groups), field.type) for field in _schema(source.kind)}
+    columns = {field.name: pa.nulls(len(groups), field.type) for field in schema}
     columns["group"] = pa.array(sorted(groups), pa.binary(16))
-    return conform(pa.table(columns), _schema(source.kind))
+    return conform(pa.table(columns), schema)
 
 
 def write_compacted(batch: pa.Table, *, folder: str, kind: str, all_wanted: bool) -> pa.Table:

@@ -16,7 +16,9 @@ from pipeline.runs.output import working_on
 from pipeline.runs.summary import Summary
 from pipeline.storage import computed, files, urls
 from pipeline.storage.parts import DamagedPart
+from pipeline.storage.records import Part
 
+_LOOKS = 10
 PARTS_AT_MOST = 512  # of one scorer or embedder; a run that leaves more joins them
 _UNITS = {computed.LIKELIHOODS: "pairs", computed.EMBEDDINGS: "instructions", computed.GENERATED: "inputs"}
 
@@ -24,17 +26,27 @@ _UNITS = {computed.LIKELIHOODS: "pairs", computed.EMBEDDINGS: "instructions", co
 def stats(output: str, reporter: Reporter) -> Summary:
     """What is stored, by scorer and embedder, every byte of it checked; raises BadRequest."""
     output = _existing(output)
-    lines = []
-    for kind in KINDS:
-        for folder in _folders(output, kind):
-            parts = computed.parts(folder)
-            damaged = [*_damaged(folder), *(path for path, _ in parts if not _is_sound(path))]
-            lines.append(
-                f"{kind:<12} {urls.name_of(folder)}  {len(parts):,} parts, {sum(size for _, size in parts):,} bytes, "
-                f"{computed.pairs_of(path for path, _ in parts):,} {_UNITS[kind]}{_by_scorer(folder)}"
-            )
-            lines += [f"{'':<12} damaged: {path}" for path in damaged]
+    lines = [line for kind in KINDS for folder in _folders(output, kind) for line in _stored(kind, folder)]
     return Summary(output, "\n".join(lines or ["nothing is stored here yet"]))
+
+
+def _stored(kind: str, folder: str) -> list[str]:
+    """What a folder of the store holds, for people. Parts that go while they are looked at were joined by upkeep, so the folder
+    is listed again; raises RunFailed where that never ends."""
+    for _ in range(_LOOKS):
+        parts = computed.parts(folder)
+        try:
+            damaged = [*_damaged(folder), *(path for path, _ in parts if not _is_sound(path))]
+        except FileNotFoundError:
+            continue
+        return [
+            f"{kind:<12} {urls.name_of(folder)}  {len(parts):,} parts, {sum(size for _, size in parts):,} bytes, "
+            f"{computed.pairs_of(path for path, _ in parts):,} {_UNITS[kind]}{_by_scorer(folder)}",
+            *(f"{'':<12} damaged: {path}" for path in damaged),
+        ]
+    raise RunFailed(
+        "store", f"{folder}: its parts change faster than they can be read; upkeep is under way, try again later"
+    )
 
 
 def compact(output: str, reporter: Reporter) -> Summary:
@@ -136,7 +148,7 @@ def _unfinished(output: str, folder: str, but: str = "") -> list[str]:
 class _Using:
     """What a published run uses of the store."""
 
-    scored: list[str]  # paths
+    scored: list[Part]
     names: dict[str, str | None]  # by kind, the folder of its scorer, embedder and generator
 
 
@@ -153,7 +165,7 @@ def _published(output: str) -> list[_Using]:
                 raise BadRequest(
                     f"it is not known what {run} uses, so nothing is removed: mend or remove that run ({problem})"
                 ) from problem
-            scored = [record.part.path for record in open_run.parts_of(run, manifest.files["scored"])]
+            scored = [record.part for record in open_run.parts_of(run, manifest.files["scored"])]
             names = {
                 computed.LIKELIHOODS: manifest.scorer.fingerprint,
                 computed.EMBEDDINGS: manifest.embedder,
@@ -178,7 +190,7 @@ def _pruned(reporter: Reporter, kind: str, folder: str, runs: list[_Using], kept
         files.delete_folder(folder)
         return f"{name}  removed: no published run uses it ({before:,} rows)"
     files.delete_drafts(folder)
-    wanted = [path for run in runs for path in run.scored]
+    wanted = [part for run in runs for part in run.scored]
     old = [part for part in computed.by_run(folder) if part[0] not in kept]
     rewrite(reporter, kind, folder, old, wanted if kind == computed.LIKELIHOODS or not runs else None)
     after = computed.pairs_of(path for path, _ in computed.parts(folder))

@@ -19,7 +19,8 @@ _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "in
 @dataclass(frozen=True)
 class Counts:
     """Rows, of one source or of all: read = rejected (by reason) + duplicates + scored. Of those that are scored, `unscored`
-    have no score, and a bounded selection left `bounded` of these."""
+    have no score, and a bounded selection left `bounded` of these. `special_text` of the rows that were not rejected when they
+    were read hold text that looks like a special token."""
 
     read: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Counts:
     unscored: int = 0
     bounded: int = 0
     selected: int = 0
+    special_text: int = 0
 
     @property
     def lost(self) -> int:
@@ -178,7 +180,7 @@ def opened(data: bytes) -> Manifest:
     missing = [key for key in _NEEDED if key not in plain]
     if missing:
         raise ValueError(f"is no manifest of a finished run: it has no {', '.join(missing)}")
-    if "digest" in plain and plain["digest"] != manifest_digest(plain):
+    if plain.get("digest") != manifest_digest(plain):
         raise ValueError("is not as it was published: its digest differs")
     try:
         return TypeAdapter(Manifest).validate_python(plain)

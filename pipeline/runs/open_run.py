@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,6 +17,8 @@ from pipeline.storage.records import BlockPart, Part
 
 MANIFEST, POINTER, REPORT, CONFIG = "manifest.json", "latest.json", "report.html", "config.yaml"
 RUNS = "runs"
+_POINTER_BYTES, _MANIFEST_BYTES = 1 << 16, 1 << 30  # of files that are what they should be, and far more
+_NAME_A_RUN = "Name one of runs/<id>, or run again"
 
 
 def locate(text: str) -> str:
@@ -27,12 +30,13 @@ def locate(text: str) -> str:
     return text.rstrip("/") if urls.is_url(text) else str(Path(text).expanduser().absolute())
 
 
-def find_run(path: str) -> tuple[str, str]:
-    """(output folder, run folder) of either an output folder or a run in it; raises BadRequest."""
+def find_run(path: str) -> tuple[str | None, str]:
+    """(output folder, run folder) of either an output folder or a run in it; the output of a run that lies in none, such as a
+    copy, is None. Raises BadRequest."""
     path = locate(path)
     try:
         if files.exists(urls.join(path, MANIFEST)):
-            return urls.parent_of(urls.parent_of(path)), path
+            return _output_of(path), path
         run = latest_run(path)
     except (OSError, pa.ArrowException) as error:
         raise BadRequest(f"{path}: cannot be read: {first_line(error)}") from error
@@ -43,18 +47,31 @@ def find_run(path: str) -> tuple[str, str]:
     return path, run
 
 
+def _output_of(run: str) -> str | None:
+    """The output in whose `runs/` a run lies; links and `..` on the way to it lead elsewhere than its name says."""
+    ways = [run] if ".." not in run.split("/") else []
+    if not urls.is_url(run):
+        ways.append(str(Path(run).resolve()))
+    for way in ways:
+        output = urls.parent_of(urls.parent_of(way))
+        if urls.name_of(urls.parent_of(way)) == RUNS and files.exists(urls.join(output, POINTER)):
+            return output
+    return None
+
+
 def latest_run(output: str) -> str | None:
     """The run that the pointer of an output names, None where nothing was published; raises BadRequest."""
     pointer = urls.join(output, POINTER)
     try:
-        pointed = json.loads(files.read(pointer))["run"]
+        data = files.read(pointer, at_most=_POINTER_BYTES)
+        pointed = json.loads(data)["run"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadRequest(f"{pointer}: cannot be read: {error}. Name one of runs/<id>, or run again") from error
-    run = inside(output, str(pointed))
+        raise BadRequest(f"{pointer}: cannot be read: {first_line(error)[:200]}. {_NAME_A_RUN}") from error
+    run = inside(output, pointed) if isinstance(pointed, str) else None
     if run is None or not files.exists(urls.join(run, MANIFEST)):
-        raise BadRequest(f"{pointer}: points to {pointed!r}, and no published run is there")
+        raise BadRequest(f"{pointer}: points to {str(pointed)[:200]!r}, and no published run is there. {_NAME_A_RUN}")
     return run
 
 
@@ -86,7 +103,7 @@ def read_manifest(run: str) -> Manifest:
     """The manifest of a published run; raises BadRequest where it is cut off, changed, or no manifest."""
     path = urls.join(run, MANIFEST)
     try:
-        return opened(files.read(path))
+        return opened(files.read(path, at_most=_MANIFEST_BYTES))
     except OSError as error:
         raise BadRequest(f"{path}: cannot be read: {error}. {_ANOTHER}") from error
     except ValueError as problem:
@@ -94,6 +111,17 @@ def read_manifest(run: str) -> Manifest:
 
 
 _ANOTHER = "Name another runs/<id>, or run again: likelihoods that are stored are not computed again"
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """The configuration that a selection from a run starts from.
+
+    Early releases computed other formulas under the paper's names, with constants of another meaning: scores of their runs
+    start from the defaults."""
+    settings = {**manifest.config, **manifest.base}
+    if "quality_weight" in settings.get("score", {}):
+        del settings["score"]
+    return settings
 
 
 def parts_of(run: str, published: list[Part]) -> list[BlockPart]:

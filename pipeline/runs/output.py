@@ -15,6 +15,8 @@ from operators.error_text import first_line
 from pipeline.engine.job import everywhere
 from pipeline.engine.session import is_local, session
 from pipeline.errors import BadRequest
+from pipeline.runs.open_run import RUNS
+from pipeline.runs.workspace import WORK
 from pipeline.storage import files, urls
 from pipeline.storage.lock import Lock, hold
 
@@ -46,6 +48,12 @@ def check_output(output: str) -> str:
         raise BadRequest(f"output: {output!r}: {existing} is a file; accepted: a folder, which need not exist yet")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise BadRequest(f"output: {output!r}: {existing} is not writable")
+    for name in (RUNS, WORK):
+        if (path / name).is_symlink():
+            raise BadRequest(
+                f"output: {output!r}: {name} in it is a link, and a run appears by a rename, which needs one disk; accepted: a "
+                "folder, or an output that is itself on the other disk"
+            )
     return str(path)
 
 

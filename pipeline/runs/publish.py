@@ -19,8 +19,8 @@ import yaml
 
 from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline.engine.job import Job, execute, over_parts
-from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest
+from pipeline.interruption import Interruption
 from pipeline.runs.manifest import Manifest, sealed
 from pipeline.runs.open_run import CONFIG, MANIFEST, POINTER, REPORT, RUNS, latest_run, require_readable
 from pipeline.runs.workspace import Workspace, run_ids
@@ -91,7 +91,7 @@ def point(workspace: Workspace) -> str:
     """Make a whole run the current one; its folder."""
     pointer = json.dumps({"run": f"{RUNS}/{workspace.run_id}"}) + "\n"
     files.write(urls.join(workspace.output, POINTER), pointer.encode())
-    Reporter.published = workspace.final
+    Interruption.published = workspace.final
     return workspace.final
 
 

@@ -36,6 +36,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
         *_changes(manifest),
+        *_special(counts),
         *_warnings(counts),
         *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.damaged),
         f"output       {run}",
@@ -144,12 +145,20 @@ def _budget(manifest: Manifest) -> list[str]:
 
 def _settings(config: dict[str, Any]) -> str:
     select, score = config["select"], config["score"]
-    chosen = [
-        f"by {select['score']}",
-        f"hardest {score['hardest']}, tau {score['tau']:g}, quality {score['quality_weight']:g}",
+    chosen = [f"by {select['score']}", ", ".join(f"{name} {value}" for name, value in score.items())]
+    chosen += [
+        f"{name} {value}" for name in ("temperature", "where", "max_per", "quota") if (value := select.get(name))
     ]
-    chosen += [f"{name} {select[name]}" for name in ("where", "max_per", "quota") if select[name]]
     return "; ".join(chosen)
+
+
+def _special(counts: AllCounts) -> list[str]:
+    if not counts.special_text:
+        return []
+    return [
+        f"special      {counts.special_text:,} rows hold text that looks like a special token of the scorer; it was encoded as "
+        "the characters it is"
+    ]
 
 
 def _warnings(counts: AllCounts) -> list[str]:

@@ -15,19 +15,21 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.engine import metrics
-from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest
+from pipeline.interruption import Interruption
 from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
 from pipeline.storage import files, urls
 from pipeline.storage.computed import NOTES, count_answers, count_run, damaged
 from pipeline.storage.lock import Lock
 
 WORK, _REQUEST = ".work", "request.json"
+_REQUEST_BYTES = 1 << 16
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 
 
@@ -120,8 +122,8 @@ def _remove_unpublished(output: str) -> None:
 
 def _request_of(left: Workspace) -> dict[str, Any]:
     try:
-        noted = json.loads(files.read(urls.join(left.folder, _REQUEST)))
-    except (OSError, ValueError):
+        noted = json.loads(files.read(urls.join(left.folder, _REQUEST), at_most=_REQUEST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}  # not even the request was written whole: there is nothing to go on with
     return noted if isinstance(noted, dict) else {}
 
@@ -129,7 +131,9 @@ def _request_of(left: Workspace) -> dict[str, Any]:
 def _goes_on(workspace: Workspace) -> bool:
     """Whether the same request has to know of this run: readers do not see it, and it lacks nothing but the pointer, was begun
     fresh, or is worth keeping."""
-    return Reporter.published != workspace.final and (workspace.whole or workspace.fresh or _worth_keeping(workspace))
+    return Interruption.published != workspace.final and (
+        workspace.whole or workspace.fresh or _worth_keeping(workspace)
+    )
 
 
 def _worth_keeping(workspace: Workspace) -> bool:
@@ -156,8 +160,9 @@ def _clear(workspace: Workspace, *, keep_request: bool = False) -> None:
 
 
 def run_ids(folder: str) -> list[str]:
-    """The runs among the folders in a folder, sorted by time; what bears another name is not ours."""
-    return [name for name in files.list_folders(folder) if _RUN_ID.fullmatch(name)]
+    """The runs among the folders in a folder, sorted by time; what bears another name is not ours, and neither is a link."""
+    names = [name for name in files.list_folders(folder) if _RUN_ID.fullmatch(name)]
+    return names if urls.is_url(folder) else [name for name in names if not Path(folder, name).is_symlink()]
 
 
 def new_run_id() -> str:

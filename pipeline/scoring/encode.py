@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.retrieval.alternatives import Pool, Query, has_input
 from operators.retrieval.generated import Generated
+from operators.scoring.draw import Threshold
 from operators.scoring.encode_pairs import Candidates, encode_rows
 from pipeline.engine.attempts import at_most
 from pipeline.engine.encoder import cached_encoder
-from pipeline.retrieval.index import cached_generated, cached_neighbours, cached_pool
+from pipeline.retrieval.index import cached_clusters, cached_generated, cached_neighbours, cached_pool
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import Part, records_of
 
@@ -28,7 +30,7 @@ class Round:
     """One pass of scoring over the blocks, and which of their rows it takes.
 
     all: every row. pilot: a sample of rows, by id. rest: all but these. again: rows of earlier rounds without a score, whose
-    bound is not below the threshold. With a threshold, rows are scored only until they are known to be below it.
+    bound reaches the threshold. With a threshold, the key of a ranking, rows are scored only until they are known to be below.
     """
 
     name: Literal["all", "pilot", "rest", "again"] = "all"
@@ -61,16 +63,16 @@ def encode_block(
     pool: dict[str, Any],
     source: str,
     k: int,
-    round: dict[str, Any],
+    round: Round,
+    threshold: Threshold | None,
 ) -> pa.Table:
     """Each block as it came, and beside it the rows that this round takes, ENCODED."""
     blocks = []
-    this_round = Round(**round)
     for block in records_of(BlockToScore, batch):
         # Every row was tokenised before, when it was admitted: if a process ends here, it is no row's fault.
-        with at_most(work, f"encode-{block.block:06d}-{this_round.label}", f"encoding block {block.block}"):
-            rows = rows_of_round(block, this_round)
-            candidates = candidates_of(rows, cached_neighbours(index))
+        with at_most(work, f"encode-{block.block:06d}-{round.label}", f"encoding block {block.block}"):
+            rows = rows_of_round(block, round, threshold)
+            candidates = candidates_of(rows, cached_neighbours(index), cached_clusters(index))
             if source != "retrieved":
                 written = cached_generated(index, pool["paraphrase_max"])
                 candidates = with_written(rows, candidates, cached_pool(**pool), written, alone=source == "generated")
@@ -79,25 +81,25 @@ def encode_block(
     return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
 
 
-def rows_of_round(block: BlockToScore, round: Round) -> pa.Table:
+def rows_of_round(block: BlockToScore, round: Round, threshold: Threshold | None = None) -> pa.Table:
     """The PLACED rows of a block that a round takes."""
     placed = read_table(block.placed.path)
     rows = placed.filter(pc.invert(placed["duplicate"]))
     if round.name == "all":
         return rows
     if round.name == "again":
-        if block.scored is None:
+        if block.scored is None or threshold is None:
             raise ValueError(f"block {block.block} was not scored before it is to be scored again")
-        scored = read_table(block.scored.path, ["id", "tss_pp", "tss_pp_bound"])
-        reaches = pc.greater_equal(scored["tss_pp_bound"], pa.scalar(round.threshold, pa.float64()))
-        open_ids = scored.filter(pc.fill_null(reaches, False))["id"]
+        scored = read_table(block.scored.path, ["id", "tss_pp_bound"])
+        reaches = threshold.reached(scored["tss_pp_bound"].to_numpy(), scored["id"].to_pylist())
+        open_ids = scored.filter(pa.array(reaches))["id"]
         return rows.filter(pc.is_in(rows["id"], value_set=open_ids.combine_chunks()))
     # Ids are hashes: their first digits draw a sample that depends on nothing else.
     drawn = pa.array([int(id[:8], 16) < round.share * 2**32 for id in rows["id"].to_pylist()], pa.bool_())
     return rows.filter(drawn if round.name == "pilot" else pc.invert(drawn))
 
 
-def candidates_of(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
+def candidates_of(rows: pa.Table, neighbours: pa.Table, clusters: np.ndarray) -> list[Candidates]:
     """The ranked candidates of PLACED rows."""
     return [
         Candidates(
@@ -106,6 +108,7 @@ def candidates_of(rows: pa.Table, neighbours: pa.Table) -> list[Candidates]:
             row["similarities"],
             row["complete"],
             row["paraphrases_skipped"],
+            cluster=int(clusters[row["instruction_row"]]),
         )
         for row in neighbours.take(rows["query_row"]).to_pylist()
     ]

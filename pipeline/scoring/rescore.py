@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.schema import LIKELIHOODS, SCORED, with_origins
+from operators.schema import LIKELIHOODS, SCORED, of_earlier_release, with_origins
 from operators.scoring.scores import ScoreSettings, add_scores
 from pipeline.engine.job import Job, by_block, execute, items, mapped
 from pipeline.storage.parts import read_whole, write_part
@@ -25,7 +25,7 @@ def rescore_part(batch: pa.Table, *, work: str, score: dict[str, Any], seed: int
     """SCORED parts anew from the likelihoods that the SCORED parts of a published run hold."""
     records = []
     for old in records_of(BlockPart, batch):
-        known = with_origins(read_whole(old.part)).select(LIKELIHOODS.names)
-        scored = add_scores(known, ScoreSettings(**score), seed)
+        likelihoods = of_earlier_release(with_origins(read_whole(old.part)), LIKELIHOODS)
+        scored = add_scores(likelihoods, ScoreSettings(**score), seed)
         records.append(BlockPart(old.block, write_part(f"{work}/scored", scored, SCORED)))
     return record_table(records)

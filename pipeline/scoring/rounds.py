@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.data import Dataset
 
+from operators.scoring.draw import Threshold
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, in_actors, items, mapped, stream
 from pipeline.engine.resources import no_more_than
@@ -68,7 +69,7 @@ def _settings(job: Job, scorer: Scorer, round: Round) -> dict[str, Any]:
         "batch_tokens": config.scorer.batch_tokens,
         "score": config.score.model_dump(),
         "seed": config.seed,
-        "threshold": round.threshold,
+        "threshold": _threshold(job, round),
         "share": {"a_node": job.pools.scorers_a_node, "gpus": job.pools.gpus_per_scorer},
     }
 
@@ -81,10 +82,18 @@ def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dat
         "pool": pool_settings(job),
         "source": job.config.alternatives.source,
         "k": job.config.alternatives.k,
-        "round": asdict(round),
+        "round": round,
+        "threshold": _threshold(job, round),
     }
     asked = [BlockToScore(block.block, block.placed, block.scored, block.recalled) for block in blocks]
     return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs)
+
+
+def _threshold(job: Job, round: Round) -> Threshold | None:
+    """Down to where a round scores rows."""
+    if round.threshold is None:
+        return None
+    return Threshold(round.threshold, job.config.select.temperature_or_inf, job.config.seed)
 
 
 def _announced(job: Job, blocks: list[Block], round: Round) -> str:

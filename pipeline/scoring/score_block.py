@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.prompts.tokenise import empty_context
+from operators.model_files import ModelProblem
 from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
+from operators.scoring.draw import Threshold
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
 from pipeline.engine import metrics
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class BrokenScorer(RuntimeError):
-    """A scorer that fails on what it could do when it was loaded: no row is to blame."""
+    """A model that is no scorer, or a scorer that fails on what it could do when it was loaded: no row is to blame."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class ScoreBlock:
         batch_tokens: int | str,
         score: dict[str, Any],
         seed: int,
-        threshold: float | None,
+        threshold: Threshold | None,
         share: dict[str, float],
     ):
         self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
@@ -118,14 +119,17 @@ class ScoreBlock:
 
     @cached_property
     def _context(self) -> list[int]:
-        return empty_context(cached_encoder(**self._encoder).tokenizer)
+        return cached_encoder(**self._encoder).context
 
     @cached_property
     def _scorer(self) -> TargetScorer:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
         with at_most(self._work, f"load-{this_actor()}", "loading the scorer"):
-            scorer = self._load()
+            try:
+                scorer = self._load()
+            except ModelProblem as problem:
+                raise BrokenScorer(str(problem)) from problem
         self._loaded = 1
         metrics.count("tss_models_loaded", 1)
         metrics.scorer(scorer)
@@ -141,9 +145,9 @@ class ScoreBlock:
         gpus = self._share["gpus"]
         torch.set_num_threads(threads_here(int(self._share["a_node"]), gpus))
         model = load_model(**self._model, device=device_of(gpu=gpus > 0))
-        if self._batch_tokens != "auto":
-            return TargetScorer(model, int(self._batch_tokens))
-        return TargetScorer(model, batch_tokens(model, min(1.0, gpus) or 1.0))
+        automatic = self._batch_tokens == "auto"
+        tokens = batch_tokens(model, min(1.0, gpus) or 1.0) if automatic else int(self._batch_tokens)
+        return TargetScorer(model, tokens, longest=self._encoder["max_length"])
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(
@@ -185,8 +189,8 @@ class ScoreBlock:
             try:
                 with attempts.trying(name):
                     return self._score_rows(rows.between(places.start, places.stop))
-            except OSError:
-                raise  # a disk that is full, a store that is gone
+            except (OSError, BrokenScorer):
+                raise  # a disk that is full, a store that is gone; a model that is no scorer
             except Exception as error:  # noqa: BLE001 - what fails once may have been the machine's fault
                 self._require_scorer(error)
             with attempts.trying(name):
@@ -278,10 +282,11 @@ def _reasons(rejected: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def _rejected(row: pa.Table, rejection: Rejection) -> dict[str, Any]:
     """The REJECTED row of an ENCODED row."""
-    (values,) = row.select(["source", "file", "line", "instruction", "input", "output", "extra"]).to_pylist()
+    texts = ("instruction", "input", "output", "messages", "extra")
+    (values,) = row.select(["source", "file", "line", *texts]).to_pylist()
     return {
         **{name: values[name] for name in ("source", "file", "line")},
-        "raw": json.dumps({name: values[name] for name in ("instruction", "input", "output", "extra")}),
+        "raw": json.dumps({name: values[name] for name in texts if values[name] is not None}),
         "reason": rejection.reason,
         "detail": rejection.detail.encode("utf-8", "backslashreplace").decode(),
     }

@@ -9,13 +9,12 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 
 from operators.selection import budget, ranking_key
-from operators.selection.moments import merge
 from pipeline.config import Config
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts
 from pipeline.errors import BadRequest
 from pipeline.selection import passes
 from pipeline.selection.passes import ChosenPart, FileRows, PartReach, PartTotals
-from pipeline.selection.ranking import WHOLE, Ranking
+from pipeline.selection.ranking import WHOLE, Moments, Ranking, group_label
 from pipeline.selection.search import Search, find_ends
 from pipeline.storage import urls
 from pipeline.storage.records import BlockPart, Part
@@ -43,20 +42,23 @@ class Reach:
     """Where the budget ends when rows without a tss_pp stand at their bound, and where a larger one would."""
 
     without_score: int  # rows up to and with the one that ends the budget that have no tss_pp
-    threshold: float  # the score of the row that ends the larger budget, or a little below; -inf where all rows fit
+    threshold: float  # the key of the row that ends the larger budget, or a little below; -inf where all rows fit
     open: dict[int, int]  # by block: rows without a tss_pp whose bound reaches the threshold
 
 
 def totals(job: Job, scored: list[BlockPart]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    dataset = over_parts(scored, passes.totals_of_part, score=[], cost=_cost(job.config))
+    dataset = over_parts(scored, passes.totals_of_part, cost=_cost(job.config))
     parts = execute("threshold", PartTotals, dataset)
     return sum(part.total for part in parts), sum(part.rows for part in parts)
 
 
 def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
     """How far scores and bounds reach when the budget is `asked`, and where one of `larger` would end, in units of cost."""
-    ranking = Ranking("tss_pp", {}, _cost(job.config), job.config.select.where, [], [], by_bound=True)
+    select = job.config.select
+    ranking = Ranking(
+        "tss_pp", {}, _cost(job.config), select.where, temperature=select.temperature_or_inf, by_bound=True
+    )
     cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", scored, [Search(ranking, cuts)], stage.advance)
@@ -88,19 +90,24 @@ def _cost(config: Config) -> str:
     return "rows" if unit.startswith("example") else config.select.cost
 
 
-def select(job: Job, scored: list[BlockPart]) -> Selection:
-    """Select the longest prefix of the ranking under the budget."""
+def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
+    """Select the longest prefix of the ranking under the budget; `moments` of the columns of a weighted score."""
     wanted, cost = job.config.select, _cost(job.config)
-    names = [] if isinstance(wanted.score, str) else list(wanted.score)
     with job.reporter.stage("select", None, "passes") as stage:
-        dataset = over_parts(scored, passes.totals_of_part, score=names, cost=cost)
-        measured = execute("select", PartTotals, dataset)
+        total, _ = totals(job, scored)
         stage.advance()
-        total = sum(part.total for part in measured)
         asked = budget.largest_budget(total, wanted.budget)
-        cuts = _budgets(asked, wanted.quota)
-        quota = list(cuts) if wanted.quota else []
-        ranking = Ranking(wanted.score, _moments(measured, names), cost, wanted.where, [], quota)
+        ((column, shares),) = wanted.quota.items() or [(None, {})]
+        cuts = _budgets(asked, shares)
+        ranking = Ranking(
+            wanted.score,
+            moments,
+            cost,
+            wanted.where,
+            quota=column,
+            shares=list(cuts) if column else [],
+            temperature=wanted.temperature_or_inf,
+        )
         for column, n in wanted.max_per.items():
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, scored, ranking, column, n))])
             stage.advance()
@@ -123,22 +130,13 @@ def select(job: Job, scored: list[BlockPart]) -> Selection:
         total=total,
         used=sum(cut.used for cut in search.cuts.values()),
         eligible=search.eligible,
-        ranking=replace(ranking, caps=[], quota=[]),
+        ranking=replace(ranking, caps=[], quota=None, shares=[]),
     )
 
 
-def _moments(parts: list[PartTotals], names: list[str]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were merged, which
-    moves the last bits of a float, cannot move a selection. One column alone is ordered as it is."""
-    if len(names) == 1:
-        return {names[0]: (0.0, 1.0)}
-    columns = {name: merge(part.moments[place] for part in parts) for place, name in enumerate(names)}
-    return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
-
-
 def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
-    """A search for each budget: one, or one for each source of the quota and one for what the quota leaves to the others."""
-    shares = dict(quota)
+    """A search for each budget: one, or one for each group of the quota and one for what the quota leaves to the others."""
+    shares = {group_label(name): share for name, share in quota.items()}
     left = 1 - sum(shares.values())
     if left > 1e-9:
         shares[WHOLE] = left
@@ -167,6 +165,6 @@ def _write_ranked(job: Job, chosen: list[ChosenPart], rows: int) -> list[BlockPa
     in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = over_parts(parts, passes.file_of_rows, boundaries=boundaries)
-    dataset = dataset.sort("file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
+    dataset = dataset.sort("output_file", boundaries=list(range(1, files))) if files > 1 else dataset.repartition(1)
     ranked = mapped(dataset, passes.write_ranked, fn_kwargs={"offsets": offsets, "work": job.work})
     return by_block("select", execute("select", BlockPart, ranked))

@@ -15,9 +15,9 @@ from pipeline.selection.search import Search, find_ends
 from pipeline.storage.records import BlockPart
 
 # Compared in every run, as names of the report: a minus means that the lowest come first, as `{ppl: -1}` does.
-COMPARED = ("tss_pp", "tss", "ppl", "-ppl", "ifd", "-ifd", "ifd_loss", "-ifd_loss", "length", "random")
+COMPARED = ("tss_pp", "tss_nce", "tss", "ppl", "-ppl", "ifd", "-ifd", "ifd_loss", "-ifd_loss", "length", "random")
 # Not known of bounded rows. What a run selects by tss_pp is right all the same, and compared as the run's own score.
-_ON_ALL_ALTERNATIVES = {"tss", "tss_pp"}
+_ON_ALL_ALTERNATIVES = {"tss", "tss_nce", "tss_pp"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Overlap:
 def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) -> Overlap:
     """Selections by `select.score` and by all of COMPARED, under the run's budget and filter, without caps and quotas."""
     ranking = chosen.ranking
-    rankings = {_label(ranking.score): ranking}
+    rankings = {_label(ranking): ranking}
     for name in COMPARED:
         if not (bounded and name in _ON_ALL_ALTERNATIVES):
             rankings.setdefault(name, _ranking(ranking, name))
@@ -53,11 +53,14 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
 
 def _ranking(ranking: Ranking, name: str) -> Ranking:
     if name.startswith("-"):  # a weighted sum of one column, which needs no standardising
-        return replace(ranking, score={name[1:]: -1.0}, moments={name[1:]: (0.0, 1.0)})
-    return replace(ranking, score=name, moments={})
+        return replace(ranking, score={name[1:]: -1.0}, moments={name[1:]: (0.0, 1.0)}, temperature=0.0)
+    return replace(ranking, score=name, moments={}, temperature=0.0)
 
 
-def _label(score: str | dict[str, float]) -> str:
+def _label(ranking: Ranking) -> str:
+    if ranking.temperature:
+        return f"{_label(replace(ranking, temperature=0.0))} at temperature {ranking.temperature:g}"
+    score = ranking.score
     if isinstance(score, str):
         return score
     if len(score) == 1:

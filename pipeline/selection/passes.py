@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from operators.schema import SCORED, SELECTED
 from operators.selection import budget, filter, ranking_key
-from operators.selection.moments import Moments, moments
 from pipeline.selection.ranking import (
     GROUP_CUTS,
     WHOLE,
@@ -38,11 +37,10 @@ _CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64())])
 
 @dataclass(frozen=True)
 class PartTotals:
-    """The rows of a part, their cost, and moments of the columns of a weighted score over rows that have all of them."""
+    """The rows of a part and their cost."""
 
     rows: int
     total: int
-    moments: list[Moments]
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,12 @@ class ChosenPart:
     sources: dict[str, int]
 
 
-def totals_of_part(batch: pa.Table, *, score: list[str], cost: str) -> pa.Table:
+def totals_of_part(batch: pa.Table, *, cost: str) -> pa.Table:
     """Records of PartTotals."""
     records = []
     for scored in records_of(BlockPart, batch):
-        table = read_table(scored.part.path, list(dict.fromkeys([*score, "n_prompt_tokens", "n_target_tokens"])))
-        values = np.array([filter.numeric(table, name) for name in score]).reshape(len(score), len(table))
-        values = values[:, np.isfinite(values).all(axis=0)]
-        total = int(costs_of(table, cost).sum())
-        records.append(PartTotals(len(table), total, [moments(column) for column in values]))
+        table = read_table(scored.part.path, ["n_prompt_tokens", "n_target_tokens"])
+        records.append(PartTotals(len(table), int(costs_of(table, cost).sum())))
     return record_table(records)
 
 
@@ -224,7 +219,7 @@ def file_of_rows(batch: pa.Table, *, boundaries: list[int]) -> Iterable[pa.Table
     for part in records_of(Part, batch):
         table = read_table(part.path)
         numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), table["order"].to_numpy(), side="right")
-        yield table.append_column("file", pa.array(numbers, pa.int64()))
+        yield table.append_column("output_file", pa.array(numbers, pa.int64()))
 
 
 def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
@@ -241,8 +236,8 @@ def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
     """Write one output file: its rows best first, with their rank in the whole selection."""
     if not len(batch):
         return record_table([])
-    file = batch["file"][0].as_py()
+    file = batch["output_file"][0].as_py()
     rows = batch.sort_by([("order", "ascending"), ("id", "ascending")])
     ranks = pa.array(np.arange(offsets[file], offsets[file] + len(rows)), pa.int64())
-    table = rows.drop_columns(["order", "file"]).append_column("selection_rank", ranks)
+    table = rows.drop_columns(["order", "output_file"]).append_column("selection_rank", ranks)
     return record_table([BlockPart(file, write_part(f"{work}/selected", table, SELECTED))])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from operators.scoring.draw import keys_of
 from operators.selection import filter, ranking_key
 from pipeline.storage import urls
 from pipeline.storage.parts import read_table
 
+Moments = dict[str, tuple[float, float]]  # mean and deviation of each column of a weighted score
 WHOLE = ""  # the name of the one budget where no quota splits it
 # The last row that a cap admits of a group; null where it admits all of them.
 GROUP_CUTS = pa.schema(
@@ -30,11 +32,13 @@ class Ranking:
     """What decides eligibility and order, in a form that travels to tasks."""
 
     score: str | dict[str, float]
-    moments: dict[str, tuple[float, float]]  # mean and deviation of the columns of a weighted score
+    moments: Moments
     cost: str
     where: str | None
-    caps: list[tuple[str, str]]  # (column, folder of the cuts of its groups by block)
-    quota: list[str]  # sources with a budget of their own
+    caps: list[tuple[str, str]] = field(default_factory=list)  # (column, folder of the cuts of its groups by block)
+    quota: str | None = None  # the column whose groups have budgets of their own
+    shares: list[str] = field(default_factory=list)  # these groups, and WHOLE where others share what is left
+    temperature: float = 0.0
     by_bound: bool = False  # rows without a tss_pp stand where their bound is
 
     def columns(self) -> list[str]:
@@ -42,6 +46,8 @@ class Ranking:
         names = {self.score} if isinstance(self.score, str) else set(self.score)
         names |= {"id", "source", "n_prompt_tokens", "n_target_tokens"} | {name for name, _ in self.caps}
         names |= {"tss_pp_bound"} if self.by_bound else set()
+        names |= {"random"} if self.temperature else set()
+        names |= {self.quota} if self.quota else set()
         return filter.needed_columns(names | (filter.column_names(filter.parse(self.where)) if self.where else set()))
 
 
@@ -64,11 +70,12 @@ def eligible(table: pa.Table, ranking: Ranking, block: int) -> Eligible:
     if ranking.by_bound:
         scores = np.where(np.isnan(scores), filter.numeric(table, "tss_pp_bound"), scores)
     keep = np.isfinite(scores)
+    if ranking.temperature:
+        scores = keys_of(scores, filter.numeric(table, "random"), ranking.temperature)
     if ranking.where:
         keep &= filter.evaluate(filter.parse(ranking.where), table)
-    if ranking.quota:
-        shared = WHOLE in ranking.quota  # what the named sources leave is there for all others
-        keep &= np.array([source in ranking.quota or shared for source in table["source"].to_pylist()], dtype=bool)
+    if ranking.quota and WHOLE not in ranking.shares:
+        keep &= np.array([group in ranking.shares for group in groups_of(table, ranking.quota)], dtype=bool)
     table, orders = table.filter(pa.array(keep)), ranking_key.order_of(scores[keep])
     for column, folder in ranking.caps:
         if len(table):
@@ -106,13 +113,18 @@ def _inside_cap(table: pa.Table, orders: np.ndarray, column: str, cuts: pa.Table
 
 def groups_of(table: pa.Table, column: str) -> list[str]:
     """The group of each row as text; rows without a value are one group."""
-    return ["null" if value is None else f"={value}" for value in filter.column(table, column).to_pylist()]
+    return ["null" if name is None else group_label(name) for name in filter.groups(table, column)]
+
+
+def group_label(name: str) -> str:
+    """A group's name, told from that of the rows without a value and from WHOLE."""
+    return f"={name}"
 
 
 def inside_budgets(table: pa.Table, ranking: Ranking, names: Iterable[str]) -> dict[str, np.ndarray]:
     """For each budget, bool [N]: which rows draw on it; without a quota, all of them on each."""
     if not ranking.quota:
         return dict.fromkeys(names, np.ones(len(table), dtype=bool))
-    sources = table["source"].to_pylist()
-    owners = np.array([source if source in ranking.quota else WHOLE for source in sources], dtype=object)
+    groups = groups_of(table, ranking.quota)
+    owners = np.array([group if group in ranking.shares else WHOLE for group in groups], dtype=object)
     return {name: owners == name for name in names}

@@ -3,7 +3,8 @@
 `likelihoods/<scorer fingerprint>/<run>/<block>/<round>/<digest>-<pairs>.parquet`. A pair is known by a digest of the token ids
 that the model saw, its group is where rows ask for it: the hash of their (input, output), or of the output alone for l(0).
 Writers never share a file and never change one. The name of a part says what its content must be, so one that was cut off or
-changed is found whoever reads it, and there is no list of parts that could be wrong. Columns are found by name: parts of an
+changed is found whoever reads it, and there is no list of parts that could be wrong. It says inside to which scorer it belongs.
+Columns are found by name: parts of an
 older or a newer version that have these and others are read as well, and those that lack one are left for that version.
 """
 
@@ -25,6 +26,7 @@ LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
 DAMAGED = ".damaged"
 SCORER = "scorer.json"  # which scorer a folder of the store belongs to
 NOTES = "damaged"  # folder of a work folder
+_OWNER = "belongs_to"  # in the metadata of a part, so that one that was copied elsewhere is known there
 _PART = re.compile(r"([0-9a-f]{32})-([0-9]+)\.parquet")
 
 
@@ -61,17 +63,17 @@ def block_folder(scorer: str, run: str, block: int, part: str) -> str:
 
 def write(folder: str, table: pa.Table, schema: pa.Schema = STORED) -> str:
     """Write one part; its path. Raises OSError where the disk is full."""
-    data = to_parquet(conform(table, schema))
+    data = to_parquet(conform(table, schema), {_OWNER: owner_of(folder)})
     path = urls.join(folder, f"{files.digest_of(memoryview(data))}-{len(table)}.parquet")
     files.write(path, data)
     return path
 
 
 def read(path: str, schema: pa.Schema = STORED) -> pa.Table:
-    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says, OtherVersion where
-    it has other columns, OSError where it cannot be read, which says nothing about its content."""
-    data = checked(path)
-    table = pq.read_table(pa.BufferReader(data))
+    """The columns of `schema` of one part; raises DamagedPart where its content is not what its name says or another scorer's
+    or embedder's, OtherVersion where it has other columns, OSError where it cannot be read, which says nothing about its
+    content."""
+    table = pq.read_table(pa.BufferReader(checked(path)))
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise OtherVersion(f"{path}: has no column {', '.join(missing)}")
@@ -83,7 +85,17 @@ def checked(path: str) -> bytes:
     named, data = _PART.fullmatch(urls.name_of(path)), files.read(path)
     if named is None or files.digest_of(data) != named[1]:
         raise DamagedPart(f"{path}: is damaged: {len(data):,} bytes, whose digest is not that of its name")
+    owner = (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(_OWNER.encode())
+    if owner not in (None, owner_of(path).encode()):  # early releases left it out
+        raise DamagedPart(f"{path}: belongs to {owner.decode(errors='replace')}, not to {owner_of(path)}")
     return data
+
+
+def owner_of(path: str) -> str:
+    """The fingerprint of the scorer or embedder whose folder of the store a path lies in."""
+    names = path.split("/")
+    kinds = [place for place, name in enumerate(names[:-1]) if name in (LIKELIHOODS, EMBEDDINGS, GENERATED)]
+    return names[kinds[-1] + 1] if kinds else ""
 
 
 def undamaged(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED) -> Iterator[tuple[str, pa.Table]]:

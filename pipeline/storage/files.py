@@ -22,10 +22,12 @@ def digest_of(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def read(uri: str) -> bytes:
-    """A file's content; raises FileNotFoundError, OSError."""
+def read(uri: str, *, at_most: int | None = None) -> bytes:
+    """A file's content; raises FileNotFoundError, OSError, also where there are more than `at_most` bytes of it."""
     filesystem, inner = open_filesystem(uri)
     with filesystem.open_input_file(inner) as file:
+        if at_most is not None and file.size() > at_most:
+            raise OSError(f"it has {file.size():,} bytes, and at most {at_most:,} are accepted")
         return bytes(file.read())
 
 
@@ -70,6 +72,23 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def version_of(uri: str) -> str:
+    """What changes when a file is written again: its size and times, as far as they are known; raises FileNotFoundError."""
+    if not is_url(uri):
+        state = Path(uri).stat()
+        return f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}"
+    filesystem, inner = open_filesystem(uri)
+    info = filesystem.get_file_info(inner)
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(uri)
+    return version_in(info)
+
+
+def version_in(info: pafs.FileInfo) -> str:
+    """As `version_of`, of an object that was listed."""
+    return f"{info.size}-{info.mtime_ns}"
 
 
 def exists(uri: str) -> bool:

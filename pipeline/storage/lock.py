@@ -31,10 +31,12 @@ import pyarrow as pa
 from operators.error_text import first_line
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.storage import files, urls
+from pipeline.storage.records import from_json
 
 FOLDER = ".lock"
 BEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 30.0  # a claim of another machine that has not moved for so long
+_CLAIM_BYTES = 1 << 16
 _TRIES = 4  # of two that begin together, both may give way: then each looks again after a moment
 
 
@@ -227,10 +229,10 @@ def _moves(path: str, seen: Claim) -> bool:
 
 def _read(path: str) -> Claim | None:
     try:
-        return Claim(**json.loads(files.read(path)))
+        return from_json(Claim, files.read(path, at_most=_CLAIM_BYTES))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, OSError) as error:
         raise BadRequest(
-            f"{path}: is no claim of a run ({error}); remove it if no run writes into this output"
+            f"{path}: is no claim of a run ({first_line(error)[:200]}); remove it if no run writes into this output"
         ) from error

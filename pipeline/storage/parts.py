@@ -56,9 +56,10 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
         raise DamagedPart(f"{path}: {_damage(error)}") from error
 
 
-def read_whole(part: Part) -> pa.Table:
-    """The table of a part that an earlier run has published, after a look at every byte of it; raises DamagedPart."""
-    return pq.read_table(pa.BufferReader(checked_bytes(part)))
+def read_whole(part: Part, columns: list[str] | None = None) -> pa.Table:
+    """The table of a part that an earlier run has published, or some of its columns, after a look at every byte of it; raises
+    DamagedPart."""
+    return pq.read_table(pa.BufferReader(checked_bytes(part)), columns=columns)
 
 
 def checked_bytes(part: Part) -> bytes:

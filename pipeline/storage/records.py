@@ -47,7 +47,9 @@ class AdmittedChunk:
     rejected: list[Part]
     reasons: dict[str, int]
     columns: list[str]  # names of the rows' own columns
+    numbers: list[str]  # those of them in which some row holds a number
     first_rejected: list[str]  # the first rejected rows, for people
+    special_text: int = 0  # admitted rows with text that looks like a special token
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
 # Of outputs: stores in which an object appears when its upload is complete. Arrow writes to Azure over what was there, and a
 # file of HDFS is seen while it is written, so neither could switch from one run to the next at once.
 SCHEMES = ("s3", "gs", "gcs")
-_SECRET_OPTION = re.compile(r"[?&][^=&]*(key|secret|token|password|credential|signature)[^=&]*=", re.IGNORECASE)
+_SECRET_OPTION = re.compile(
+    r"[?&#;]([^=&]*(key|secret|token|passw|pwd|credential|signature|auth)[^=&]*|sig|sas|code)=", re.IGNORECASE
+)
 
 
 def is_url(uri: str) -> bool:
@@ -19,8 +22,11 @@ def is_url(uri: str) -> bool:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a URL in a text names a user, a password or a key, which would end up in logs and manifests."""
-    return any(map(_names_somebody, text.split("://")[1:]))
+    """Whether a URL in a text names a user, a password or a key, which would end up in logs and manifests; percent-encoded ones
+    are no less secret."""
+    decoded = unquote(text)
+    ways = {text, decoded, unquote(decoded)}
+    return any(_names_somebody(rest) for way in ways for rest in way.split("://")[1:])
 
 
 def _names_somebody(rest: str) -> bool:

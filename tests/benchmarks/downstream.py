@@ -11,8 +11,9 @@ match on inputs that are in no training. `run` takes the rows of a published run
 are held out of every selection, and the likelihood of their outputs after fine-tuning is the measure. Both measures are
 printed for both.
 
-Every selection is made by the code of `tss select`, from the top of a ranking, or at random among the best third
-(`score: random` with a `where`). Trainings at the same fraction get the same number of selected tokens; all
+Every selection is made by the code of `tss select`: from the top of a ranking, or drawn at a temperature. Weighted training
+takes all rows and multiplies the loss of each by its weight. Trainings at the same fraction get the same number of selected
+tokens; all
 get the same number of steps and of tokens in a step. Intervals are 95% t-intervals over seeds (the order of the rows; where
 rows are drawn, also which).
 """
@@ -36,6 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
+import yaml
 from scipy import stats
 
 from operators.prompts.template import Template, from_text, load_template
@@ -47,26 +49,28 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.session import session
 from pipeline.runs import open_run
 
-# By name: the column that decides, the sign with which it ranks, and whether rows are taken from the top or drawn at random
-# among the best third. Perplexity and the ratio have no agreed direction, so both are tried; highest-IFD selection leaves
-# out rows of 1 and above, as its authors do.
-TOP, DRAWN = "top", "drawn"
-SELECTORS: dict[str, tuple[str, int, str]] = {
-    "tss_pp": ("tss_pp", 1, TOP),
-    "tss_pp, drawn from the best third": ("tss_pp", 1, DRAWN),
-    "tss": ("tss", 1, TOP),
-    "random": ("random", 1, TOP),
-    "ppl, lowest": ("ppl", -1, TOP),
-    "ppl, drawn from the lowest third": ("ppl", -1, DRAWN),
-    "ppl, highest": ("ppl", 1, TOP),
-    "ifd, lowest": ("ifd", -1, TOP),
-    "ifd, drawn from the lowest third": ("ifd", -1, DRAWN),
-    "ifd, highest below 1": ("ifd", 1, TOP),
-    "ifd_loss, lowest": ("ifd_loss", -1, TOP),
-    "length, longest": ("length", 1, TOP),
+# By name: keys of the configuration that a selection sets. Perplexity and the ratio have no agreed direction, so both are
+# tried; highest-IFD selection leaves out rows of 1 and above, as its authors do. A draw by perplexity is one by the mean
+# log-likelihood, which orders as perplexity does and is no more skewed than tss_pp.
+PLAIN: dict[str, Any] = {"select.temperature": 0}
+EVEN = "even"  # a cap of one and a half times a cluster's even share of the budget's rows
+SELECTORS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tss_pp, top": PLAIN,
+    **{f"tss_pp, temperature {t:g}": {"select.temperature": t} for t in (0.25, 0.5, 1.0, 2.0)},
+    "tss_pp, top, capped by cluster": {**PLAIN, "select.max_per": {"cluster": EVEN}},
+    "tss, top": {**PLAIN, "select.score": "tss"},
+    "random (infinite temperature)": {"select.temperature": "infinite"},
+    "ppl, lowest": {**PLAIN, "select.score": {"ppl": -1.0}},
+    "ppl, temperature 0.5": {"select.score": "loglik_mean", "select.temperature": 0.5},
+    "ppl, highest": {**PLAIN, "select.score": "ppl"},
+    "ifd, lowest": {**PLAIN, "select.score": {"ifd": -1.0}},
+    "ifd, highest below 1": {**PLAIN, "select.score": "ifd", "select.where": "ifd < 1"},
+    "ifd_loss, lowest": {**PLAIN, "select.score": {"ifd_loss": -1.0}},
+    "length, longest": {**PLAIN, "select.score": "length"},
 }
-BEST = 1 / 3
-REFERENCES = ("tss_pp", "tss_pp, drawn from the best third")
+WEIGHTED = "all rows, loss times weight"
+REFERENCES = ("default",)
 ALL = "all rows"
 _TEXTS = ["instruction", "input", "output"]
 Selected = tuple[str, float, int | None, list[training.Pair]]  # selector, fraction, its seed where it has one, its rows
@@ -88,7 +92,7 @@ def shuffle_instructions(folder: Path, options: argparse.Namespace) -> None:
     for _ in range(40_000):
         task, items = corpus.draw_pair(rng, for_training=True)
         answer = rng.choice(BY_DOMAIN[task.domain]).answer(items)
-        pairs.append((render(rng.choice(task.instructions), " ".join(items)), answer))
+        pairs.append((render(rng.choice(task.instructions), " ".join(items)), answer, 1.0))
     model, tokenizer = training.load(str(demo.MODEL))
     fit = {"steps": options.base_steps, "tokens": 2 * options.tokens, "learning_rate": 1e-3, "seed": 5}
     training.fine_tune(model, tokenizer, pairs, **fit).save_pretrained(folder)
@@ -107,7 +111,7 @@ def demo_problem(work: Path, options: argparse.Namespace) -> Problem:
     while len(held_out) < options.held_out:
         task, items = corpus.draw_pair(rng, for_training=False)
         if " ".join(items) not in known:
-            held_out.append((render(rng.choice(task.instructions), " ".join(items)), task.answer(items)))
+            held_out.append((render(rng.choice(task.instructions), " ".join(items)), task.answer(items), 1.0))
     return Problem(run, None, held_out, str(base))
 
 
@@ -119,7 +123,7 @@ def run_problem(options: argparse.Namespace) -> Problem:
     rows = pq.read_table(run / "scored", columns=columns).sort_by("id").to_pylist()
     by_task: dict[str, list[training.Pair]] = {}
     for row in rows:
-        pair = (template.render(row["instruction"], row["input"]), row["output"])
+        pair = (template.render(row["instruction"], row["input"]), row["output"], 1.0)
         by_task.setdefault(json.loads(row["extra"]).get("task"), []).append(pair)
     names = random.Random(options.seed).sample(sorted(name for name in by_task if name), options.held_out_tasks)
     # Ids are hashes, so the first rows of a task are a random sample of it.
@@ -135,33 +139,57 @@ def template_of(run: Path, model: str) -> Template:
 
 
 def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Iterator[Selected]:
-    """Every selection by the code of `tss select`: at the largest fraction, and of that the prefixes that the others are."""
-    known, template = open_run.read_manifest(str(problem.run)), template_of(problem.run, problem.base)
-    for name in options.selectors:
-        select = {**_select(problem, name), "budget": {"token_fraction": max(options.fractions)}}
-        by_seed = name == "random" or SELECTORS[name][2] == DRAWN
-        for seed in range(options.seeds) if by_seed else [None]:
-            data = {**known.config, "select": select, "seed": seed or 0, "output": str(work / "selections")}
-            run = Path(
-                flow.select(read_config.validate(data, "downstream"), str(problem.run), Reporter(quiet=True)).run
-            )
-            rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
-            costs = np.add(*(rows[name].to_numpy().astype(np.int64) for name in ("n_prompt_tokens", "n_target_tokens")))
-            total = json.loads((run / "manifest.json").read_text())["budget"]["corpus"]
-            for fraction in options.fractions:
-                asked = int(total * fraction + 1e-9)
-                count = int(np.searchsorted(costs.cumsum(), asked, side="right"))
-                taken, instructions = rows.slice(0, count), len(rows["instruction"][:count].unique())
-                short = (
-                    "; it has no more rows" if count == len(rows) and asked - costs[:count].sum() > costs.max() else ""
-                )
-                print(
-                    f"{name}, {fraction:.0%}: {count:,} rows of {instructions} instructions, "
-                    f"{costs[:count].sum():,} of {asked:,} tokens{short}",
-                    flush=True,
-                )
-                yield name, fraction, seed, _pairs(taken, template)
+    """Every selection by the code of `tss select`: at the largest fraction, and of that the prefixes that the others are,
+    unless it is capped."""
+    template = template_of(problem.run, problem.base)
+    for name, keys in options.selectors.items():
+        capped = EVEN in keys.get("select.max_per", {}).values()
+        for seed in range(options.seeds) if _drawn(problem, keys) else [None]:
+            for at_most in options.fractions if capped else [max(options.fractions)]:
+                run = _selected(problem, work, keys, at_most, seed or 0)
+                rows = pq.read_table(run / "selected", columns=[*_TEXTS, "n_prompt_tokens", "n_target_tokens"])
+                total = json.loads((run / "manifest.json").read_text())["budget"]["corpus"]
+                for fraction in [at_most] if capped else options.fractions:
+                    yield name, fraction, seed, _pairs(_prefix(rows, int(total * fraction + 1e-9), name), template)
     yield ALL, 1.0, None, _pairs(_scored(problem, _TEXTS), template)
+    for scale in options.weights:
+        run = _selected(problem, work, {"score.weight_scale": scale, "select.temperature": 0}, 0.05, 0)
+        weighed = Problem(run, problem.where, [], problem.base)
+        yield f"{WEIGHTED}, lambda {scale:g}", 1.0, None, _pairs(_scored(weighed, [*_TEXTS, "weight"]), template)
+
+
+def _drawn(problem: Problem, keys: dict[str, Any]) -> bool:
+    """Whether the rows that are taken depend on the seed."""
+    default = read_config.validate(open_run.read_manifest(str(problem.run)).config, "downstream").select.temperature
+    return bool(keys.get("select.temperature", default))
+
+
+def _selected(problem: Problem, work: Path, keys: dict[str, Any], fraction: float, seed: int) -> Path:
+    """A run that selects by these keys from the scored one."""
+    known = open_run.read_manifest(str(problem.run))
+    select: dict[str, Any] = {"budget": {"token_fraction": fraction}}
+    filters = [f"({condition})" for condition in (problem.where, keys.get("select.where")) if condition]
+    data = {**known.config, "seed": seed, "output": str(work / "selections")}
+    data["score"], data["select"] = {**data["score"]}, {**data["select"], **select}
+    for key, value in keys.items():
+        section, _, inner = key.partition(".")
+        data[section][inner] = value
+    data["select"]["where"] = " and ".join(filters) or None
+    if EVEN in data["select"]["max_per"].values():
+        clusters = len(pq.read_table(problem.run / "scored", columns=["cluster"])["cluster"].unique())
+        data["select"]["max_per"] = {"cluster": int(1.5 * fraction * known.counts.scored / clusters) + 1}
+    config = read_config.validate(data, "downstream")
+    return Path(flow.select(config, str(problem.run), Reporter(quiet=True)).run)
+
+
+def _prefix(rows: pa.Table, asked: int, name: str) -> pa.Table:
+    """The longest prefix of the selected rows whose cost fits."""
+    costs = np.add(*(rows[column].to_numpy().astype(np.int64) for column in ("n_prompt_tokens", "n_target_tokens")))
+    count = int(np.searchsorted(costs.cumsum(), asked, side="right"))
+    instructions, used = len(rows["instruction"][:count].unique()), costs[:count].sum()
+    short = "; it has no more rows" if count == len(rows) and asked - used > costs.max() else ""
+    print(f"{name}: {count:,} rows of {instructions} instructions, {used:,} of {asked:,} tokens{short}", flush=True)
+    return rows.slice(0, count)
 
 
 def _scored(problem: Problem, columns: list[str]) -> pa.Table:
@@ -170,23 +198,20 @@ def _scored(problem: Problem, columns: list[str]) -> pa.Table:
     return table.filter(filter.evaluate(filter.parse(problem.where), table)) if problem.where else table
 
 
-def _select(problem: Problem, name: str) -> dict[str, Any]:
-    """The keys of `select`, but for the budget."""
-    column, sign, how = SELECTORS[name]
-    filters = [f"({problem.where})"] if problem.where else []
-    if how == DRAWN:
-        values = sign * filter.numeric(_scored(problem, [column]), column)
-        bound = float(np.quantile(values[~np.isnan(values)], 1 - BEST))
-        filters.append(f"{column} {'>' if sign > 0 else '<'} {sign * bound!r}")
-        return {"score": "random", "where": " and ".join(filters)}
-    if name == "ifd, highest below 1":
-        filters.append("ifd < 1")
-    return {"score": column if sign > 0 else {column: -1.0}, "where": " and ".join(filters) or None}
-
-
 def _pairs(rows: pa.Table, template: Any) -> list[training.Pair]:
-    texts = rows.select(_TEXTS).to_pylist()
-    return [(template.render(row["instruction"], row["input"]), row["output"]) for row in texts]
+    """Prompt, target and weight of rows; a row without a weight, having no score, does not count."""
+    weights = rows["weight"].fill_null(0.0).to_pylist() if "weight" in rows.column_names else [1.0] * len(rows)
+    return [
+        (template.render(row["instruction"], row["input"]), row["output"], weight)
+        for row, weight in zip(rows.select(_TEXTS).to_pylist(), weights, strict=True)
+    ]
+
+
+def extra_selector(text: str) -> tuple[str, dict[str, Any]]:
+    """NAME: KEY=VALUE ..., each value YAML."""
+    name, _, settings = text.partition(":")
+    pairs = (setting.partition("=") for setting in settings.split())
+    return name.strip(), {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def cell(
@@ -232,8 +257,8 @@ def report(results: list[dict[str, Any]], base: dict[str, float], measured: str,
     cells: dict[tuple[str, float], dict[int, float]] = {}
     for one in results:
         cells.setdefault((one["selector"], one["fraction"]), {})[one["seed"]] = one[measured]
-    fractions = sorted({fraction for name, fraction in cells if name != ALL})
-    names = [name for name in SELECTORS if (name, fractions[0]) in cells]
+    fractions = sorted({fraction for _, fraction in cells if fraction < 1})
+    names = list(dict.fromkeys(name for name, fraction in cells if fraction == fractions[0]))
     lines = [f"{measured}; the base model has {base[measured]:.3f}; the reference is {reference}", ""]
     heads = [f"{fraction:.0%} | reference less it" for fraction in fractions]
     lines += [f"| selector | {' | '.join(heads)} |", "|---" * (1 + 2 * len(fractions)) + "|"]
@@ -246,8 +271,10 @@ def report(results: list[dict[str, Any]], base: dict[str, float], measured: str,
             difference = "reference" if name == reference else f"{gap:+.3f} ± {width:.3f}"
             columns.append(f"{mean:.3f} ± {half:.3f} | {difference}")
         lines.append(f"| {name} | {' | '.join(columns)} |")
-    mean, half = interval(list(cells[ALL, 1.0].values()))
-    return "\n".join([*lines, f"| {ALL} | {mean:.3f} ± {half:.3f} |" + " |" * (2 * len(fractions) - 1)])
+    for name in dict.fromkeys(name for name, fraction in cells if fraction == 1):
+        mean, half = interval(list(cells[name, 1.0].values()))
+        lines.append(f"| {name} | {mean:.3f} ± {half:.3f} |" + " |" * (2 * len(fractions) - 1))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -268,8 +295,12 @@ def main() -> None:
     of_run.add_argument("--held-out-tasks", type=int, default=20)
     for kind in (generated, of_run):
         kind.add_argument("--held-out", type=int, default=2000, help="pairs that are measured")
-        kind.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.15, 0.30])
-        kind.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=list(SELECTORS))
+        kind.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.15])
+        kind.add_argument("--selectors", nargs="*", default=list(SELECTORS), choices=list(SELECTORS))
+        kind.add_argument("--also", action="append", default=[], metavar="NAME: KEY=VALUE ...", help="another selector")
+        kind.add_argument(
+            "--weights", nargs="*", type=float, default=[0.5, 1.0, 2.0], help="lambdas of weighted trainings"
+        )
         kind.add_argument("--seeds", type=int, default=5)
         kind.add_argument("--steps", type=int, default=200)
         kind.add_argument("--tokens", type=int, default=800, help="tokens of a batch")
@@ -277,6 +308,7 @@ def main() -> None:
         kind.add_argument("--seed", type=int, default=0, help="of the corpus, or of the choice of tasks")
         kind.add_argument("--json", type=Path, help="write every cell to this file")
     options = parser.parse_args()
+    options.selectors = {name: SELECTORS[name] for name in options.selectors} | dict(map(extra_selector, options.also))
     with tempfile.TemporaryDirectory() as folder:
         work = getattr(options, "work", None) or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
@@ -288,7 +320,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"options": vars(options), "base": base, "cells": results}, default=str))
     for measured in ("exact_match", "loglik"):
-        for reference in REFERENCES:
+        for reference in [name for name in REFERENCES if name in options.selectors] or list(options.selectors)[:1]:
             print("\n" + report(results, base, measured, reference))
 
 

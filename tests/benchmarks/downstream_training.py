@@ -14,8 +14,8 @@ from operators.prompts.tokenise import encode_prompts, encode_targets
 
 IGNORED = -100
 EVAL_TOKENS = 4096
-Pair = tuple[str, str]  # prompt and target as text
-Ids = tuple[list[int], list[int]]
+Pair = tuple[str, str, float]  # prompt and target as text, and the weight of the loss
+Ids = tuple[list[int], list[int], float]  # of prompt and target, and the weight of the loss
 
 
 def load(folder: str) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
@@ -28,9 +28,9 @@ def load(folder: str) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
 
 def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Ids]:
     """Prompt and target ids as the scorer makes them; every target ends with EOS, which a model must learn to write."""
-    prompts = encode_prompts(tokenizer, [prompt for prompt, _ in pairs])
-    targets = encode_targets(tokenizer, [target for _, target in pairs], append_eos=True)
-    return list(zip(prompts, targets, strict=True))
+    prompts = encode_prompts(tokenizer, [prompt for prompt, _, _ in pairs])
+    targets = encode_targets(tokenizer, [target for _, target, _ in pairs], append_eos=True)
+    return list(zip(prompts, targets, [weight for _, _, weight in pairs], strict=True))
 
 
 def equal_batches(rows: Sequence[Ids], steps: int, tokens: int, seed: int) -> list[list[Ids]]:
@@ -56,16 +56,27 @@ def equal_batches(rows: Sequence[Ids], steps: int, tokens: int, seed: int) -> li
 
 def collate(rows: Sequence[Ids], padding: int) -> dict[str, torch.Tensor]:
     """Right-padded ids_BT, attention mask and labels_BT; labels are set at target positions only."""
-    width = max(len(prompt) + len(target) for prompt, target in rows)
+    width = max(len(prompt) + len(target) for prompt, target, _ in rows)
     ids = torch.full((len(rows), width), padding)
     labels = torch.full((len(rows), width), IGNORED)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for place, (prompt, target) in enumerate(rows):
+    for place, (prompt, target, _) in enumerate(rows):
         end = len(prompt) + len(target)
         ids[place, :end] = torch.tensor([*prompt, *target])
         labels[place, len(prompt) : end] = torch.tensor(target)
         mask[place, :end] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class WeightedTrainer(Trainer):
+    """The loss of each target token times the weight of its row, over the number of target tokens: with weights of 1 the
+    usual mean."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+        weights, labels = inputs.pop("row_weights"), inputs.pop("labels")[:, 1:]
+        logits = model(**inputs).logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return (losses.view(labels.shape) * weights[:, None]).sum() / (labels != IGNORED).sum()
 
 
 def fine_tune(
@@ -99,11 +110,14 @@ def fine_tune(
             use_cpu=not torch.cuda.is_available(),
         )
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        trainer = Trainer(
+        trainer = WeightedTrainer(
             model=model,
             args=arguments,
             train_dataset=batches,  # type: ignore[arg-type]
-            data_collator=lambda items: collate(items[0], padding),
+            data_collator=lambda items: {
+                **collate(items[0], padding),
+                "row_weights": torch.tensor([weight for _, _, weight in items[0]]),
+            },
         )
         trainer.train()
     return model.eval()

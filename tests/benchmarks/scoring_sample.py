@@ -18,7 +18,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from operators.prompts.tokenise import empty_context
 from operators.scoring.encode_pairs import encode_rows
 
 _SHARED_SHAPE = {
@@ -104,7 +103,7 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     found = json.loads((folder / "placed.json").read_text())
     encoder, pool = cached_encoder(**found["encoder"]), cached_pool(**found["pool"])
     neighbours = pq.read_table(Path(found["pool"]["index"]) / "neighbours.parquet")
-    context = list(empty_context(encoder.tokenizer))
+    context = list(encoder.context)
     placed = sorted(
         (from_json(PlacedBlock, json.dumps(block)) for block in found["placed"]), key=lambda block: block.block
     )

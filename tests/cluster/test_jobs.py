@@ -146,7 +146,7 @@ def test_a_job_does_its_work_where_it_belongs(cluster, unseen, ray_session, tmp_
         elsewhere = {task["name"] for task in plain if task["node_id"] != by_ip[cluster.workers[0].ip]}
         # Ray 2.60 gives its tasks of a shuffle no label selector: these short ones may go anywhere. The other looks everywhere.
         assert {name for name in elsewhere if not name.startswith(("HashShuffle", "SortShuffle"))} == {"check_shared"}
-        assert any("admit_chunk" in task["name"] for task in tasks)  # dashboards call stages by their names
+        assert any("admit_chunks" in task["name"] for task in tasks)  # dashboards call stages by their names
     wanted = {f"ray_{name}_total" for name in metrics.COUNTERS} | {f"ray_{name}" for name in metrics.GAUGES}
     told = {key.partition("[")[0] for key in seen}
     assert wanted - told <= {"ray_tss_rejected_rows_total", "ray_tss_scorer_device_memory_bytes"}

@@ -7,6 +7,7 @@ import pytest
 from conftest import write_jsonl
 from small_runs import corpus, run, table
 
+from operators.model_files import ModelProblem
 from pipeline.errors import RunFailed
 from pipeline.reading import admit
 from pipeline.scoring import score_block
@@ -92,9 +93,9 @@ def test_a_row_that_ends_its_process_every_time_is_rejected_alone(
 
 
 def deadly_reader():
-    """`admit_chunk` in which the poison ends the process."""
+    """`admit_chunks` in which the poison ends the process."""
 
-    def admit_chunk(batch, **settings):
+    def admit_chunks(batch, **settings):
         from pipeline.reading import admit  # the worker's own
 
         def deadly(record, columns):
@@ -107,15 +108,15 @@ def deadly_reader():
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {"normalise": deadly, "WHOLE_TRIES": 0, "ROW_TRIES": 1, "ROWS_AT_ONCE": 1}.items():
                 patch.setattr(admit, name, value)
-            return admit.admit_chunk(batch, **settings)
+            return admit.admit_chunks(batch, **settings)
 
-    return admit_chunk
+    return admit_chunks
 
 
 def test_a_row_that_ends_its_reader_every_time_is_rejected_alone(
     ray_session, clean, model_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(admit, "admit_chunk", deadly_reader())
+    monkeypatch.setattr(admit, "admit_chunks", deadly_reader())
     path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], POISON])
     done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
     rest_equals(done, clean)
@@ -150,6 +151,22 @@ def test_a_scorer_that_is_broken_is_no_fault_of_rows(ray_session, model_folder, 
         RunFailed, match=r"stage score: .*the scorer fails on everything since RuntimeError: device-side"
     ):
         run(tmp_path / "out", [path], model_folder)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_model_that_is_no_scorer_ends_the_run_by_name(ray_session, model_folder, tmp_path, monkeypatch):
+    loads = str(tmp_path / "loads")
+
+    def load(self):
+        with open(loads, "a") as file:  # noqa: PTH123 - sent to a worker as it is
+            file.write("1")
+        raise ModelProblem("scorer.model: 'm': the model is not causal")
+
+    faulty(monkeypatch, _load=load)
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(RunFailed, match=r"^stage score: (BrokenScorer: )?scorer\.model: 'm': the model is not causal$"):
+        run(tmp_path / "out", [path], model_folder)
+    assert set((tmp_path / "loads").read_text()) == {"1"}
     assert not (tmp_path / "out" / "runs").exists()
 
 

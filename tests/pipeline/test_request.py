@@ -1,6 +1,5 @@
 """What identifies a request."""
 
-import json
 import types
 
 import pytest
@@ -8,14 +7,13 @@ from small_runs import settings
 
 from pipeline import request
 from pipeline.engine import same_code
-from pipeline.storage import files
 
 
 @pytest.fixture
 def content(tmp_path):
     """The content of a request, made anew each time."""
 
-    def made(generating=None, **more):
+    def made(generating=None, bos_opens_turns=False, **more):
         return request.Request(
             config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model", **more),
             reporter=None,
@@ -23,7 +21,7 @@ def content(tmp_path):
             output="out",
             chunks=[],
             pool_texts=None,
-            checked=types.SimpleNamespace(embedder="lexical"),
+            checked=types.SimpleNamespace(embedder="lexical", encoder={"bos_opens_turns": bos_opens_turns}),
             pools=None,
             dtype="float32",
             scorer=types.SimpleNamespace(fingerprint="of the scorer"),
@@ -43,17 +41,7 @@ def test_a_release_that_makes_other_rows_makes_other_content(content, monkeypatc
     assert content() != before
 
 
-def test_retrieved_alternatives_make_the_content_that_they_made_before_there_were_others(
-    content, tmp_path, monkeypatch
-):
-    """So that a run of an earlier release goes on, and a refresh of one finds that nothing has changed."""
-    digested = []
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "digest_of", lambda data: digested.append(json.loads(data)))
-        content()
-    asked = settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model").alternatives.model_dump()
-    ((*parts, bounded),) = digested
-    assert {name: asked[name] for name in ("k", "paraphrase_max", "pool", "same_task")} in parts and bounded is None
+def test_a_generator_that_writes_nothing_is_no_part_of_the_content(content):
     assert content(alternatives__generator={"temperature": 0.1, "prompt": "{input}"}) == content()
 
 
@@ -64,6 +52,10 @@ def test_who_writes_alternatives_is_a_part_of_the_content(content, tmp_path):
 
     found = [content(), written(), written(source="both"), written(k=5), written(fingerprint="of another")]
     assert len(set(found)) == len(found) and written() == found[1]
+
+
+def test_another_context_without_a_prompt_makes_other_content(content):
+    assert content(bos_opens_turns=True) != content()
 
 
 def test_other_sources_alone_make_the_same_content(content, monkeypatch):

@@ -27,6 +27,7 @@ from operators.retrieval.alternatives import instruction_key
 from operators.retrieval.embedder import LexicalEmbedder, embed_folded
 from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline import cli, flow, read_config
+from pipeline.config import Score
 from pipeline.engine import job
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
@@ -143,8 +144,12 @@ def test_every_score_follows_from_the_twins(done):
             [own, empty, *others],
             atol=1e-4,
         )
-        assert row["tss"] == pytest.approx(slow_tss(own, others), abs=3e-4)
-        assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 4, 1.0, 0.5), abs=3e-4)
+        sums = own * len(target), [other * len(target) for other in others]
+        assert row["tss"] == pytest.approx(slow_tss(*sums), abs=3e-4 * len(target))
+        score = Score()
+        assert row["tss_pp"] == pytest.approx(
+            slow_tss_pp(own, others, score.hardest, score.tau, score.alpha), abs=3e-4 / score.tau
+        )
         assert row["n_prompt_tokens"] == len(encoder.prompt(row["instruction"], row["input"])) and row[
             "n_target_tokens"
         ] == len(target)
@@ -210,11 +215,11 @@ def test_nothing_but_the_corpus_moves_a_score(done, request, model_folder, tmp_p
 
 def test_reselecting_needs_no_model_and_keeps_the_old_run(done):
     before = (done / "manifest.json").read_bytes()
-    other = reselect(done, select__budget__examples=7, score__hardest=1, score__quality_weight=0.0)
+    other = reselect(done, select__budget__examples=7, score__hardest=1, score__alpha=0.0)
     rows = table(other, "scored")
     for row in rows:
         own, others = row["loglik_mean"], [one["loglik_mean"] for one in row["alternatives"]]
-        assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 1, 1.0, 0.0), abs=1e-9)
+        assert row["tss_pp"] == pytest.approx(slow_tss_pp(own, others, 1, Score().tau, 0.0), abs=1e-9)
     assert [row["id"] for row in table(other, "selected")] == slow_select(selectable(other, cost=lambda row: 1), 7)
     manifest = json.loads((other / "manifest.json").read_text())
     assert (

@@ -4,6 +4,7 @@ import datetime
 import errno
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from pipeline.scoring import score_block
 from pipeline.selection import choose
 from pipeline.storage import computed, files, urls
 from pipeline.storage.lock import hold
+from pipeline.storage.parts import DamagedPart
 
 LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives", "tss_pp")
 
@@ -201,7 +203,7 @@ def test_a_manifest_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path,
     own = Workspace(str(tmp_path), "20260101T000000-000000", lock=None)
     assert not own.whole
 
-    def busy(uri):
+    def busy(uri, **options):
         raise TimeoutError("the store does not answer")
 
     monkeypatch.setattr("pipeline.storage.files.read", busy)
@@ -316,13 +318,53 @@ def test_a_part_that_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path, 
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
     path = computed.write(str(tmp_path), rows)
 
-    def busy(uri):
+    def busy(uri, **options):
         raise TimeoutError("the store does not answer")
 
     with monkeypatch.context() as patch, pytest.raises(TimeoutError):
         patch.setattr("pipeline.storage.files.read", busy)
         list(computed.undamaged([path], str(tmp_path / "work")))
     assert [one for one, _ in computed.undamaged([path, str(tmp_path / "gone.parquet")], None)] == [path]
+
+
+def test_a_part_of_another_scorer_is_never_used(tmp_path):
+    """Copied by hand, from float32 into the folder of bfloat16."""
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
+    mine, other = (f"{computed.scorer_folder(str(tmp_path), name)}/run/block" for name in ("a" * 32, "b" * 32))
+    path = computed.write(other, rows)
+    Path(mine).mkdir(parents=True)
+    copied = shutil.copy(path, mine)
+    assert [part for part, _ in computed.undamaged([path], None)] == [path]
+    work = str(tmp_path / "work")
+    assert list(computed.undamaged([copied], work)) == [] and computed.damaged(work) == [copied]
+    with pytest.raises(DamagedPart, match=f"belongs to {'b' * 32}, not to {'a' * 32}"):
+        computed.checked(shutil.copy(path, mine))
+
+
+def test_stats_beside_upkeep_list_again_what_is_gone(tmp_path, monkeypatch):
+    folder = computed.scorer_folder(str(tmp_path), "a" * 32)
+    rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
+    old, new = computed.write(f"{folder}/1", rows), computed.write(f"{folder}/2", rows.slice(0, 1))
+    listed = computed.parts
+    before = listed(folder)
+    Path(old).unlink()
+    looks = []
+    monkeypatch.setattr(computed, "parts", lambda *a: looks.append(1) or (before if len(looks) == 1 else listed(*a)))
+    assert "1 parts" in maintenance.stats(str(tmp_path), Reporter(quiet=True)).text and len(looks) == 2
+    monkeypatch.setattr(computed, "parts", lambda *a: before)
+    with pytest.raises(RunFailed, match="upkeep is under way"):
+        maintenance.stats(str(tmp_path), Reporter(quiet=True))
+    assert Path(new).exists()
+
+
+def test_prune_believes_no_published_part_that_was_edited(whole, tmp_path):
+    output = shutil.copytree(whole.parents[1], tmp_path / "out")
+    (part, *_) = sorted((output / "runs" / whole.name / "scored").iterdir())
+    pq.write_table(pq.read_table(part).slice(0, 0), part)  # as if no row used the store
+    before = sorted(path for path in (output / "likelihoods").rglob("*.parquet"))
+    with pytest.raises(RunFailed, match=rf"{part.name}: is damaged"):
+        maintenance.prune(str(output), Reporter(quiet=True))
+    assert sorted(path for path in (output / "likelihoods").rglob("*.parquet")) == before
 
 
 def test_parts_with_columns_of_another_version_are_read(tmp_path):
@@ -486,7 +528,7 @@ def test_a_pointer_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, 
     files.write(str(tmp_path / "latest.json"), b"{")
     assert publish.current_run(str(tmp_path)) is None
 
-    def unread(path):
+    def unread(path, **options):
         raise OSError(errno.EIO, "not now")
 
     monkeypatch.setattr(files, "read", unread)

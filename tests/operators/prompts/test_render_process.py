@@ -138,10 +138,11 @@ def test_long_rows_may_loop_over_their_words(monkeypatch):
 def test_a_chat_template_that_loops_over_long_rows_alone_is_limited():
     tokenizer = byte_tokenizer(bos=True)
     tokenizer.chat_template = (
-        "{% if messages[0].content|length > 20000 %}" + LOOP + "{% endif %}{{ messages[0].content }}"
+        "{% if messages[0].content|length > 20000 %}" + LOOP + "{% endif %}"
+        "{{ messages[0].content }}: {{ messages[1].content }}"
     )
     template = load_template("chat", tokenizer)
-    assert template.render("x" * 20_000, "") == "x" * 20_000
+    assert template.render("x" * 20_000, "") == "x" * 20_000 + ": "
     with pytest.raises(TemplateProblem, match=r"did not finish within 0.5 s on a row of 20001 characters"):
         template.render("x" * 20_001, "")
 
@@ -162,7 +163,8 @@ def test_nothing_of_the_working_folder_is_imported(tmp_path, monkeypatch):
 def test_the_process_ends_with_the_one_that_asks():
     code = (
         "import os; from operators.prompts.render_process import RenderProcess; "
-        "print(RenderProcess({'name': 't', 'text': '{{ input * 2 }}', 'tokens': {}})._process.pid, flush=True); "
+        "source = {'name': 't', 'text': '{{ input * 2 }}', 'tokens': {}, 'variables': {}}; "
+        "print(RenderProcess(source)._process.pid, flush=True); "
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

@@ -141,9 +141,9 @@ def test_what_is_no_file_is_no_template(tmp_path):
             load_template(str(path))
 
 
-def rendered_here(source):
+def rendered_here(source, variables=None):
     """What the process for a chat template renders with, in this process: another takes a second to start."""
-    return prepare("chat", source, byte_tokenizer(bos=True).special_tokens_map)()
+    return prepare("chat", source, byte_tokenizer(bos=True).special_tokens_map, variables or {})()
 
 
 @pytest.mark.parametrize("source", CHATS.values(), ids=list(CHATS))
@@ -152,14 +152,13 @@ def test_a_chat_template_gives_what_it_gives_in_transformers(source):
     tokenizer.chat_template = source
     for instruction, input in ROWS:
         content = f"{instruction}\n\n{input}" if input else instruction
-        expected = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        assert rendered_here(source)(instruction, input) == expected
+        conversation = [{"role": "user", "content": content}, {"role": "assistant", "content": "Yes."}]
+        expected = tokenizer.apply_chat_template(conversation, tokenize=False)
+        assert rendered_here(source)(instruction, input, None, "Yes.") == expected
 
 
 def test_the_day_in_a_chat_template_is_always_the_same():
-    assert rendered_here("{{ strftime_now('%d %b %Y') }}")("a", "") == "26 Jul 2024"
+    assert rendered_here("{{ strftime_now('%d %b %Y') }}")("a", "", None, "") == "26 Jul 2024"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_the_day_in_a_chat_template_is_always_the_same():
 )
 def test_whatever_a_chat_template_raises_is_a_problem_of_the_row(source, words):
     with pytest.raises(TemplateProblem, match=f"^template 'chat' {words}"):
-        rendered_here(source)("a", "b")
+        rendered_here(source)("a", "b", None, "c")
 
 
 def test_a_trial_gives_the_texts_of_its_rows():
@@ -186,10 +185,39 @@ def test_a_template_that_fails_on_longer_rows_alone_fails_in_its_trial():
         try_template(template)
 
 
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("Answer: {{ input }}", "with an input"),
+        ("Answer: ", "with an input"),
+        ("{% if input %}{{ input }}{% else %}{{ instruction }}{% endif %}", "with an input"),
+        ("{% if input %}{{ instruction }}{{ input }}{% else %}Go on.{% endif %}", "without an input"),
+        ("{{ instruction[:100] }}{{ input }}", "with an input"),
+        ("{{ instruction.split('.')[0] }}{{ input }}", "with an input"),
+    ],
+)
+def test_a_template_that_gives_two_instructions_the_same_prompt_fails_in_its_trial(source, row):
+    with pytest.raises(TemplateProblem, match=f"template 't' gives two instructions the same prompt, on a row {row}"):
+        try_template(from_text("t", source))
+
+
+def test_a_template_for_rows_with_an_input_alone_passes_its_trial():
+    source = "{{ 'x' * (10 // input|length) }}{{ instruction }} {{ input }}"
+    assert try_template(from_text("t", source), (("Add.", "1 2"),)) == ["xxxAdd. 1 2"]
+
+
+def test_a_chat_template_that_shows_no_instruction_fails_in_its_trial():
+    tokenizer = byte_tokenizer(bos=True)
+    shown = "{% if message['role'] == 'assistant' %}{{ message['content'] }}{% endif %}"
+    tokenizer.chat_template = "{% for message in messages %}[{{ message['role'] }}]" + shown + "{% endfor %}"
+    with pytest.raises(TemplateProblem, match="template 'chat' gives two instructions the same prompt"):
+        try_template(load_template("chat", tokenizer))
+
+
 def test_rendering_imports_no_torch_and_no_ray():
     code = (
         "import sys, operators.prompts.template as t; print('transformers' in sys.modules); "
-        "t.prepare('chat', '', {}); print({'torch', 'ray'} & set(sys.modules))"
+        "t.prepare('chat', '', {}, {}); print({'torch', 'ray'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\nset()\n"

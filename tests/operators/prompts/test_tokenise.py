@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import byte_tokenizer
-from tokenizers import Regex, models, normalizers, pre_tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from operators.normalise import Example
 from operators.prompts import tokenise
@@ -39,6 +39,33 @@ def test_no_bos_where_the_tokenizer_has_none():
 def test_targets_have_no_bos_and_one_eos():
     (ids,) = encode_targets(byte_tokenizer(bos=True), ["ab"], append_eos=True)
     assert BOS not in ids and ids[-1] == EOS and len(ids) == 3
+
+
+def appending(rule):
+    """A tokenizer whose own rule for special tokens is another one."""
+    tokenizer = byte_tokenizer(bos=True)
+    special = [("<bos>", BOS), ("<eos>", EOS)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=rule, special_tokens=special)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("rule", "start"), [("$A <eos>", []), ("<bos> $A <eos>", [BOS]), ("<bos> $A <eos> <bos>", [BOS]), ("$A", [])]
+)
+def test_what_a_tokenizer_puts_after_every_text_stands_not_between_prompt_and_output(rule, start):
+    tokenizer = appending(rule)
+    assert (
+        tokenizer(["ab"])["input_ids"][0] != tokenizer(["ab"], add_special_tokens=False)["input_ids"][0] or rule == "$A"
+    )
+    plain = encode_targets(tokenizer, ["ab", "c"], append_eos=False)
+    assert encode_prompts(tokenizer, ["ab", "c"]) == [[*start, *ids] for ids in plain]
+    assert encode_targets(tokenizer, ["ab"], append_eos=True) == [[*plain[0], EOS]]
+    assert encode_prompts(tokenizer, [""]) == [start]
+
+
+def test_an_end_that_a_template_writes_stays():
+    (ids,) = encode_prompts(appending("<bos> $A <eos>"), ["ab<eos>"])
+    assert ids[-1] == EOS and ids.count(EOS) == 1
 
 
 def test_nothing_to_encode():

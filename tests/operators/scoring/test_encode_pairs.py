@@ -56,7 +56,8 @@ MOST = 20  # tokens of a sequence: the row itself has 13
 def test_a_row_near_the_greatest_length_tries_a_bounded_part_of_a_large_pool():
     case = Case(LONG)
     assert case.alternatives(4, MOST) == []
-    assert case.tokenizer.texts == 2 + TRIES * 4  # its own prompt and target, and what was tried
+    # Its own prompt and target, what was tried, and a text with and without special tokens.
+    assert case.tokenizer.texts == 2 + TRIES * 4 + 2
 
 
 @pytest.mark.parametrize("stored", [1, 8, 100])
@@ -80,5 +81,5 @@ def test_rows_that_ask_alike_are_ranked_further_once(monkeypatch):
     monkeypatch.setattr(case.pool, "search", lambda queries, count: searched.append(queries) or search(queries, count))
     ranked = Candidates(case.query, [], [], False, 0)
     prompts = encode_pairs._Prompts(Encoder(byte_tokenizer(bos=True), load_template("plain"), True, MOST))
-    encode_pairs._choose_alternatives(["", "", ""], [9, 9, 9], [ranked] * 3, case.pool, prompts, 1)
+    encode_pairs._choose_alternatives([("", None)] * 3, [9, 9, 9], [ranked] * 3, case.pool, prompts, 1)
     assert [case.query] in searched and sum(map(len, searched)) == 1

@@ -161,21 +161,27 @@ class OutOfMemoryAbove(torch.nn.Module):
         return self.decoder(input_ids=input_ids, **kwargs)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on():
+def whole_scorer(monkeypatch):
+    """A scorer that runs its model whole, and the model."""
+    monkeypatch.setattr("operators.scoring.scorer.tiled", lambda model: False)
+    model = random_model("llama")
+    scorer = TargetScorer(model, 4096)
+    assert scorer.way == "whole"
+    return scorer, model
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
     prompts, targets = [[1, 2, 3]] * 16, [[4, 5]] * 16
     expected = TargetScorer(random_model("llama"), 4096).sums(prompts, targets)
-    model = random_model("llama")
+    scorer, model = whole_scorer(monkeypatch)
     model.model = OutOfMemoryAbove(model.model, 20)
-    scorer = TargetScorer(model, 4096)
     assert np.allclose(scorer.sums(prompts, targets), expected, atol=1e-4)
     assert scorer.batch_tokens < 4096 and model.model.largest <= 20
 
 
-def test_out_of_memory_on_a_single_sequence_is_raised():
-    model = random_model("llama")
-    scorer = TargetScorer(model, 4096)
+def test_out_of_memory_on_a_single_sequence_is_raised(monkeypatch):
+    scorer, model = whole_scorer(monkeypatch)
     model.model = OutOfMemoryAbove(model.model, 3)
-    scorer = TargetScorer(model, 4096)
     with pytest.raises(torch.OutOfMemoryError):
         scorer.sums([[1, 2, 3]], [[4, 5]])
 

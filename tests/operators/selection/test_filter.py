@@ -82,6 +82,7 @@ def test_what_does_not_fit_its_columns():
 def test_columns_to_read():
     assert filter.needed_columns({"ppl", "ifd"}) == ["ppl", "ifd"]
     assert set(filter.needed_columns({"ppl", "stars"})) == {"ppl", "extra"}
+    assert filter.needed_columns({"file", "line", "messages"}) == ["file", "line", "messages"]
 
 
 def test_weighted_scores_are_standardised_and_null_where_a_part_is():

@@ -16,10 +16,11 @@ from operators.prompts.tokenise import Encoder
 from pipeline import preflight, read_config
 from pipeline.engine.attempts import GivenUp
 from pipeline.errors import BadRequest
-from pipeline.reading import admit, chunks
+from pipeline.reading import admit, chunks, collect
+from pipeline.runs import accounts
 from pipeline.scoring import encode
 from pipeline.storage import files
-from pipeline.storage.records import Part, to_json
+from pipeline.storage.records import AdmittedChunk, Part, from_json, to_json
 
 ROWS = corpus(12, seed=4)
 
@@ -39,7 +40,8 @@ def admitted(path, work, lives=40):
     """The record of a file's one chunk, and how many processes it took."""
     for life in range(1, lives + 1):
         try:
-            return admit._admit(chunk_of(path), str(work), {}, "reject"), life
+            batch = admit.admit_chunks(record_of(chunk_of(path)), work=str(work), encoder={}, too_long="reject")
+            return from_json(AdmittedChunk, batch["record"][0].as_py()), life
         except Died:
             continue
     raise AssertionError("it never ends")
@@ -66,7 +68,7 @@ def killing(function, poison):
 
 def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypatch, tmp_path):
     monkeypatch.setattr(admit, "ROWS_AT_ONCE", 5)
-    monkeypatch.setattr(admit, "normalise", killing(admit.normalise, b"POISON"))
+    monkeypatch.setattr(collect, "normalise", killing(collect.normalise, b"POISON"))
     poison = {"instruction": "Copy.", "input": "", "output": "POISON"}
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], poison, *ROWS[3:], poison])
     record, lives = admitted(path, tmp_path / "work")
@@ -106,15 +108,26 @@ def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypat
     assert record.read == 13
 
 
+def test_a_conversation_keeps_its_turns_and_text_like_special_tokens_is_counted(tmp_path):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0}]
+    forged = [{"instruction": "Q", "output": "A<eos>"}, {"instruction": "Q", "output": "<bos>" * 300}]
+    record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, *forged]), tmp_path / "work")
+    conversation, plain = rows_in(record.admitted)
+    assert json.loads(conversation["messages"]) == turns and plain["messages"] is None
+    assert record.special_text == 1 and record.reasons == {"too_long": 1}
+    counts = accounts.admitted_counts([record, record])
+    assert accounts.in_all(counts).special_text == counts[record.source].special_text == 2
+
+
 def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):
     deaths = [Died, Died]
 
-    def dying(*given, then=admit.normalise):
+    def dying(*given, then=collect.normalise):
         if deaths:
             raise deaths.pop()
         return then(*given)
 
-    monkeypatch.setattr(admit, "normalise", dying)
+    monkeypatch.setattr(collect, "normalise", dying)
     record, lives = admitted(write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "work")
     assert lives == 3 and record.read == 12 and not record.rejected
 
@@ -148,13 +161,13 @@ def test_marks_are_few(monkeypatch, tmp_path):
 def test_names_of_columns_are_kept_up_to_a_number_and_a_length(tmp_path):
     rows = [{**row, f"c{i}": 1, "n" * 201: 1} for i, row in enumerate(ROWS * 100)]
     record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "work")
-    columns = admit.columns_of([record, replace(record, columns=["zzz"])])
-    assert len(record.columns) == len(columns) == admit.COLUMNS_KEPT
-    assert max(map(len, columns)) <= admit.COLUMN_CHARS
+    columns = collect.columns_of([record, replace(record, columns=["zzz"])])
+    assert len(record.columns) == len(columns) == collect.COLUMNS_KEPT
+    assert max(map(len, columns)) <= collect.COLUMN_CHARS
 
 
 def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_path):
-    def dying(part, round):
+    def dying(part, round, threshold):
         raise Died
 
     monkeypatch.setattr(encode, "rows_of_round", dying)
@@ -168,7 +181,8 @@ def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_
                 pool={},
                 source="retrieved",
                 k=1,
-                round={"name": "pilot"},
+                round=encode.Round("pilot"),
+                threshold=None,
             )
     assert "encoding block 7 ended its process 3 times" in str(ended.value)
 
@@ -178,12 +192,12 @@ def wanting(name):
 
 
 def test_a_column_that_may_have_been_cut_off_is_not_refused():
-    preflight.require_columns(wanting("late"), [f"c{i}" for i in range(admit.COLUMNS_KEPT)])
+    preflight.require_columns(wanting("late"), [f"c{i}" for i in range(collect.COLUMNS_KEPT)])
     preflight.require_columns(wanting("n" * 201), ["stars"])
     with pytest.raises(BadRequest, match="no column 'late'"):
         preflight.require_columns(wanting("late"), ["stars"])
 
 
 def test_the_reader_knows_how_many_ids_the_model_has(model_folder, tmp_path):
-    checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "")
+    checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "{{ instruction }}")
     assert checked.encoder["vocab_size"] == 260

@@ -50,4 +50,4 @@ def test_what_is_no_manifest_is_said_in_words(data, words):
 def test_text_instead_of_a_number_is_named_by_its_place():
     plain = {**to_plain(MANIFEST), "pairs": {"computed": "many", "reused": 0}}
     with pytest.raises(ValueError, match=r"pairs\.computed: Input should be a valid integer"):
-        opened(json.dumps(plain).encode())
+        opened(json.dumps({**plain, "digest": manifest_digest(plain)}).encode())

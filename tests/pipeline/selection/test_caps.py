@@ -39,5 +39,7 @@ def test_each_block_gets_the_cut_of_each_of_its_groups(tmp_path_factory, rows, n
 
 
 def test_a_ranking_travels_to_tasks():
-    ranking = Ranking({"ppl": -1.0}, {"ppl": (1.0, 2.0)}, "total", "ppl < 3", [("task", "folder")], ["a"])
+    ranking = Ranking(
+        {"ppl": -1.0}, {"ppl": (1.0, 2.0)}, "total", "ppl < 3", [("task", "folder")], "source", ["=a"], 0.5
+    )
     assert Ranking(**asdict(ranking)) == ranking

@@ -15,7 +15,7 @@ from pipeline.runs.manifest import opened
 from pipeline.selection import overlap
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e"
-BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_pp"]
+BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_nce", "tss_pp"]
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +110,10 @@ def test_bounded_rows_are_left_out_of_what_needs_their_score(ray_session, model_
     full = run(tmp_path / "f", [corpus_file], model_folder, **settings)
     few, all_ = (json.loads((one / "manifest.json").read_text()) for one in (bounded, full))
     assert few["counts"]["bounded"] > 0 and "tss" not in few["overlap"]["scores"]
-    names = [name for name in all_["overlap"]["scores"] if name != "tss"]
+    names = [name for name in all_["overlap"]["scores"] if name not in ("tss", "tss_nce")]
     assert few["overlap"]["scores"] == names
     other = json.loads((reselect(bounded, select__mode="full", select__score="ppl") / "manifest.json").read_text())
-    assert not {"tss", "tss_pp"} & set(other["overlap"]["scores"])
+    assert not {"tss", "tss_nce", "tss_pp"} & set(other["overlap"]["scores"])
     places = [all_["overlap"]["scores"].index(name) for name in names]
     assert few["overlap"]["jaccard"] == [[all_["overlap"]["jaccard"][i][j] for j in places] for i in places]
 
@@ -167,11 +167,3 @@ def test_report_prints_a_published_run_again(done, capsys, tmp_path):
     assert first.split()[2:] == [f"{value:.2f}" for value in manifest["overlap"]["jaccard"][0]]
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "latest.json" in capsys.readouterr().err
-
-
-def test_perplexities_of_whole_sequences_can_be_weighed(done):
-    lowest = reselect(done, score__normalize="sequence", select__score={"ppl": -1})
-    ppl = {row["id"]: row["ppl"] for row in table(lowest, "scored") if row["ppl"] is not None}
-    assert max(ppl.values()) > 1e150  # its square is no float any more
-    chosen = [ppl[row["id"]] for row in table(lowest, "selected")]
-    assert chosen == sorted(chosen) and max(chosen) < max(ppl.values())

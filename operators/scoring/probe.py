@@ -1,0 +1,117 @@
+"""Fixed sequences on which a scorer is tried before it is trusted: what the model gives for each of them by itself, and whether
+the model is causal at all.
+
+They are short, longer than blocks of attention are (64 positions), and longer than each window of attention: what a way of
+running a model gets wrong may show only there. No sequence is longer than any that will be scored, so a window that none of
+those reaches is not tried.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+Ids = list[int]
+
+_SHORT, _PAST_BLOCKS, _PAST_WINDOW = 12, 80, 24  # tokens; the last beyond the end of a window
+_CHANGED, _WATCHED = 40, 6  # last tokens of a sequence that are changed, and those before them that must not notice
+_MOST = 1 << 13  # tokens of a sequence
+# Differences of a log-probability, in float32 and in narrower types: these round each logit by up to some hundredths. Of a
+# causal model they come from experts that get other numbers of tokens; one that looks ahead differs by far more.
+EXACT, ROUNDED = 1e-4, 0.05
+_CAUSAL_EXACT, _CAUSAL_ROUNDED = 1e-3, 0.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Sequences with the sum of log-probabilities that the model gives for the targets of each, one sequence at a time."""
+
+    prompts: list[Ids]
+    targets: list[Ids]
+    expected: np.ndarray  # float64 [N]
+
+
+class Probe:
+    """What is tried of one model. `fresh` is called before each run of it, `longest` bounds the sequences that will be scored
+    (None: nothing is known)."""
+
+    def __init__(self, model: Any, longest: int | None, fresh: Callable[[], None]):
+        self._model, self._fresh = model, fresh
+        self._device = next(model.parameters()).device
+        config = model.config.get_text_config()
+        self._vocabulary: int = config.vocab_size
+        self._config = config
+        self._lengths = self._of_use(longest)
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def _of_use(self, longest: int | None) -> list[int]:
+        """The lengths that are tried, shortest first."""
+        keys = ("max_position_embeddings", "n_positions", "max_seq_len")
+        positions = next((n for key in keys if isinstance(n := getattr(self._config, key, None), int)), None)
+        most = min([_MOST, *(bound for bound in (longest, positions) if bound)])
+        # Of the layers, and of the configuration where layers do not tell.
+        named = {getattr(part, "sliding_window", None) for part in (*self._model.modules(), self._config)}
+        windows = {window for window in named if isinstance(window, int) and 0 < window < most}
+        wanted = {_SHORT, _PAST_BLOCKS, *(window + _PAST_WINDOW for window in windows)}
+        return sorted({min(length, most) for length in wanted})
+
+    def _ids(self, length: int) -> Ids:
+        return list(np.random.default_rng(0).integers(0, self._vocabulary, length).tolist())
+
+    def short(self) -> Trial:
+        """Sequences of up to 34 tokens that share beginnings."""
+        trunk = [(7 * i + 3) % self._vocabulary for i in range(30)]
+        prompts = [trunk[:length] for length in (1, 12, 25, 30)]
+        targets = [[(11 * i + length) % self._vocabulary for i in range(length)] for length in (5, 1, 9, 3)]
+        return self._trial(prompts, targets)
+
+    def all(self) -> list[Trial]:
+        """`short`, and for each length beyond it two sequences that share all but their ends."""
+        trials = [self.short()]
+        for length in self._lengths[1:]:
+            ids = self._ids(length)
+            trials.append(self._trial([ids[:-5], ids[:-5]], [ids[-5:], ids[-2:]]))
+        return trials
+
+    def _trial(self, prompts: list[Ids], targets: list[Ids]) -> Trial:
+        sums = [self._sum(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+        return Trial(prompts, targets, np.array(sums))
+
+    def _sum(self, prompt: Ids, target: Ids) -> float:
+        rows = self._last_logprobs([*prompt, *target], len(target) + 1)[:-1]
+        return rows.gather(1, torch.tensor(target, device=rows.device)[:, None]).sum().item()
+
+    @torch.inference_mode()
+    def _last_logprobs(self, ids: Ids, count: int) -> torch.Tensor:
+        """Float32 [count, V]: log-probabilities of what follows each of the last tokens."""
+        self._fresh()
+        options = {"logits_to_keep": count} if self._keeps else {}
+        logits = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False, **options).logits
+        return torch.log_softmax(logits[0, -count:].float(), -1)
+
+    def looks_ahead(self) -> int | None:
+        """The length at which the model is seen to predict tokens from those that follow them; None where it is causal."""
+        limit = _CAUSAL_EXACT if self._model.dtype == torch.float32 else _CAUSAL_ROUNDED
+        return next((length for length in self._lengths if self._moved(length) > limit), None)
+
+    def _moved(self, length: int) -> float:
+        """How much the last tokens of a sequence change log-probabilities of tokens before them: the nearest, on the mean."""
+        changed = min(_CHANGED, length // 2)
+        watched = min(_WATCHED, length - changed)
+        ids = self._ids(length)
+        others = [*ids[:-changed], *((id + 1 + place) % self._vocabulary for place, id in enumerate(ids[-changed:]))]
+        before, after = (self._last_logprobs(each, changed + watched)[:watched] for each in (ids, others))
+        following = torch.tensor(ids[length - changed - watched + 1 :][:watched], device=before.device)[:, None]
+        return (before.gather(1, following) - after.gather(1, following)).abs().mean().item()
+
+
+def within(gaps: np.ndarray, tokens: np.ndarray, dtype: torch.dtype) -> bool:
+    """Whether sums that differ by `gaps`, each over so many tokens, count as equal."""
+    if dtype == torch.float32:
+        return bool((gaps / tokens).max() <= EXACT)
+    return bool(gaps.sum() / tokens.sum() <= ROUNDED)
