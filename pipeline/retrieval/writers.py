@@ -39,7 +39,7 @@ class _ModelWriter:
         self._settings = settings
         tokenizer = models.load_tokenizer(model, version=version)
         device = models.device_of(gpu=share["gpus"] > 0)
-        loaded = models.load_model(model, version=version, dtype=dtype, device=device)
+        loaded: Any = models.load_model(model, version=version, dtype=dtype, device=device)
         window = models.window(loaded.config)
         self._generator = Generator(
             loaded,
