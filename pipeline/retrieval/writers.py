@@ -39,7 +39,7 @@ class _ModelWriter:
         self._settings = settings
         tokenizer = models.load_tokenizer(model, version=version)
         device = models.device_of(gpu=share["gpus"] > 0)
-        loaded = models.load_model(model, version=version, dtype=dtype, device=device)
+        loaded: Any = models.load_model(model, version=version, dtype=dtype, device=device)
         window = models.window(loaded.config)
         self._generator = Generator(
             loaded,
@@ -51,7 +51,13 @@ class _ModelWriter:
             window=window,
         )
         most = 2**31 - 1 if window is None else window
-        self._encoder = Encoder(tokenizer, load_template("chat", tokenizer), append_eos=False, max_length=most)
+        self._encoder = Encoder(
+            tokenizer,
+            load_template("chat", tokenizer),
+            append_eos=False,
+            max_length=most,
+            vocab_size=loaded.get_input_embeddings().weight.shape[0],
+        )
 
     def answers(self, inputs: Inputs, finished: Collection[bytes]) -> Iterator[tuple[bytes, Answer]]:
         """See `Writer.answers`. Batches are cut as if nothing were finished; one of which all is finished is passed over."""
@@ -60,9 +66,9 @@ class _ModelWriter:
         encoded = self._encoder.prompts([(_prompt(row["input"], self._settings), "") for row in inputs])
         requests = []
         for row, ids in zip(inputs, encoded, strict=True):
-            if isinstance(ids, list):
+            if isinstance(ids, list) and self._encoder.outside(ids) is None:
                 requests.append(Request(row["key"], ids))
-            else:  # of this input: the chat template was tried before
+            elif row["key"] not in finished:  # this input is to blame: the chat template was tried before
                 yield row["key"], Answer(None, True)
         for batch in self._generator.batches(requests):
             if all(request.key in finished for request in batch):
