@@ -13,6 +13,7 @@ from operators.selection import filter
 from pipeline.config_section import Section
 
 ON_ALTERNATIVES = {"tss", "tss_nce", "tss_pp", "tss_pp_bound", "rank", "weight", "alternatives"}
+TEMPERATURE = 0.25  # of draws by tss_pp where nobody says (tests/benchmarks/RESULTS.md, "Downstream")
 BUDGET_UNITS = ("tokens", "token_fraction", "examples", "example_fraction")
 
 
@@ -21,14 +22,17 @@ class Select(Section):
     budget: Mapping[str, float] = Field(default_factory=lambda: {"token_fraction": 0.05})
     cost: Literal["total", "output"] = "total"
     where: str | None = None
-    temperature: float | Literal["infinite"] = 0.0
+    temperature: float | Literal["infinite"] | None = None
     max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     quota: dict[str, dict[str, Annotated[float, Field(gt=0, le=1)]]] = Field(default_factory=dict)
     mode: Literal["full", "bounded"] = "full"
 
     @property
-    def temperature_or_inf(self) -> float:
-        """The temperature as a number."""
+    def drawn_at(self) -> float:
+        """The temperature as a number: what was asked for, or what is measured to serve tss_pp; another score has other units,
+        and orders as it is."""
+        if self.temperature is None:
+            return TEMPERATURE if self.score == "tss_pp" else 0.0
         return math.inf if isinstance(self.temperature, str) else self.temperature
 
     def beyond_bounds(self) -> list[str]:

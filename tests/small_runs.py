@@ -42,7 +42,7 @@ def settings(output, inputs, model, **more):
                 "embedder": {"model": "lexical", "batch_size": 4},
                 "alternatives": {"k": 3},
                 "scorer": {"model": str(model), "template": "plain", "max_length": 200},
-                "select": {"budget": {"token_fraction": 0.3}},
+                "select": {"budget": {"token_fraction": 0.3}, "temperature": 0},
                 "max_rejected_fraction": 1.0,
             },
             [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()],

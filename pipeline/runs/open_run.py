@@ -117,8 +117,9 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
     """The configuration that a selection from a run starts from.
 
     Early releases computed other formulas under the paper's names, with constants of another meaning: scores of their runs
-    start from the defaults."""
+    start from the defaults. They selected from the top of the ranking."""
     settings = {**manifest.config, **manifest.base}
+    settings["select"] = {"temperature": 0.0, **settings.get("select", {})}
     if "quality_weight" in settings.get("score", {}):
         del settings["score"]
     return settings

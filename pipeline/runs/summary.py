@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config_select import Select
 from pipeline.runs.accounts import by_reason
 from pipeline.runs.manifest import AllCounts, Manifest, Pairs, RowChanges
 
@@ -146,9 +147,9 @@ def _budget(manifest: Manifest) -> list[str]:
 def _settings(config: dict[str, Any]) -> str:
     select, score = config["select"], config["score"]
     chosen = [f"by {select['score']}", ", ".join(f"{name} {value}" for name, value in score.items())]
-    chosen += [
-        f"{name} {value}" for name in ("temperature", "where", "max_per", "quota") if (value := select.get(name))
-    ]
+    if "temperature" in select:  # early releases had none
+        chosen.append(f"temperature {Select.model_construct(**select).drawn_at:g}")
+    chosen += [f"{name} {value}" for name in ("where", "max_per", "quota") if (value := select.get(name))]
     return "; ".join(chosen)
 
 

@@ -93,7 +93,7 @@ def _threshold(job: Job, round: Round) -> Threshold | None:
     """Down to where a round scores rows."""
     if round.threshold is None:
         return None
-    return Threshold(round.threshold, job.config.select.temperature_or_inf, job.config.seed)
+    return Threshold(round.threshold, job.config.select.drawn_at, job.config.seed)
 
 
 def _announced(job: Job, blocks: list[Block], round: Round) -> str:

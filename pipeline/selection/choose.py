@@ -56,9 +56,7 @@ def totals(job: Job, scored: list[BlockPart]) -> tuple[int, int]:
 def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
     """How far scores and bounds reach when the budget is `asked`, and where one of `larger` would end, in units of cost."""
     select = job.config.select
-    ranking = Ranking(
-        "tss_pp", {}, _cost(job.config), select.where, temperature=select.temperature_or_inf, by_bound=True
-    )
+    ranking = Ranking("tss_pp", {}, _cost(job.config), select.where, temperature=select.drawn_at, by_bound=True)
     cuts = {name: budget.Cut((), room) for name, room in (("asked", asked), ("larger", larger))}
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", scored, [Search(ranking, cuts)], stage.advance)
@@ -106,7 +104,7 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
             wanted.where,
             quota=column,
             shares=list(cuts) if column else [],
-            temperature=wanted.temperature_or_inf,
+            temperature=wanted.drawn_at,
         )
         for column, n in wanted.max_per.items():
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, scored, ranking, column, n))])

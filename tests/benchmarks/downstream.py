@@ -43,6 +43,7 @@ from scipy import stats
 from operators.prompts.template import Template, from_text, load_template
 from operators.selection import filter
 from pipeline import demo, flow, read_config
+from pipeline.config_select import Select
 from pipeline.demo import corpus
 from pipeline.demo.tasks import BY_DOMAIN
 from pipeline.engine.progress import Reporter
@@ -160,8 +161,8 @@ def selections(problem: Problem, work: Path, options: argparse.Namespace) -> Ite
 
 def _drawn(problem: Problem, keys: dict[str, Any]) -> bool:
     """Whether the rows that are taken depend on the seed."""
-    default = read_config.validate(open_run.read_manifest(str(problem.run)).config, "downstream").select.temperature
-    return bool(keys.get("select.temperature", default))
+    select = {key.partition(".")[2]: value for key, value in keys.items() if key.startswith("select.")}
+    return bool(Select.model_construct(**select).drawn_at)
 
 
 def _selected(problem: Problem, work: Path, keys: dict[str, Any], fraction: float, seed: int) -> Path:
@@ -170,12 +171,12 @@ def _selected(problem: Problem, work: Path, keys: dict[str, Any], fraction: floa
     select: dict[str, Any] = {"budget": {"token_fraction": fraction}}
     filters = [f"({condition})" for condition in (problem.where, keys.get("select.where")) if condition]
     data = {**known.config, "seed": seed, "output": str(work / "selections")}
-    data["score"], data["select"] = {**data["score"]}, {**data["select"], **select}
+    data["score"], data["select"] = {}, select  # the defaults, whatever the run has selected by
     for key, value in keys.items():
         section, _, inner = key.partition(".")
         data[section][inner] = value
     data["select"]["where"] = " and ".join(filters) or None
-    if EVEN in data["select"]["max_per"].values():
+    if EVEN in select.get("max_per", {}).values():
         clusters = len(pq.read_table(problem.run / "scored", columns=["cluster"])["cluster"].unique())
         data["select"]["max_per"] = {"cluster": int(1.5 * fraction * known.counts.scored / clusters) + 1}
     config = read_config.validate(data, "downstream")
