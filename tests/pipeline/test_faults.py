@@ -96,17 +96,18 @@ def deadly_reader():
     """`admit_chunks` in which the poison ends the process."""
 
     def admit_chunks(batch, **settings):
-        from pipeline.reading import admit  # the worker's own
+        from pipeline.reading import admit, collect  # the worker's own
 
         def deadly(record, columns):
             if record["output"] == "POISON":
                 os._exit(1)
             return normalise(record, columns)
 
-        normalise = admit.normalise
+        normalise = collect.normalise
         # Marked from the start and row by row: the end of one process shows it.
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in {"normalise": deadly, "WHOLE_TRIES": 0, "ROW_TRIES": 1, "ROWS_AT_ONCE": 1}.items():
+            patch.setattr(collect, "normalise", deadly)
+            for name, value in {"WHOLE_TRIES": 0, "ROW_TRIES": 1, "ROWS_AT_ONCE": 1}.items():
                 patch.setattr(admit, name, value)
             return admit.admit_chunks(batch, **settings)
 

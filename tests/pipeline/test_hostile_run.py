@@ -15,7 +15,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.errors import printable
 from pipeline.reading import text_files
 from pipeline.runs import open_run, report
-from pipeline.runs.manifest import opened
+from pipeline.runs.manifest import manifest_digest, opened
 
 VERBATIM = [
     MARKUP,
@@ -90,7 +90,7 @@ def test_one_run_over_all_of_it(tmp_path, ray_session, model_folder):
     assert not any("y" * 100 in str(path) for path in (tmp_path / "out").rglob("*"))
 
     poison = {**poisoned(manifest), "counts": {**counts, "sources": {MARKUP: counts["sources"][odd.stem]}}}
-    page = report.page(opened(json.dumps(poison).encode()))
+    page = report.page(opened(json.dumps({**poison, "digest": manifest_digest(poison)}).encode()))
     assert page.count("&lt;script&gt;") > 10 and "<script" not in page and "<img" not in page
 
 

@@ -361,10 +361,11 @@ def test_prune_believes_no_published_part_that_was_edited(whole, tmp_path):
     output = shutil.copytree(whole.parents[1], tmp_path / "out")
     (part, *_) = sorted((output / "runs" / whole.name / "scored").iterdir())
     pq.write_table(pq.read_table(part).slice(0, 0), part)  # as if no row used the store
-    before = sorted(path for path in (output / "likelihoods").rglob("*.parquet"))
+    scorer = json.loads((output / "runs" / whole.name / "manifest.json").read_text())["scorer"]["fingerprint"]
+    before = sorted((output / "likelihoods" / scorer).rglob("*.parquet"))
     with pytest.raises(RunFailed, match=rf"{part.name}: is damaged"):
         maintenance.prune(str(output), Reporter(quiet=True))
-    assert sorted(path for path in (output / "likelihoods").rglob("*.parquet")) == before
+    assert before and sorted((output / "likelihoods" / scorer).rglob("*.parquet")) == before
 
 
 def test_parts_with_columns_of_another_version_are_read(tmp_path):
