@@ -103,7 +103,7 @@ def _quantiles(scores: dict[str, Any], with_score: int) -> list[str]:
     if not scores["from"]:
         return ["tss_pp       no row has a score"]
     named = "  ".join(
-        f"{quantile:.0%} {value:.2f}" for quantile, value in zip(scores["quantiles"], scores["tss_pp"], strict=True)
+        f"{quantile:.0%} {value:.3g}" for quantile, value in zip(scores["quantiles"], scores["tss_pp"], strict=True)
     )
     estimated = f"  (from {scores['from']:,} rows)" if scores["from"] < with_score else ""
     return [f"tss_pp       {named}{estimated}"]
@@ -172,7 +172,7 @@ def _warnings(counts: AllCounts) -> list[str]:
 
 def _examples(title: str, rows: Iterable[Sequence[Any]]) -> list[str]:
     return [
-        f"{title if number == 0 else '':<12} {score:+7.2f}  {_cut(instruction, 60)} -> {_cut(output, 50)}"
+        f"{title if number == 0 else '':<12} {score:+9.3g}  {_cut(instruction, 60)} -> {_cut(output, 50)}"
         for number, (score, _, instruction, output) in enumerate(rows)
     ]
 

@@ -123,14 +123,13 @@ sys.exit(main(["demo", "--rows", "20", "--output", sys.argv[1]]))
 """
 
 
-@pytest.mark.parametrize(("ending", "after"), [(signal.SIGTERM, 0.3), (signal.SIGINT, 0.8), (signal.SIGHUP, 1.3)])
-def test_a_signal_while_ray_starts_is_one_as_well(own_ray, tmp_path, ending, after):
+def test_a_signal_while_ray_starts_is_one_as_well(own_ray, tmp_path):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", STARTING, str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, env=own_ray, **streams)
     assert process.stdout.readline() == "starting\n"
-    time.sleep(after)
-    process.send_signal(ending)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)  # which Ray takes for itself meanwhile
     shown = process.communicate(timeout=120)[1]
     assert process.returncode == 130, shown
     assert shown.splitlines()[-1].startswith("tss: interrupted; nothing was published") and "Traceback" not in shown
