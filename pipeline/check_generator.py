@@ -94,9 +94,22 @@ def _of_server(asked: Generator) -> tuple[str, str]:
             f"{KEY}.base_url: {problem}; accepted: the URL of a server that runs, with /v1 at its end"
         ) from problem
     if asked.model not in served:
-        names = ", ".join(sorted(served)[:_SHOWN_MODELS]) or "none"
+        _require_answer(asked, key, served)
+    root = served.get(asked.model, "")
+    return root, f"{asked.model} {root}"
+
+
+def _require_answer(asked: Generator, key: str | None, served: dict[str, str]) -> None:
+    """Raise BadRequest where a server answers not as a model that it does not list."""
+    from operators.retrieval.chat_server import ChatServer
+
+    names = ", ".join(sorted(served)[:_SHOWN_MODELS]) or "none"
+    try:
+        answers = ChatServer(str(asked.base_url), asked.model, key, asked.timeout, 1).answers_as()
+    except GeneratorProblem as problem:
+        raise BadRequest(f"{KEY}.model: {asked.model!r} is not listed (listed: {names}), and {problem}") from problem
+    if not answers:
         raise BadRequest(f"{KEY}.model: the server at {asked.base_url} has no {asked.model!r}; accepted: {names}")
-    return served[asked.model], f"{asked.model} {served[asked.model]}"
 
 
 def _of_model(asked: Generator, alternatives: Alternatives) -> tuple[str, str]:

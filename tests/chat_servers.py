@@ -12,8 +12,8 @@ class Served:
     """What a server was asked, and how it answers: `answer(body, number)` gives the text of a completion, a list of text and
     reason to finish, or (status, headers)."""
 
-    def __init__(self, answer, model="writer", key=None):
-        self.answer, self.model, self.key = answer, model, key
+    def __init__(self, answer, model="writer", key=None, lists=True):
+        self.answer, self.model, self.key, self.lists = answer, model, key, lists
         self.bodies, self.keys, self.lock = [], [], threading.Lock()
         self.url = ""
         self.busy = self.most_at_once = 0
@@ -59,11 +59,15 @@ def _handler(served):
 
         def do_GET(self):
             if self.known():
-                self.reply(200, {"data": [{"id": served.model, "root": "/models/of-it"}]})
+                listed = [{"id": served.model, "root": "/models/of-it"}]
+                self.reply(200, {"data": listed if served.lists else []})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if not self.known():
+                return
+            if body["model"] != served.model:
+                self.reply(404, {"error": {"message": "there is no such model"}})
                 return
             with served.lock:
                 served.bodies.append(body)

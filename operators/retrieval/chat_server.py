@@ -66,6 +66,15 @@ class ChatServer:
         except _Refused as refusal:
             raise self._problem(f"does not list its models: {refusal}") from refusal
 
+    def answers_as(self) -> bool:
+        """Whether the model answers, though the server may not list it: some list what they have loaded, and load what they are
+        asked for. Raises GeneratorProblem."""
+        try:
+            self._complete(_TRIAL, 0, {"max_tokens": 1}, threading.Event())
+        except _Refused:
+            return False
+        return True
+
     def answer(self, prompt: str, seed: int, settings: dict[str, Any], stopped: threading.Event) -> Answer:
         """What the model writes; a prompt that the server takes to be wrong is refused, unless it takes none. Raises
         GeneratorProblem."""

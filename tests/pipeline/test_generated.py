@@ -18,6 +18,8 @@ from operators.retrieval.embedder import LexicalEmbedder, embed_folded
 from operators.retrieval.parse_instructions import parse_instructions
 from operators.schema import ALTERNATIVE, GENERATED
 from pipeline import cli
+from pipeline.check_generator import check_generator
+from pipeline.config import Alternatives, Generator
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.scoring.rescore import rescore_part
 from pipeline.storage import computed
@@ -307,7 +309,7 @@ def test_what_cannot_write_is_refused_before_any_work(rows, served, model_folder
         ({"api_key_env": "TSS_NO_SUCH_KEY"}, "api_key_env: the environment variable TSS_NO_SUCH_KEY is not set"),
         ({"api_key_env": None}, "base_url: the server at http.* answers 401"),
         ({"base_url": "http://127.0.0.1:9/v1"}, "base_url: the server at http://127.0.0.1:9/v1 does not answer"),
-        ({"model": "reader"}, "model: the server at .* has no 'reader'; accepted: writer"),
+        ({"model": "reader"}, r"model: 'reader' is not listed \(listed: writer\), and the server at .* answers 404"),
         ({"prompt": "Write {k} instructions."}, r"prompt: .*has no \{input\}"),
         ({"temperature": -1}, "temperature: found -1"),
         (
@@ -321,3 +323,15 @@ def test_what_cannot_write_is_refused_before_any_work(rows, served, model_folder
             run_with(tmp_path / "out", [rows], model_folder, **settings_of(served.url, **more))
         assert "scorer.model" not in str(problem.value)
     assert not (tmp_path / "out").exists() and len(cases) == 12
+
+
+def test_a_server_that_lists_nothing_but_answers_is_taken(model_folder):
+    """As those do that load a model when it is first asked for."""
+    with chat_server(lambda body, number: "Yes.", lists=False) as served:
+        asked = Alternatives(
+            source="generated", generator=Generator(engine="openai", base_url=served.url, model="writer")
+        )
+        assert check_generator(asked, 0).version == "" and len(served.bodies) == 1
+        other = asked.generator.model_copy(update={"model": "reader"})
+        with pytest.raises(BadRequest, match=r"'reader' is not listed \(listed: none\), and the server .* answers 404"):
+            check_generator(asked.model_copy(update={"generator": other}), 0)
