@@ -78,7 +78,9 @@ class Request:
             self.scorer.fingerprint,
             [asked["scorer"][name] for name in ("max_length", "too_long")],
             self.checked.encoder["bos_opens_turns"],  # the context of l(0)
-            [asked["score"], asked["select"]] if bounded else None,  # then they decide which pairs are scored at all
+            [asked["score"], asked["select"], asked["seed"]]
+            if bounded
+            else None,  # then they decide which pairs are scored at all
         ]
         if self.generating is not None:
             parts.append([WRITTEN_VERSION, source, self.generating.name.fingerprint])

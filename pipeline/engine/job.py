@@ -50,10 +50,14 @@ class Job:
 def items(values: Sequence[Any], together: int = 1) -> Dataset:
     """A dataset of records, or of values that JSON knows, in the column `item`, `together` of them (or fewer) in each block.
     What follows runs on machines without GPUs, as far as there are any (`in_actors` says otherwise)."""
-    ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
+    _keep_off_gpus()
     return ray.data.from_items(
         [{"item": to_json(value)} for value in values], override_num_blocks=max(1, -(-len(values) // together))
     )
+
+
+def _keep_off_gpus() -> None:
+    ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
 
 
 def packed(values: Sequence[R], size: Callable[[R], int], room: int, together: int = 1000) -> Dataset:
@@ -66,7 +70,7 @@ def packed(values: Sequence[R], size: Callable[[R], int], room: int, together: i
             left = room
         packs[-1].append(value)
         left -= size(value)
-    ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
+    _keep_off_gpus()
     return ray.data.from_arrow([pa.table({"item": [to_json(value) for value in pack]}) for pack in packs])
 
 

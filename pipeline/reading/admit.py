@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from ray.data import Dataset
 
 from operators.error_text import first_line
 from operators.rejections import Rejection
@@ -42,9 +43,14 @@ def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[Admitt
             stage.advance(note=f"{rows:,} rows")
 
         kwargs = {"work": job.work, "encoder": encoder, "too_long": job.config.scorer.too_long}
-        # Small files go together, so that a folder of thousands makes tens of tasks and parts.
-        dataset = packed(chunks, lambda chunk: max(chunk.stop, 0) - chunk.start or chunk.size, CHUNK_BYTES)
-        return execute("read", AdmittedChunk, mapped(dataset, admit_chunks, fn_kwargs=kwargs), tick)
+        dataset = mapped(in_packs(chunks, job.config.ray.read_blocks), admit_chunks, fn_kwargs=kwargs)
+        return execute("read", AdmittedChunk, dataset, tick)
+
+
+def in_packs(chunks: list[Chunk], read_blocks: int | str) -> Dataset:
+    """The chunks for tasks: small files go together, so that a folder of thousands makes tens of tasks and parts. A chunk of a
+    large file goes alone, whatever its ends count, and so does each where somebody has said how many blocks there are to be."""
+    return packed(chunks, lambda chunk: chunk.size, CHUNK_BYTES if read_blocks == "auto" else 0)
 
 
 def _with_line_numbers(chunks: list[Chunk]) -> list[Chunk]:

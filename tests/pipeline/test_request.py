@@ -41,6 +41,12 @@ def test_a_release_that_makes_other_rows_makes_other_content(content, monkeypatc
     assert content() != before
 
 
+def test_the_seed_of_a_bounded_draw_decides_what_is_scored(content):
+    assert content(seed=1) == content()
+    bounded = {"select__mode": "bounded", "select__temperature": 0.5}
+    assert content(**bounded, seed=1) != content(**bounded)
+
+
 def test_a_generator_that_writes_nothing_is_no_part_of_the_content(content):
     assert content(alternatives__generator={"temperature": 0.1, "prompt": "{input}"}) == content()
 

@@ -15,6 +15,7 @@ from pipeline.engine import job
 from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
 from pipeline.reading import chunks, snapshot
+from pipeline.reading.admit import in_packs
 from pipeline.storage.records import to_json
 
 
@@ -116,6 +117,15 @@ def test_thousands_of_small_files_are_few_tasks_and_parts(ray_session, model_fol
     assert counts["read"] == counts["scored"] == 300 and len(counts["sources"]) == 300
     packs = job.packed(planned(tmp_path / "rows"), lambda chunk: chunk.size, 1 << 20, together=100)
     assert packs.materialize().num_blocks() == 3
+
+
+def test_large_files_and_blocks_that_were_asked_for_are_read_apart(ray_session):
+    def of(size, kind="parquet"):
+        return [chunks.Chunk("f", kind, None, "s", None, 0, 0, size, start=i, stop=i + 1) for i in range(4)]
+
+    apart = [in_packs(of(64 << 20), "auto"), in_packs(of(64 << 20, "saved"), "auto"), in_packs(of(100), 4)]
+    assert [packs.materialize().num_blocks() for packs in apart] == [4, 4, 4]
+    assert in_packs(of(100), "auto").materialize().num_blocks() == 1
 
 
 def test_packs_keep_order_and_room(ray_session):
