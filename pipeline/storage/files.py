@@ -17,17 +17,21 @@ from pipeline.storage.urls import is_url, open_filesystem
 DIGEST_BYTES = 16
 
 
+class TooLarge(OSError):
+    """A file with more bytes than what it is taken for ever has."""
+
+
 def digest_of(data: bytes | memoryview) -> str:
     """128-bit BLAKE2b in hex, by which a file's content is checked."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def read(uri: str, *, at_most: int | None = None) -> bytes:
-    """A file's content; raises FileNotFoundError, OSError, also where there are more than `at_most` bytes of it."""
+    """A file's content; raises FileNotFoundError, OSError; TooLarge where there are more than `at_most` bytes of it."""
     filesystem, inner = open_filesystem(uri)
     with filesystem.open_input_file(inner) as file:
         if at_most is not None and file.size() > at_most:
-            raise OSError(f"it has {file.size():,} bytes, and at most {at_most:,} are accepted")
+            raise TooLarge(f"it has {file.size():,} bytes, and at most {at_most:,} are accepted")
         return bytes(file.read())
 
 
