@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _exit_status(arguments: argparse.Namespace) -> int:
     try:
-        check_shadowing(starts_ray=arguments.name not in ("report", "submit"))
+        check_shadowing(starts_ray=arguments.name not in ("report", "export", "submit"))
         _quiet_libraries()
         result = _VERBS[arguments.name](arguments)
     except BadRequest as problem:
@@ -51,7 +51,8 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         return result
     if not say(printable(result.text)):
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
-        say("tss: the summary could not be printed; `tss report` prints it again", error=True)
+        again = "the export is there" if arguments.name == "export" else "`tss report` prints it again"
+        say(f"tss: the summary could not be printed; {again}", error=True)
         return 1 if arguments.name == "report" or getattr(arguments, "what", "") == "stats" else 0
     return 0
 
@@ -85,6 +86,8 @@ def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
 
 def _after_interrupt(arguments: argparse.Namespace) -> str:
     """What has come of a command that was interrupted."""
+    if arguments.name == "export":
+        return "nothing was written."
     if Interruption.published:
         return f"{Interruption.published} was published before; what is left to tidy up waits for the next run."
     return f"nothing was published. The same command{_without_fresh(arguments)} goes on from here."
@@ -97,6 +100,8 @@ def _without_fresh(arguments: argparse.Namespace) -> str:
 
 def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
     """What to do now."""
+    if arguments.name == "export":
+        return "nothing was written. Run the same command again once the cause is gone, or name another run."
     if arguments.name == "store":
         return "nothing that was stored is lost. Run the same command again once the cause is gone."
     if isinstance(failure, DamagedInput) and arguments.name == "select":
@@ -211,6 +216,23 @@ def _report(arguments: argparse.Namespace) -> Summary:
     return report.of_run(run)
 
 
+def _export(arguments: argparse.Namespace) -> Summary:
+    from pipeline.export import export_run, request
+
+    wanted = request.Wanted(
+        to=arguments.to,
+        kind=arguments.kind,
+        suffix=arguments.suffix,
+        by_source=arguments.split_by == "source",
+        weights=arguments.weights,
+        resample=arguments.resample,
+        seed=arguments.seed,
+        mark_answer=arguments.mark_answer,
+        output=arguments.output,
+    )
+    return export_run.export(arguments.run, wanted, _reporter(arguments))
+
+
 def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline import demo, flow, read_config
     from pipeline.demo import truth
@@ -245,5 +267,6 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "select": _select,
     "demo": _demo,
     "report": _report,
+    "export": _export,
     "submit": _submit,
 }
