@@ -13,6 +13,7 @@ from operators.prompts.template import BUILT_IN
 from operators.schema import REJECTED, SCORED, SELECTED, from_rows
 from pipeline import read_config
 from pipeline.runs import accounts
+from pipeline.runs.card import card
 from pipeline.runs.manifest import Budget, Counts, Manifest, Pairs, ScorerName, sealed
 from pipeline.storage.parts import write_table
 from pipeline.storage.records import Part
@@ -99,8 +100,10 @@ def publish_rows(output: Path, rows, *, selected=None, part_rows=1000, template=
         pool=len(rows),
         base=accounts.base_of(config),
         budget=Budget(100, "tokens", 90, 1000),
+        scores={"quantiles": [0.5], "tss_pp": [0.5], "from": len(rows), "best": [], "worst": []},
         seed=seed,
     )
+    (run / "README.md").write_text(card(manifest), encoding="utf-8")
     (run / "manifest.json").write_text(sealed(manifest))
     (output / "latest.json").write_text(json.dumps({"run": f"runs/{RUN}"}))
     return run

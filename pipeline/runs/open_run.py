@@ -16,6 +16,7 @@ from pipeline.storage import files, urls
 from pipeline.storage.records import BlockPart, Part
 
 MANIFEST, POINTER, REPORT, CONFIG = "manifest.json", "latest.json", "report.html", "config.yaml"
+CARD = "README.md"
 RUNS = "runs"
 _POINTER_BYTES, _MANIFEST_BYTES = 1 << 16, 1 << 30  # of files that are what they should be, and far more
 _NAME_A_RUN = "Name one of runs/<id>, or run again"
