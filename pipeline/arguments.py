@@ -22,11 +22,12 @@ def make_parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
+    push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
     for verb in (run, refresh):
         verb.add_argument("config", type=Path, help="YAML configuration")
-    for verb in (select, report, export):
+    for verb in (select, report, export, push):
         verb.add_argument("run", help="an output folder, or one of its runs/<id>")
     store.add_argument(
         "what", choices=["stats", "compact", "prune"], help="show it; join small files; remove what is of no use"
@@ -35,6 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
     _add_export(export)
+    push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
+    push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
     submit.add_argument("--address", help="of the cluster's dashboard, such as http://head:8265 (default: RAY_ADDRESS)")
     submit.add_argument("--id", help="name of the job (default: one of Ray's)")
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
@@ -42,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
     for verb in (run, refresh, select, demo):
         _add_overrides(verb)
-    _add_flag([run, refresh, select, demo, store, export], "--quiet", "no progress on standard error")
+    _add_flag([run, refresh, select, demo, store, export, push], "--quiet", "no progress on standard error")
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
     submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
     return parser
