@@ -9,15 +9,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from operators.normalise import text_of_turn
 from operators.prompts.conversation import conversation
-from operators.rejections import Rejection
 
-# The role of each name that people give to it; `conversation_turns` is the only function that knows key styles and names.
+# A turn has one key of each of these, or a key for each side: {"user": ..., "assistant": ...}. `_role_content` is the only
+# function that knows these styles.
+ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
+# The role of each name that people give to it, in the order of a pair's sides.
 ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "model"), "assistant"),
-    **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
 }
 SHAREGPT_NAMES = {"user": "human", "assistant": "gpt", "tool": "observation", "system": "system"}
@@ -48,9 +49,14 @@ def answer_place(turns: list[Turn], row: Mapping[str, Any]) -> int:
     for place in reversed(range(len(turns))):
         if role_of(turns[place]) == "assistant" and text_of(turns[place]) == row["output"]:
             questions = [turn for turn in turns[:place] if role_of(turn) == "user"]
-            if asked or (questions and text_of(questions[-1]) == row["instruction"]):
+            if asked or (questions and _asks(text_of(questions[-1]), row["instruction"])):
                 return place
     raise ValueError("no turn of its conversation answers the instruction of the row with its output")
+
+
+def _asks(text: str | None, instruction: str) -> bool:
+    """Whether a question says an instruction: alone, or before an input after an empty line."""
+    return text is not None and (text == instruction or text.startswith(f"{instruction}\n\n"))
 
 
 def role_of(turn: Mapping[str, Any]) -> str:
@@ -61,34 +67,46 @@ def role_of(turn: Mapping[str, Any]) -> str:
 
 def text_of(turn: Mapping[str, Any]) -> str | None:
     """The text of a `role`/`content` turn, text parts joined; None where it holds something else than text."""
-    try:
-        return text_of_turn("messages", turn.get("content"))
-    except Rejection:
+    content = turn.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
         return None
+    parts = [part.get("text", part.get("value")) if isinstance(part, Mapping) else part for part in content]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None
 
 
 def _role_content(turn: Mapping[str, Any]) -> list[Turn]:
-    if "role" in turn:
+    role_key, text_key = _first(turn, ROLE_KEYS), _first(turn, TEXT_KEYS)
+    if role_key == "role" and text_key in ("content", None):
         return [dict(turn)]
-    if "from" in turn:
-        rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
-        calls = _calls_in(turn)
+    if role_key is not None:
+        rest = {key: value for key, value in turn.items() if key not in (role_key, text_key)}
+        text = None if text_key is None else turn[text_key]
+        calls = _calls_in(turn[role_key], text)
         if calls is not None:
             return [{"role": "assistant", "content": None, "tool_calls": calls, **rest}]
-        return [{"role": role_of(turn), "content": turn.get("value"), **rest}]
-    if turn and all(key.casefold() in ROLES for key in turn):  # {"user": ..., "assistant": ...}
-        return [{"role": ROLES[key.casefold()], "content": text} for key, text in turn.items() if text is not None]
-    raise ValueError(
-        f"a turn has the keys {', '.join(list(turn)[:8]) or 'none'}; known are role, from, user and assistant"
-    )
+        return [{"role": role_of(turn), "content": text, **rest}]
+    sides = sorted((key for key in turn if key.casefold() in ROLES), key=lambda key: list(ROLES).index(key.casefold()))
+    spoken = [{"role": ROLES[key.casefold()], "content": turn[key]} for key in sides if turn[key] is not None]
+    if not spoken:
+        raise ValueError(
+            f"a turn has the keys {', '.join(list(turn)[:8]) or 'none'}; known are role, from, user and assistant"
+        )
+    return [{**spoken[0], **{key: value for key, value in turn.items() if key not in sides}}, *spoken[1:]]
 
 
-def _calls_in(turn: Mapping[str, Any]) -> list[Turn] | None:
+def _first(turn: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first of the keys under which something stands."""
+    return next((key for key in keys if turn.get(key) is not None), None)
+
+
+def _calls_in(role: Any, text: Any) -> list[Turn] | None:
     """The calls of a ShareGPT turn as `tool_calls` has them; None where it holds none that can be read."""
-    if str(turn["from"]).casefold() != FUNCTION_CALL or not isinstance(turn.get("value"), str):
+    if str(role).casefold() != FUNCTION_CALL or not isinstance(text, str):
         return None
     try:
-        calls = json.loads(turn["value"])
+        calls = json.loads(text)
     except ValueError:
         return None
     calls = calls if isinstance(calls, list) else [calls]

@@ -75,6 +75,12 @@ def test_turns_in_other_keys_become_roles_and_contents():
     }
     row = scored_row("Hi.", "", "Hello.", messages=[{"User": "Hi.", "assistant": "Hello."}])
     assert made(row, "messages") == {"messages": PLAIN_CHAT}
+    row = scored_row("Hi.", "", "Hello.", messages=[{"assistant": "Hello.", "user": "Hi.", "system": None, "n": 1}])
+    assert made(row, "messages") == {"messages": [{**PLAIN_CHAT[0], "n": 1}, PLAIN_CHAT[1]]}
+    row = scored_row(
+        "Hi.", "", "Hello.", messages=[{"role": "Human", "text": "Hi."}, {"from": "gpt", "text": "Hello."}]
+    )
+    assert made(row, "messages") == {"messages": PLAIN_CHAT}
     with pytest.raises(ValueError, match="keys speaker, text"):
         made(scored_row("Hi.", "", "Hello.", messages=[{"speaker": "a", "text": "Hi."}]), "messages")
 
@@ -106,6 +112,16 @@ def test_what_calls_nothing_that_can_be_read_stays_text():
     chat = [{"from": "human", "value": "Q"}, {"from": "function_call", "value": "f(1)"}, {"from": "gpt", "value": "A"}]
     out = conversation_turns(scored_row("Q", "", "A", messages=chat))
     assert out[1] == {"role": "assistant", "content": "f(1)"}
+
+
+def test_the_answer_is_found_whatever_holds_its_text():
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "value": "lo."}]
+    chat = [{"role": "user", "content": "Sort.\n\nb a"}, {"role": "assistant", "content": parts}]
+    assert answer_place(chat, scored_row("Sort.", "b a", "Hello.", messages=chat)) == 1
+    assert made(scored_row("Sort.", "b a", "Hello.", messages=chat), "messages") == {"messages": chat}
+    assert (
+        made(scored_row("Sort.", "b a", "Hello.", messages=chat), "sharegpt")["conversations"][1]["value"] == "Hello."
+    )
 
 
 def test_the_prompt_ends_before_the_scored_answer():

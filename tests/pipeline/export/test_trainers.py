@@ -173,3 +173,11 @@ def test_trl_trains_on_it(exported, tmp_path, to):
         trained = [token for token, mask in zip(made["input_ids"], made["completion_mask"], strict=True) if mask]
         assert tokenizer.decode(trained).startswith("a b")
     assert trainer.train().global_step == 2
+
+
+def test_files_of_several_sources_load_as_one(exported):
+    rows = [scored_row(f"{i}", source=source) for i, source in enumerate(["a", "b/c", "a"])]
+    folder = exported(rows, "alpaca", by_source=True)
+    assert sorted(load_dataset(str(folder), split="train")["instruction"][:]) == ["0", "1", "2"]
+    assert len(json.loads((folder / "dataset_info.json").read_text())) == 2
+    assert len(runpy.run_path(str(folder / "trl_sft.py"), run_name="script")["load"]()) == 3
