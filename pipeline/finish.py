@@ -56,14 +56,14 @@ def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str |
     """Select and publish, and compare with the run `since`; without an outcome the run is whole, and only the pointer does not
     name it yet."""
     if outcome is None:
-        run = publish.point(workspace)
+        run = publish.point(workspace, job.reporter.say)
         return summarise(open_run.read_manifest(run), run)
     scored, moments = weigh(job, outcome.scored)
     outcome = replace(outcome, scored=scored)
     chosen = choose.select(job, scored, moments)
     manifest = _completed(job, workspace, outcome, chosen, since)
     former = publish.current_run(workspace.output)
-    run = publish.publish(workspace, manifest, report.page(manifest))
+    run = publish.publish(workspace, manifest, report.page(manifest), job.reporter.say)
     maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
     return summarise(manifest, run)
 

@@ -26,6 +26,7 @@ os.environ.update(
 
 import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -51,6 +52,11 @@ from pipeline.engine import job
 from pipeline.retrieval import embeddings, generate
 from pipeline.scoring import rounds
 from pipeline.storage import files
+
+# A suite that is started in the background inherits that these are ignored; what it starts must not.
+for _number, _action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _action)
 
 settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("suite")

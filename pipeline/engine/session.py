@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -14,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from operators.error_text import first_line
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, RunFailed
 from pipeline.interruption import Interruption, keep_handlers, restore_handlers
 
 # Ray itself needs free slots for reading, shuffling and writing beside the actors: with fewer than four, shuffles wait
@@ -24,6 +27,8 @@ _LOCAL_SLOTS_AT_LEAST = 4
 _NO_PROGRESS, _NO_PROGRESS_SECONDS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 24 * 3600
 _ADDRESS = "RAY_ADDRESS"
 _CONNECT_SECONDS = 10.0
+# What Ray maps: its share of memory for objects, and what its processes map beside that (8 GiB were needed, 5 did not do).
+_OBJECT_STORE_SHARE, _ADDRESS_SPACE_BYTES = 0.3, 8 << 30
 _SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # the longest path that a Unix socket can have
 _BELOW_FOLDER_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # of Ray's longest
 
@@ -52,6 +57,7 @@ def session(address: str | None) -> Iterator[None]:
 @contextmanager
 def _started() -> Iterator[None]:
     """Ray on this machine, for this command alone."""
+    _require_address_space()
     with _session_folder() as folders:
         cpus = max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1)
         # "local": without an address Ray joins whatever cluster it finds on this machine, of whomever.
@@ -63,6 +69,18 @@ def _started() -> Iterator[None]:
             **folders,
         ):
             yield
+
+
+def _require_address_space() -> None:
+    """Raise BadRequest where a process may have less address space than Ray maps: it would end without a word."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = int(_OBJECT_STORE_SHARE * psutil.virtual_memory().total) + _ADDRESS_SPACE_BYTES
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise BadRequest(
+            f"Ray cannot start: `ulimit -v` allows {limit >> 20:,} MiB of address space to a process, and Ray maps about "
+            f"{needed >> 20:,} MiB on this machine, most of it for shared objects; accepted: as much, or no limit "
+            "(a control group limits memory itself, as in containers and under Slurm)"
+        )
 
 
 @contextmanager
@@ -139,6 +157,8 @@ def _initialised(otherwise: str, **settings: Any) -> Iterator[None]:
         raise KeyboardInterrupt from exit
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadRequest(f"{otherwise}: {first_line(error)}") from error
+    except Exception as error:  # Ray raises plain ones where its processes do not come up
+        raise RunFailed("start", f"{otherwise}: {first_line(error)}") from error
     try:
         yield
     finally:

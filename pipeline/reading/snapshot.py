@@ -18,7 +18,8 @@ from pipeline.errors import RunFailed
 from pipeline.reading.chunks import Chunk, require_unchanged
 from pipeline.storage.files import DIGEST_BYTES, digest_of, list_files
 from pipeline.storage.records import record_table, records_of
-from pipeline.storage.urls import is_url, open_filesystem
+from pipeline.storage.urls import is_url
+from pipeline.storage.whole_file import open_whole
 
 PIECE_BYTES = 256 << 20
 _READ_BYTES = 4 << 20
@@ -108,9 +109,8 @@ def _digest(piece: Piece) -> str:
         # A write within the same tick of the file system's clock could not be told from the one before it.
         recent = _TICK_SECONDS - abs(time.time() - Path(piece.uri).stat().st_ctime)
         time.sleep(max(0.0, recent))
-    filesystem, inner = open_filesystem(piece.uri)
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    with filesystem.open_input_file(inner) as file:
+    with open_whole(piece.uri) as file:
         file.seek(piece.start)
         left = piece.stop - piece.start
         while left > 0 and (data := file.read(min(left, _READ_BYTES))):

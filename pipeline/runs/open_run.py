@@ -13,12 +13,13 @@ from operators.error_text import first_line
 from pipeline.errors import BadRequest
 from pipeline.runs.manifest import Manifest, opened
 from pipeline.storage import files, urls
+from pipeline.storage.pointer import POINTER, POINTER_BYTES
 from pipeline.storage.records import BlockPart, Part
 
-MANIFEST, POINTER, REPORT, CONFIG = "manifest.json", "latest.json", "report.html", "config.yaml"
+MANIFEST, REPORT, CONFIG = "manifest.json", "report.html", "config.yaml"
 CARD = "README.md"
 RUNS = "runs"
-_POINTER_BYTES, _MANIFEST_BYTES = 1 << 16, 1 << 30  # of files that are what they should be, and far more
+_MANIFEST_BYTES = 1 << 30  # of one that is what it should be, and far more
 _NAME_A_RUN = "Name one of runs/<id>, or run again"
 
 
@@ -64,7 +65,7 @@ def latest_run(output: str) -> str | None:
     """The run that the pointer of an output names, None where nothing was published; raises BadRequest."""
     pointer = urls.join(output, POINTER)
     try:
-        data = files.read(pointer, at_most=_POINTER_BYTES)
+        data = files.read(pointer, at_most=POINTER_BYTES)
         pointed = json.loads(data)["run"]
     except FileNotFoundError:
         return None

@@ -1,7 +1,7 @@
 """From a work folder to a run that readers see: whole, or not at all.
 
 Parts are gathered under the run's final names, the manifest comes last, and then one file, the pointer `latest.json`, is
-replaced. On a disk all of it is put together in the work folder first and moved to `runs/<id>/` in one rename. An object store
+moved. On a disk all of it is put together in the work folder first and moved to `runs/<id>/` in one rename. An object store
 renames nothing: there a run lies under its final name from the start, and is none until its manifest is there. A run that
 fails leaves the former one current.
 """
@@ -9,8 +9,8 @@ fails leaves the former one current.
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,14 +19,15 @@ import yaml
 
 from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline.engine.job import Job, execute, over_parts
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, RunFailed
 from pipeline.interruption import Interruption
 from pipeline.runs.card import card
 from pipeline.runs.manifest import Manifest, sealed
-from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, POINTER, REPORT, RUNS, latest_run, require_readable
+from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
 from pipeline.runs.workspace import Workspace, run_ids
-from pipeline.storage import files, urls
+from pipeline.storage import conditional, files, urls
 from pipeline.storage.parts import checked_bytes, write_table
+from pipeline.storage.pointer import move_pointer
 from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
 _SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
@@ -75,7 +76,7 @@ def copy_parts(batch: pa.Table, *, work: str) -> pa.Table:
     return record_table(copies)
 
 
-def publish(workspace: Workspace, manifest: Manifest, page: str) -> str:
+def publish(workspace: Workspace, manifest: Manifest, page: str, say: Callable[[str], None]) -> str:
     """Write configuration, report page, card and, last, the manifest beside the gathered parts; point to the run.
 
     Its folder."""
@@ -85,17 +86,29 @@ def publish(workspace: Workspace, manifest: Manifest, page: str) -> str:
     files.write(urls.join(workspace.staged, CARD), card(manifest).encode())
     text = sealed(manifest).encode()
     workspace.lock.require()
-    files.write(urls.join(workspace.staged, MANIFEST), text)
+    _write_manifest(workspace, text)
     if workspace.staged != workspace.final:
         files.move(workspace.staged, workspace.final)
-    return point(workspace)
+    return point(workspace, say)
 
 
-def point(workspace: Workspace) -> str:
-    """Make a whole run the current one; its folder."""
-    pointer = json.dumps({"run": f"{RUNS}/{workspace.run_id}"}) + "\n"
-    files.write(urls.join(workspace.output, POINTER), pointer.encode())
+def _write_manifest(workspace: Workspace, text: bytes) -> None:
+    """In a store the manifest makes a run of what lies there: a process that was held up must not write its own over it."""
+    path = urls.join(workspace.staged, MANIFEST)
+    if urls.is_url(path):
+        with contextlib.suppress(conditional.NotConditional):
+            if conditional.replace_object(path, conditional.Seen(None), text):
+                return
+            raise RunFailed("publish", f"{path} is there already: another process has gone on with this run meanwhile")
+    files.write(path, text)
+
+
+def point(workspace: Workspace, say: Callable[[str], None]) -> str:
+    """Make a whole run the current one; its folder. Where a store does not check the condition of the write, `say` tells so."""
+    unchecked = move_pointer(workspace.output, f"{RUNS}/{workspace.run_id}", workspace.lock.require)
     Interruption.published = workspace.final
+    if unchecked:
+        say(f"pointer      checked after it was written: the store takes no conditional write ({unchecked})")
     return workspace.final
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.storage.files import digest_of, write
-from pipeline.storage.urls import is_url, open_filesystem
+from pipeline.storage.urls import is_url
+from pipeline.storage.whole_file import open_whole
 
 
 def save_array(uri: str, array: np.ndarray) -> None:
@@ -28,8 +29,7 @@ def load_array(uri: str) -> np.ndarray:
     disk which goes when the process ends. Raises OSError where it is not what was written."""
     if not is_url(uri):
         return _map(uri, uri)
-    filesystem, inner = open_filesystem(uri)
-    with tempfile.NamedTemporaryFile() as local, filesystem.open_input_stream(inner) as stream:
+    with tempfile.NamedTemporaryFile() as local, open_whole(uri) as stream:
         while data := stream.read(1 << 24):
             local.write(data)
         local.flush()

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from operators.schema import STORED, conform
 from pipeline.storage import files, urls
 from pipeline.storage.parts import DamagedPart, to_parquet
+from pipeline.storage.whole_file import open_whole
 
 LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
 DAMAGED = ".damaged"
@@ -116,9 +117,8 @@ def undamaged(paths: Iterable[str], work: str | None, schema: pa.Schema = STORED
 def has_columns(path: str, schema: pa.Schema) -> bool:
     """Whether a part holds what this version reads, by its last bytes alone; one that does not say is damaged or gone, and
     `undamaged` deals with it."""
-    filesystem, inner = urls.open_filesystem(path)
     try:
-        with filesystem.open_input_file(inner) as file:
+        with open_whole(path) as file:
             return set(schema.names) <= set(pq.read_schema(file).names)
     except (OSError, pa.ArrowException):
         return True

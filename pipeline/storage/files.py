@@ -13,8 +13,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.storage.urls import is_url, open_filesystem
+from pipeline.storage.whole_file import open_whole
 
 DIGEST_BYTES = 16
+
+
+class TooLarge(OSError):
+    """A file with more bytes than what it is taken for ever has."""
 
 
 def digest_of(data: bytes | memoryview) -> str:
@@ -23,11 +28,10 @@ def digest_of(data: bytes | memoryview) -> str:
 
 
 def read(uri: str, *, at_most: int | None = None) -> bytes:
-    """A file's content; raises FileNotFoundError, OSError, also where there are more than `at_most` bytes of it."""
-    filesystem, inner = open_filesystem(uri)
-    with filesystem.open_input_file(inner) as file:
+    """A file's content; raises FileNotFoundError, OSError; TooLarge where there are more than `at_most` bytes of it."""
+    with open_whole(uri) as file:
         if at_most is not None and file.size() > at_most:
-            raise OSError(f"it has {file.size():,} bytes, and at most {at_most:,} are accepted")
+            raise TooLarge(f"it has {file.size():,} bytes, and at most {at_most:,} are accepted")
         return bytes(file.read())
 
 

@@ -162,6 +162,8 @@ def hold(output: str, command: str) -> Iterator[Lock]:
         finally:
             lock._end()
     finally:
+        # A process that was killed while it wrote its claim has left a draft. Whoever is writing one now writes it again.
+        files.delete_drafts(folder)
         files.delete_empty(folder)
         if created:
             files.delete_empty(output)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from operators.schema import conform
 from pipeline.storage import files, urls
 from pipeline.storage.records import Part
+from pipeline.storage.whole_file import BrokenOff, open_whole
 
 
 class DamagedPart(RuntimeError):
@@ -42,16 +43,12 @@ def write_table(path: str, table: pa.Table) -> Part:
 
 
 def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
-    """The table of a file, or some of its columns; raises DamagedPart."""
-    filesystem, inner = urls.open_filesystem(path)
+    """The table of a file, or some of its columns; raises DamagedPart, and BrokenOff where a store breaks off."""
     try:
-        return pq.read_table(
-            inner,
-            columns=columns,
-            filesystem=filesystem,
-            memory_map=not urls.is_url(path),
-            page_checksum_verification=True,
-        )
+        source = open_whole(path) if urls.is_url(path) else path
+        return pq.read_table(source, columns=columns, memory_map=not urls.is_url(path), page_checksum_verification=True)
+    except BrokenOff:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise DamagedPart(f"{path}: {_damage(error)}") from error
 
@@ -63,9 +60,11 @@ def read_whole(part: Part, columns: list[str] | None = None) -> pa.Table:
 
 
 def checked_bytes(part: Part) -> bytes:
-    """The bytes of a recorded part; raises DamagedPart where they are not those that were written."""
+    """The bytes of a recorded part; raises DamagedPart where they are not those that were written, and BrokenOff."""
     try:
         data = files.read(part.path)
+    except BrokenOff:
+        raise
     except OSError as error:
         raise DamagedPart(f"{part.path}: {_damage(error)}") from error
     if files.digest_of(data) != part.digest:

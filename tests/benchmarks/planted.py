@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline import demo
 from pipeline.demo import corpus
 from pipeline.runs import open_run
+from pipeline.storage.pointer import POINTER
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EQUAL_SHARES = dict.fromkeys(corpus.KIND_SHARES, 0.2)
@@ -21,7 +22,7 @@ def scored(work: Path, rows: int, k: int, shares: Mapping[str, float], seed: int
     work.mkdir(parents=True, exist_ok=True)
     output, asked = work / "run", work / "asked.json"
     wanted = json.dumps({"rows": rows, "k": k, "shares": dict(shares), "seed": seed, "overrides": overrides})
-    if (output / open_run.POINTER).exists():
+    if (output / POINTER).exists():
         if asked.read_text() != wanted:
             raise SystemExit(f"{work}: holds a run of {asked.read_text()}, and {wanted} is asked; take another folder")
         return Path(open_run.find_run(str(output))[1])

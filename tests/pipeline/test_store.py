@@ -27,7 +27,7 @@ from pipeline.runs.compact import rewrite
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.scoring import score_block
 from pipeline.selection import choose
-from pipeline.storage import computed, files, urls
+from pipeline.storage import computed, conditional, files, pointer, urls
 from pipeline.storage.lock import hold
 from pipeline.storage.parts import DamagedPart
 
@@ -124,7 +124,7 @@ def test_a_run_that_lacks_nothing_but_the_pointer_is_not_made_again(interrupted,
     assert not (interrupted / "latest.json").exists()
     done = run(interrupted, [rows], model_folder)
     assert done.name == whole.name and (done / "manifest.json").read_bytes() == made
-    assert json.loads((interrupted / "latest.json").read_text()) == {"run": f"runs/{whole.name}"}
+    assert json.loads((interrupted / "latest.json").read_text())["run"] == f"runs/{whole.name}"
 
 
 def filling(room):
@@ -435,8 +435,8 @@ def test_a_run_that_was_taken_for_dead_moves_no_part(interrupted, rows, model_fo
 def test_a_run_that_is_taken_for_dead_once_it_is_published_removes_none(interrupted, rows, model_folder, monkeypatch):
     point = publish.point
 
-    def lose(own):
-        run = point(own)
+    def lose(own, say):
+        run = point(own, say)
         for claim in (interrupted / ".lock").iterdir():
             claim.unlink()
         return run
@@ -444,6 +444,23 @@ def test_a_run_that_is_taken_for_dead_once_it_is_published_removes_none(interrup
     monkeypatch.setattr(publish, "point", lose)
     monkeypatch.setattr(publish, "remove_old_runs", stop)
     run(interrupted, [rows], model_folder)
+
+
+def test_a_run_that_is_held_up_at_the_pointer_leaves_its_successors(interrupted, rows, model_folder, monkeypatch):
+    create = conditional.create_file
+
+    def held_up(path, data):
+        """For so long that another process has taken it for dead, and has published."""
+        monkeypatch.setattr(conditional, "create_file", create)
+        for claim in (interrupted / ".lock").iterdir():
+            claim.unlink()
+        pointer.move_pointer(str(interrupted), "runs/successor", lambda: None)
+        return create(path, data)
+
+    monkeypatch.setattr(conditional, "create_file", held_up)
+    with pytest.raises(RunFailed, match="another run has taken over"):
+        run(interrupted, [rows], model_folder)
+    assert json.loads((interrupted / "latest.json").read_text())["run"] == "runs/successor"
 
 
 def test_what_storage_does_not_let_go_of_changes_no_end(tmp_path, monkeypatch):

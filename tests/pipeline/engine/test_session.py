@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from pipeline.engine.session import _session_folder, is_local, session
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, RunFailed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -44,6 +44,25 @@ def closed_port():
     with socket.socket() as server:
         server.bind(("", 0))
         return server.getsockname()[1]
+
+
+def test_a_limit_of_address_space_that_ray_would_die_of_is_refused_in_words(init):
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30)); "
+        "from pipeline.engine.session import _require_address_space; from pipeline.errors import BadRequest\n"
+        "try: _require_address_space()\nexcept BadRequest as problem: sys.exit(str(problem))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "`ulimit -v` allows 6,144 MiB of address space" in ended.stderr, ended.stderr
+
+
+def test_ray_that_does_not_come_up_is_named(monkeypatch, init):
+    def fail(**settings):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(RunFailed, match="stage start: Ray could not be started on this machine: The current node"):
+        session(None).__enter__()
 
 
 def test_ray_is_started_for_this_command_whatever_cluster_runs_here(init):

@@ -81,7 +81,7 @@ def test_it_goes_on_and_is_refreshed(outcome, object_store):
     first, second = (read(object_store, f"{one}/manifest.json") for one in (done, again))
     assert first["pairs"]["computed"] == first["pairs"]["resumed"] > 0 and first["scorer"]["loaded"] == 0
     assert second["pairs"]["computed"] == 0 and second["changes"]["selected"]["entered"] == 0
-    assert read(object_store, "bucket/runs/mine/latest.json") == {"run": f"runs/{again.rpartition('/')[2]}"}
+    assert read(object_store, "bucket/runs/mine/latest.json")["run"] == f"runs/{again.rpartition('/')[2]}"
     left = listed(object_store, "bucket/runs/mine")
     assert not any("/.work/" in path or "/.lock/" in path for path in left)
 
