@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.export import FILE_KINDS, FORMATS, SCORED, SELECTED
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `tss`. The verb is in `name`; `output_folder` is for it to fill in, once it knows where it writes."""
@@ -19,11 +21,13 @@ def make_parser() -> argparse.ArgumentParser:
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
+    export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
+    push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
     for verb in (run, refresh):
         verb.add_argument("config", type=Path, help="YAML configuration")
-    for verb in (select, report):
+    for verb in (select, report, export, push):
         verb.add_argument("run", help="an output folder, or one of its runs/<id>")
     store.add_argument(
         "what", choices=["stats", "compact", "prune"], help="show it; join small files; remove what is of no use"
@@ -31,6 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
     store.add_argument("output", help="an output folder")
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
+    _add_export(export)
+    push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
+    push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
     submit.add_argument("--address", help="of the cluster's dashboard, such as http://head:8265 (default: RAY_ADDRESS)")
     submit.add_argument("--id", help="name of the job (default: one of Ray's)")
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
@@ -38,10 +45,30 @@ def make_parser() -> argparse.ArgumentParser:
     _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
     for verb in (run, refresh, select, demo):
         _add_overrides(verb)
-    _add_flag([run, refresh, select, demo, store], "--quiet", "no progress on standard error")
+    _add_flag([run, refresh, select, demo, store, export, push], "--quiet", "no progress on standard error")
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
     submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
     return parser
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("--to", required=True, choices=FORMATS, help="format of the rows")
+    export.add_argument(
+        "--as", dest="suffix", choices=FILE_KINDS, default=FILE_KINDS[0], help="kind of file (default jsonl)"
+    )
+    export.add_argument(
+        "--kind", choices=[SELECTED, SCORED], default=SELECTED, help="which rows (default selected; scored: all)"
+    )
+    export.add_argument("--split-by", choices=["source"], help="a file for each source instead of one")
+    export.add_argument("--weights", action="store_true", help="add the column weight, for a weighted loss")
+    export.add_argument("--resample", type=_positive, metavar="N", help="draw N rows with replacement by weight")
+    export.add_argument("--seed", type=int, help="of the draw (default: the run's)")
+    export.add_argument(
+        "--mark-answer", action="store_true", help="add to each turn whether it is the scored answer: train"
+    )
+    export.add_argument(
+        "--output", metavar="DIR", help="folder of the export (default: in exports/ of the run's output)"
+    )
 
 
 def _add_overrides(verb: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _exit_status(arguments: argparse.Namespace) -> int:
     try:
-        check_shadowing(starts_ray=arguments.name not in ("report", "submit"))
+        check_shadowing(starts_ray=arguments.name not in _WITHOUT_RAY)
         _quiet_libraries()
         result = _VERBS[arguments.name](arguments)
     except BadRequest as problem:
@@ -51,7 +51,8 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         return result
     if not say(printable(result.text)):
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
-        say("tss: the summary could not be printed; `tss report` prints it again", error=True)
+        again = "what was asked is done" if arguments.name in _AFTER_INTERRUPT else "`tss report` prints it again"
+        say(f"tss: the summary could not be printed; {again}", error=True)
         return 1 if arguments.name == "report" or getattr(arguments, "what", "") == "stats" else 0
     return 0
 
@@ -85,6 +86,8 @@ def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
 
 def _after_interrupt(arguments: argparse.Namespace) -> str:
     """What has come of a command that was interrupted."""
+    if arguments.name in _AFTER_INTERRUPT:
+        return _AFTER_INTERRUPT[arguments.name]
     if Interruption.published:
         return f"{Interruption.published} was published before; what is left to tidy up waits for the next run."
     return f"nothing was published. The same command{_without_fresh(arguments)} goes on from here."
@@ -97,8 +100,8 @@ def _without_fresh(arguments: argparse.Namespace) -> str:
 
 def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
     """What to do now."""
-    if arguments.name == "store":
-        return "nothing that was stored is lost. Run the same command again once the cause is gone."
+    if arguments.name in _AFTER_FAILURE:
+        return _AFTER_FAILURE[arguments.name]
     if isinstance(failure, DamagedInput) and arguments.name == "select":
         return (
             "nothing was published. Name another run of runs/, or make one with `tss run`: "
@@ -211,6 +214,29 @@ def _report(arguments: argparse.Namespace) -> Summary:
     return report.of_run(run)
 
 
+def _export(arguments: argparse.Namespace) -> Summary:
+    from pipeline.export import export_run, request
+
+    wanted = request.Wanted(
+        to=arguments.to,
+        kind=arguments.kind,
+        suffix=arguments.suffix,
+        by_source=arguments.split_by == "source",
+        weights=arguments.weights,
+        resample=arguments.resample,
+        seed=arguments.seed,
+        mark_answer=arguments.mark_answer,
+        output=arguments.output,
+    )
+    return export_run.export(arguments.run, wanted, _reporter(arguments))
+
+
+def _push(arguments: argparse.Namespace) -> Summary:
+    from pipeline.export import push
+
+    return push.push(arguments.run, arguments.repository, arguments.public, _reporter(arguments))
+
+
 def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline import demo, flow, read_config
     from pipeline.demo import truth
@@ -238,6 +264,17 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
+_WITHOUT_RAY = ("report", "export", "push", "submit")
+# What has come of a command that publishes no run.
+_AFTER_FAILURE = {
+    "store": "nothing that was stored is lost. Run the same command again once the cause is gone.",
+    "export": "nothing was written. Run the same command again once the cause is gone, or name another run.",
+    "push": "the run is not there as a revision yet. Run the same command again once the cause is gone.",
+}
+_AFTER_INTERRUPT = {
+    "export": "nothing was written.",
+    "push": "the run may be there or not. The same command says so, or sends what is missing.",
+}
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "run": _run,
     "refresh": _refresh,
@@ -245,5 +282,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "select": _select,
     "demo": _demo,
     "report": _report,
+    "export": _export,
+    "push": _push,
     "submit": _submit,
 }

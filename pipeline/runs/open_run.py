@@ -17,6 +17,7 @@ from pipeline.storage.pointer import POINTER, POINTER_BYTES
 from pipeline.storage.records import BlockPart, Part
 
 MANIFEST, REPORT, CONFIG = "manifest.json", "report.html", "config.yaml"
+CARD = "README.md"
 RUNS = "runs"
 _MANIFEST_BYTES = 1 << 30  # of one that is what it should be, and far more
 _NAME_A_RUN = "Name one of runs/<id>, or run again"

@@ -21,8 +21,9 @@ from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.interruption import Interruption
+from pipeline.runs.card import card
 from pipeline.runs.manifest import Manifest, sealed
-from pipeline.runs.open_run import CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
+from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
 from pipeline.runs.workspace import Workspace, run_ids
 from pipeline.storage import conditional, files, urls
 from pipeline.storage.parts import checked_bytes, write_table
@@ -76,10 +77,13 @@ def copy_parts(batch: pa.Table, *, work: str) -> pa.Table:
 
 
 def publish(workspace: Workspace, manifest: Manifest, page: str, say: Callable[[str], None]) -> str:
-    """Write configuration, report page and, last, the manifest beside the gathered parts; point to the run. Its folder."""
+    """Write configuration, report page, card and, last, the manifest beside the gathered parts; point to the run.
+
+    Its folder."""
     config = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
     files.write(urls.join(workspace.staged, CONFIG), config.encode())
     files.write(urls.join(workspace.staged, REPORT), page.encode())
+    files.write(urls.join(workspace.staged, CARD), card(manifest).encode())
     text = sealed(manifest).encode()
     workspace.lock.require()
     _write_manifest(workspace, text)

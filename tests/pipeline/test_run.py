@@ -104,6 +104,7 @@ def test_schemas_and_names(done):
     for kind, schema in (("scored", SCORED), ("selected", SELECTED), ("rejected", REJECTED)):
         assert pq.read_schema(next((done / kind).glob("part-*.parquet"))).equals(schema)
     assert sorted(path.name for path in done.iterdir()) == [
+        "README.md",
         "config.yaml",
         "manifest.json",
         "rejected",
@@ -116,7 +117,8 @@ def test_schemas_and_names(done):
 
 
 def test_the_output_loads_as_a_dataset(done):
-    selected = datasets.load_dataset("parquet", data_files=str(done / "selected" / "*.parquet"), split="train")
+    selected = datasets.load_dataset(str(done), "selected", split="train")
+    assert datasets.load_dataset(str(done), "scored", split="train").num_rows == len(table(done, "scored"))
     assert selected["selection_rank"][:3] == [0, 1, 2] and selected.num_rows == len(table(done, "selected"))
 
 

@@ -71,7 +71,7 @@ def test_a_run_in_a_store_is_that_of_a_disk(outcome, object_store):
         assert rows(object_store, done, kind) == expected
     assert done.startswith(f"{OUTPUT}/runs/")
     names = {path.rpartition("/")[2] for path in listed(object_store, done.removeprefix("s3://"))}
-    assert {"manifest.json", "config.yaml", "report.html"} < names
+    assert {"manifest.json", "config.yaml", "report.html", "README.md"} < names
 
 
 def test_it_goes_on_and_is_refreshed(outcome, object_store):
