@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from operators.hashing import content_hash
 from operators.layouts import accepted_roles, listed
 from operators.read_layout import Conversation, Row, read_row
 from operators.rejections import Rejection
-from operators.turns import Exchange, kind, last_exchange
+from operators.turns import Exchange, exchanges, kind, last_exchange
 
+# Characters of all examples of a conversation together: each holds its turns and, as text, those before it, so that what one
+# row of a file becomes grows with the square of its length.
+MAX_CONTEXTS = 1 << 30
 MAX_DEPTH = 100  # of lists and objects in each other: far less than where a reader of JSON may give up
 
 
 @dataclass(frozen=True)
 class Example:
     """A valid row; `task` is None where the corpus names none, `extra` is one JSON object of all other columns, `messages` the
-    turns of a conversation as they were, as JSON, and None where the row was none."""
+    turns of a conversation as they were, as JSON, and None where the row was none. Where every turn is an example,
+    `conversation` is a hash of `messages`, and `turn` the place of the answer in them, from 0."""
 
     instruction: str
     input: str
@@ -30,6 +35,16 @@ class Example:
     task: str | None
     extra: str
     messages: str | None = None
+    conversation: str | None = None
+    turn: int | None = None
+
+
+@dataclass(frozen=True)
+class RejectedTurn:
+    """An answer of a conversation that is no example, and why; `raw` is its turn as JSON."""
+
+    raw: str
+    rejection: Rejection
 
 
 def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
@@ -40,7 +55,10 @@ def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
     Raises Rejection with reason not_an_object, missing_field, wrong_type, empty_instruction, empty_output,
     no_user_turn, no_assistant_turn or invalid_unicode.
     """
-    row = _read(record, columns)
+    return _last_example(record, _read(record, columns))
+
+
+def _last_example(record: Mapping[str, Any], row: Row) -> Example:
     if row.conversation is None:
         fields, rest = (row.instruction, row.input, row.output), row.rest
     else:
@@ -48,6 +66,48 @@ def normalise(record: Any, columns: Mapping[str, str] | None = None) -> Example:
         fields, rest = _fields(row.conversation, exchange), {**row.rest, **_unused(row.conversation, exchange)}
     _require_fields(*fields)
     return Example(*fields, task=_task(record), extra=_extra(rest), messages=_messages(row.conversation))
+
+
+def normalise_each(record: Any, columns: Mapping[str, str] | None = None) -> Iterator[Example | RejectedTurn]:
+    """Map one raw record to an Example for each turn of an assistant: the last turn of a user before it is the instruction, all
+    other turns before it are its context. A turn before any of a user, and one that only calls a tool, is context alone.
+
+    Raises what `normalise` does, before it yields anything, for a record that has no such turn.
+    """
+    row = _read(record, columns)
+    conversation = row.conversation
+    pairs = {} if conversation is None else _answers(conversation)
+    if conversation is None or not pairs:
+        yield _last_example(record, row)
+        return
+    extra, messages = _extra(row.rest), _messages(conversation) or ""
+    name, task, size = content_hash(messages).hex(), _task(record), 0
+    for place, exchange in pairs.items():
+        fields = _fields(conversation, exchange, between=True) if size <= MAX_CONTEXTS else ("", "", "")
+        size += len(messages) + len(fields[1])
+        try:
+            if size > MAX_CONTEXTS:
+                raise Rejection(
+                    "row_too_large",
+                    f"a conversation of {len(pairs)} answers and {len(messages)} characters: its answers up to this one, "
+                    f"each with all turns, have more than {MAX_CONTEXTS} characters; accepted: shorter conversations",
+                )
+            _require_fields(*fields)
+        except Rejection as rejection:
+            yield rejected_turn(conversation.objects[place], place, rejection)
+        else:
+            yield Example(*fields, task=task, extra=extra, messages=messages, conversation=name, turn=place)
+
+
+def _answers(conversation: Conversation) -> dict[int, Exchange]:
+    """The exchanges of a conversation, by the place of the answer's object."""
+    turns = conversation.turns
+    return {turns[pair.answer].place: pair for pair in exchanges(turns) if not turns[pair.answer].calls}
+
+
+def rejected_turn(turn: Any, place: int, rejection: Rejection) -> RejectedTurn:
+    """The rejection of the turn at a place of a conversation."""
+    return RejectedTurn(strict_json(turn), Rejection(rejection.reason, f"messages[{place}]: {rejection.detail}"))
 
 
 def _read(record: Any, columns: Mapping[str, str] | None) -> Row:
@@ -76,10 +136,11 @@ def _no_exchange(conversation: Conversation) -> Rejection:
     )
 
 
-def _fields(conversation: Conversation, exchange: Exchange) -> tuple[str, str, str]:
-    """Instruction, input and output of an exchange; the turns before it stand in the input, a line each and more."""
+def _fields(conversation: Conversation, exchange: Exchange, *, between: bool = False) -> tuple[str, str, str]:
+    """Instruction, input and output of an exchange; the turns before it stand in the input, and with `between` those in it."""
     turns = conversation.turns
-    before = "\n".join(f"{turn.role}: {turn.text or ''}" for turn in turns[: exchange.question])
+    context = [*turns[: exchange.question], *(turns[exchange.question + 1 : exchange.answer] if between else ())]
+    before = "\n".join(f"{turn.role}: {turn.text or ''}" for turn in context)
     instruction, output = turns[exchange.question].text or "", turns[exchange.answer].text or ""
     if exchange.question == conversation.asked:
         instruction = conversation.instruction

@@ -52,10 +52,15 @@ class Turn:
         """Whether the turn says something."""
         return bool(self.text and self.text.strip())
 
+    @property
+    def calls(self) -> bool:
+        """Whether the turn does no more than call a tool."""
+        return not self.spoken and any(self.more.get(key) for key in CALLS)
+
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and its answer, as places in a list of turns."""
+    """A question and its answer, as numbers of turns in a list of them."""
 
     question: int
     answer: int
@@ -79,6 +84,11 @@ def last_exchange(turns: Sequence[Turn], first_answer: int = 0) -> Exchange | No
     complete = [pair for pair in answers.values() if turns[pair.question].spoken and turns[pair.answer].spoken]
     candidates = complete or list(answers.values())
     return candidates[-1] if candidates else None
+
+
+def exchange_at(turns: Sequence[Turn], place: int) -> Exchange | None:
+    """The exchange whose answer is the turn of the object at a place of the conversation; None where there is none."""
+    return next((pair for pair in reversed(exchanges(turns)) if turns[pair.answer].place == place), None)
 
 
 def parse_turns(column: str, value: Any) -> tuple[list[Any], list[Turn]]:

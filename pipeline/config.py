@@ -53,6 +53,7 @@ class Input(Section):
     source: str | None = None
     columns: Columns | None = None
     split: str = "train"  # of a Hugging Face dataset
+    turns: Literal["last", "each"] = "last"  # of a conversation that are examples
 
 
 class Embedder(Section):

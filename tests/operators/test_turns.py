@@ -9,7 +9,6 @@ from raw_rows import ANSWERED, ASKED, BOTH, fields, rejected
 from operators.layouts import CHAT_COLUMNS, MEDIA, ROLES
 from operators.normalise import normalise
 
-
 # Conversations
 
 

@@ -161,6 +161,7 @@ def test_turns_are_kept_with_their_keys_and_named_as_templates_name_them():
             {"role": "tool", "content": "4"},
         ],
         "question": {"role": "user", "name": "Ada", "content": ""},
+        "after": [],
     }
     assert len(json.loads(turns_to_question(normalise({"conversations": shared}).messages, "Thanks"))["before"]) == 6
 
