@@ -28,9 +28,12 @@ class Layout:
 LAYOUTS = (
     Layout("Alpaca", "instruction", ("input", "context"), ("output",)),
     Layout("Dolly", "instruction", ("context", "input"), ("response",)),
-    Layout("Natural Instructions", "definition", ("input",), ("output", "targets")),
+    Layout("Natural Instructions", "definition", ("input", "inputs"), ("output", "targets")),
     Layout("completion", "prompt", (), ("completion",)),
     Layout("preference", "prompt", (), ("chosen",)),
+    Layout("preference, instruction", "instruction", ("input", "context"), ("chosen", "chosen_response")),
+    Layout("preference, question", "question", ("context", "passage", "article"), ("chosen",)),
+    Layout("preference, input", "input", (), ("chosen",)),
     Layout("preference, chat", "messages", (), ("chosen",)),
     Layout("preference, ShareGPT", "conversations", (), ("chosen",)),
     Layout("preference, WildChat", "conversation", (), ("chosen",)),
@@ -41,14 +44,17 @@ LAYOUTS = (
     Layout(
         "instruction and answer", "instruction", ("input", "context"), ("answer", "completion", "target", "targets")
     ),
-    Layout("prompt and response", "prompt", ("input", "context"), ("response", "output", "answer")),
-    Layout("question and answer", "question", ("context", "input"), ("answer", "response", "output")),
+    Layout("prompt and response", "prompt", ("input", "context"), ("response", "output", "answer", "generation")),
+    Layout(
+        "question and answer", "question", ("context", "passage", "article", "input"), ("answer", "response", "output")
+    ),
     Layout("query and response", "query", ("context", "input"), ("response", "answer", "output")),
     Layout("problem and solution", "problem", ("context", "input"), ("solution", "answer")),
     Layout("input and output", "input", ("context",), ("output",)),
+    Layout("FLAN", "inputs", (), ("targets",)),
 )
 CHAT_COLUMNS = ("messages", "conversations", "conversation")  # where a text is the JSON of turns, whatever the layout
-# What `input` names where it names an instruction: a row that has a column for that too, be it null, means a context by it.
+# A row that has one of these columns, be it null, means no instruction by `input` or `inputs`, but a context.
 INSTRUCTIONS = ("instruction", "definition", "prompt", "question", "query", "problem")
 SYSTEM, HISTORY = (
     ("system", "system_prompt"),
@@ -58,7 +64,11 @@ SYSTEM, HISTORY = (
 # A turn is an object with one key of each of these, or one with a key for each side: {"user": ..., "assistant": ...}.
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
 PART_KEYS = ("text", "value")  # of a part of a text that comes as a list of parts
-MEDIA = ("image", "audio", "video")  # parts that are no text
+MEDIA = (
+    "image",
+    "audio",
+    "video",
+)  # parts that are no text, and in <> what stands in a text for one of a column of this name
 CALLS = ("tool_calls", "function_call")  # what a turn may have in place of a text
 USER, ASSISTANT, SYSTEM_SIDE, TOOL = "user", "assistant", "system", "tool"
 # Roles by side, in any case; a turn of any other role is a turn before or after the question, under its own name.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from operators.layout_columns import Text, history_turns, system_turn, text_of_input, text_or_turns
 from operators.layouts import (
     ASSISTANT,
     CHAT_COLUMNS,
     HISTORY,
     INSTRUCTIONS,
     LAYOUTS,
+    MEDIA,
     SYSTEM,
     SYSTEM_SIDE,
     USER,
@@ -21,7 +22,7 @@ from operators.layouts import (
     listed,
 )
 from operators.rejections import Rejection
-from operators.turns import Turn, is_turn, keys_of, kind, made_turn, parse_turns, text_of, with_roles
+from operators.turns import Turn, keys_of, kind, made_turn, parse_turns, with_roles
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,20 @@ class Row:
 
 def read_row(record: Mapping[str, Any], columns: Mapping[str, str] | None) -> Row:
     """The row of a record, by `columns` or by its layout; raises Rejection."""
-    return _by_columns(record, columns) if columns else _by_layout(record)
+    row = _by_columns(record, columns) if columns else _by_layout(record)
+    _require_text_alone(row)
+    return row
+
+
+def _require_text_alone(row: Row) -> None:
+    """Raise Rejection where a text shows an image, audio or video of a column with <image>, <audio> or <video>."""
+    columns = {word: name for word in MEDIA for name in (word, f"{word}s") if row.rest.get(name) not in (None, "", [])}
+    for word, name in columns.items():
+        turns = [turn.text or "" for turn in row.conversation.turns] if row.conversation else []
+        if any(f"<{word}>" in text for text in (row.instruction, row.input, *turns)):
+            raise Rejection(
+                "wrong_type", f"{word}: a text shows what column {name!r} holds; accepted: rows of text alone"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,9 +114,9 @@ def _by_layout(record: Mapping[str, Any]) -> Row:
         empty = empty or places
     if empty is not None:
         return _row(record, empty)
-    for layout in LAYOUTS:
-        if layout.turns and layout.turns in names:
-            column = names[layout.turns]
+    for name in CHAT_COLUMNS:
+        if name in names:
+            column = names[name]
             raise Rejection(
                 "wrong_type",
                 f"column {column!r} must be a list of turns or the JSON of one, found {kind(record[column])}",
@@ -131,7 +145,7 @@ def _places(record: Mapping[str, Any], names: Mapping[str, str], layout: Layout)
     output = next((names[name] for name in layout.outputs if name in names), None)
     if layout.instruction not in names or output is None:
         return None
-    if layout.instruction == "input" and any(str(key).casefold() in INSTRUCTIONS for key in record):
+    if layout.instruction in ("input", "inputs") and any(str(key).casefold() in INSTRUCTIONS for key in record):
         return None
     input = next((names[name] for name in layout.inputs if name in names), None)
     return _Places(names[layout.instruction], input, output, system=system, history=names.get(HISTORY))
@@ -147,14 +161,17 @@ def _row(record: Mapping[str, Any], places: _Places) -> Row:
         record = {**record, **{name: with_roles(record.get(name), places.keys) for name in named}}
     if places.turns:
         return _whole(record, places, places.turns)
-    instruction, others = _text_or_turns(record, places.instruction)
-    input = _input(record, places.input)
-    output, references = _text_or_turns(record, places.output)
+    instruction, others = text_or_turns(record, places.instruction)
+    input = text_of_input(record, places.input)
+    output, references = text_or_turns(record, places.output)
     if isinstance(output, list) and _begins_anew(places, instruction, output):
         return _whole(record, places, places.output)  # what the instruction says stands in these turns
     used = {places.instruction, places.input, places.output}
     before = []
-    for column, turns in ((places.system, _system(record, places.system)), (places.history, _history(record, places))):
+    for column, turns in (
+        (places.system, system_turn(record, places.system)),
+        (places.history, history_turns(record, places.history)),
+    ):
         if turns:
             used.add(column)
             before.append((str(column), turns))
@@ -164,73 +181,11 @@ def _row(record: Mapping[str, Any], places: _Places) -> Row:
     return Row(rest, _put_together(places, before, instruction, input, output))
 
 
-_Text = str | list[Any]  # a text, or turns
-_ToMake = tuple[str, str]  # a side and a text, of which a turn is made
-
-
-def _text_or_turns(record: Mapping[str, Any], column: str) -> tuple[_Text, dict[str, Any]]:
-    """The text of a column, or its turns; of a list of texts the first, and the others under the column. Raises Rejection."""
-    value = record[column]
-    if isinstance(value, str):
-        return parse_turns(column, value)[0] if column.casefold() in CHAT_COLUMNS else value, {}
-    if is_turn(value):
-        return [value], {}
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        return value, {}
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value[0] if value else "", {column: value[1:]} if len(value) > 1 else {}
-    raise Rejection("wrong_type", f"column {column!r} must be text, a list of texts or turns, found {_contents(value)}")
-
-
-def _contents(value: Any) -> str:
-    return kind(value) + (f" of {listed(map(kind, value[:100]))}" if isinstance(value, list) else "")
-
-
-def _input(record: Mapping[str, Any], column: str | None) -> str:
-    value = None if column is None else record[column]
-    if value is not None and not isinstance(value, str):
-        raise Rejection("wrong_type", f"column {column!r} must be text, found {kind(value)}")
-    return value or ""
-
-
-def _system(record: Mapping[str, Any], column: str | None) -> list[_ToMake]:
-    """The system's turn, from a column of text; any other kind of value is none."""
-    value = None if column is None else record[column]
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
-        value = text_of(f"column {column!r}", value)
-    return [(SYSTEM_SIDE, value)] if isinstance(value, str) and value.strip() else []
-
-
-def _history(record: Mapping[str, Any], places: _Places) -> list[Any]:
-    """Earlier turns, from a list of pairs of a question and an answer, or of turns."""
-    value = None if places.history is None else record[places.history]
-    if isinstance(value, str) and value.lstrip()[:1] == "[":
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return []
-    if not isinstance(value, list):
-        return []
-    if all(isinstance(item, Mapping) for item in value):
-        return value
-    if all(_is_pair(item) for item in value):
-        return [turn for question, answer in value for turn in ((USER, question), (ASSISTANT, answer))]
-    raise Rejection(
-        "wrong_type",
-        f"column {places.history!r} must be a list of pairs [question, answer] or of turns, found {_contents(value)}; "
-        "to leave it out, name the others with `columns` in the configuration",
-    )
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(text, str) for text in value)
-
-
 def _whole(record: Mapping[str, Any], places: _Places, column: str) -> Row:
     """A row of which one column is the whole conversation; a column of the system's counts where that has no such turn."""
     objects, turns = parse_turns(column, record[column])
     rest = {key: value for key, value in record.items() if key != column}
-    system = _system(record, places.system)
+    system = system_turn(record, places.system)
     if system and not any(turn.side == SYSTEM_SIDE for turn in turns):
         del rest[str(places.system)]
         objects, turns = _joined([(str(places.system), _made(system, objects)), (column, objects)])
@@ -254,7 +209,7 @@ def _joined(parts: Sequence[tuple[str, list[Any]]]) -> tuple[list[Any], list[Tur
 
 
 def _put_together(
-    places: _Places, before: list[tuple[str, list[Any]]], instruction: _Text, input: str, output: _Text
+    places: _Places, before: list[tuple[str, list[Any]]], instruction: Text, input: str, output: Text
 ) -> Conversation:
     """The conversation of a row of which instruction or output are turns, or that has turns before its question."""
     if input and isinstance(instruction, list):
@@ -275,7 +230,7 @@ def _put_together(
     return conversation
 
 
-def _begins_anew(places: _Places, instruction: _Text, output: list[Any]) -> bool:
+def _begins_anew(places: _Places, instruction: Text, output: list[Any]) -> bool:
     """Whether the turns of an output are the whole conversation: they begin with those of the instruction, or with a user where
     the instruction has asked already."""
     if isinstance(instruction, list) and output[: len(instruction)] == instruction:

@@ -90,8 +90,48 @@ def test_of_several_columns_the_first_that_is_there_is_meant():
 def test_input_is_an_instruction_where_nothing_else_may_be():
     assert fields({"input": "I", "context": "X", "output": "Y", "messages": None}) == ("I", "X", "Y")
     for name in INSTRUCTIONS:
-        reason, detail = rejected({"input": "X", "output": "Y", name.title(): None})
-        assert reason == "missing_field" and f"null: {name.title()}" in detail
+        for record in ({"input": "X", "output": "Y"}, {"inputs": "X", "targets": "Y"}, {"input": "X", "chosen": "Y"}):
+            reason, detail = rejected({**record, name.title(): None})
+            assert reason == "missing_field" and f"null: {name.title()}" in detail
+
+
+# In the shape of the demo files of trainers' documentation
+DEMOS = [
+    {"instruction": "I", "input": "", "output": "Y", "system": "", "history": []},
+    {"conversations": [{"from": "human", "value": "I"}, {"from": "gpt", "value": "Y"}], "tools": "[]"},
+    {
+        "conversations": [{"from": "human", "value": "I"}],
+        "chosen": {"from": "gpt", "value": "Y"},
+        "rejected": {"from": "gpt"},
+    },
+    {"messages": [{"content": "I", "role": "user"}, {"content": "Y", "role": "assistant"}], "label": True},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "value": "I"}]},
+            {"role": "assistant", "content": "Y"},
+        ]
+    },
+    {"messages": [{"role": "user", "content": "I"}, {"role": "assistant", "content": "Y", "train": True, "weight": 1}]},
+    {"conversations": [{"role": "human", "value": "I"}, {"role": "bot", "value": "Y"}]},
+    {"INSTRUCTION": "I", "RESPONSE": "Y"},
+    {"instruction": "I", "input": "", "response": "Y"},
+    {"instruction": "I", "chosen_response": "Y", "rejected_response": "N"},
+    {"question": "I", "chosen": "Y", "rejected": "N"},
+    {"input": "I", "chosen": "Y", "rejected": "N"},
+    {"prompt": "I", "generation": "Y"},
+    {"prompt": "I", "completion": "Y", "label": True},
+    {"category": "c", "question": "I", "answer": "Y"},
+    {"inputs": "I", "targets": "Y", "task_name": "t"},
+]
+
+
+@pytest.mark.parametrize("record", DEMOS, ids=lambda record: "+".join(record))
+def test_rows_in_the_shape_of_trainers_demo_files(record):
+    assert fields(record) == ("I", "", "Y")
+
+
+def test_an_article_is_the_input_of_a_question():
+    assert fields({"article": "X", "question": "I", "answer": "Y"}) == ("I", "X", "Y")
 
 
 # Columns of several layouts in one table

@@ -119,6 +119,17 @@ def test_a_row_with_media_is_rejected_with_that_word(word, form):
     assert reason == "wrong_type" and detail.startswith(f"{word}: column 'messages': turn 2 has a part that is no text")
 
 
+@pytest.mark.parametrize("word", MEDIA)
+def test_a_text_that_shows_an_image_of_a_column_is_rejected_with_that_word(word):
+    shown = [{"from": "human", "value": f"<{word}>\nI"}, {"from": "gpt", "value": "Y"}]
+    for name, record in ((word, {"conversations": shown}), (f"{word}s", {"instruction": f"I <{word}>", "output": "Y"})):
+        reason, detail = rejected({**record, name: ["x"]})
+        assert reason == "wrong_type" and detail.startswith(f"{word}: ") and name in detail
+        for nothing in (None, [], ""):
+            assert f"<{word}>" in fields({**record, name: nothing})[0]
+    assert fields({"conversations": BOTH, word: "x.png"}) == ("I", "", "Y")
+
+
 def test_other_parts_are_named():
     for part, shown in (
         ({"type": "tool_use", "id": 1}, "'tool_use'"),

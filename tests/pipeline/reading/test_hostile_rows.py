@@ -147,7 +147,7 @@ JSON = st.recursive(
 NAMES = sorted(
     {
         *(name for layout in LAYOUTS for name in (layout.instruction, layout.turns, *layout.inputs, *layout.outputs)),
-        *(*SYSTEM, "history", "task", "Instruction", "OUTPUT", "Definition", "Instances"),
+        *(*SYSTEM, "history", "task", "Instruction", "OUTPUT", "Definition", "Instances", "images", "audio"),
     }
 )
 ROLES = st.sampled_from(["user", "assistant", "human", "gpt", "System", "tool", "narrator"]) | JSON
