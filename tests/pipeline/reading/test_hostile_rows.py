@@ -196,11 +196,10 @@ def test_nothing_of_a_record_is_lost(record):
         result = normalise(record)
     except Rejection:
         return
-    texts = json.dumps([result.instruction, result.input, result.output])
-    turns, extra = result.messages or "[]", json.loads(result.extra)
+    texts, extra = [result.instruction, result.input, result.output], json.loads(result.extra)
     for name, value in record.items():
         for text in texts_in(value):
-            kept = json.dumps([turns, json.loads(turns), extra.get(name), texts])
+            kept = json.dumps([texts, json.loads(result.messages or "[]"), extra.get(name)])
             assert json.dumps(text)[1:-1] in kept, (name, text)
 
 
