@@ -2,8 +2,8 @@
 
 A row has the first layout of LAYOUTS whose columns it has. A null column is none; so is an instruction and an output that are
 both empty, as CSV has it, where the row has another layout. Upper and lower case are one, so that `Instruction` is
-`instruction`. Wherever a layout takes a text it takes turns too: those of its instruction end with the
-question, those of its output begin with the answer.
+`instruction`. Wherever a layout takes a text it takes turns too: those of its instruction end with the question, those of its
+output begin with the answer.
 """
 
 from __future__ import annotations
@@ -56,19 +56,14 @@ LAYOUTS = (
 CHAT_COLUMNS = ("messages", "conversations", "conversation")  # where a text is the JSON of turns, whatever the layout
 # A row that has one of these columns, be it null, means no instruction by `input` or `inputs`, but a context.
 INSTRUCTIONS = ("instruction", "definition", "prompt", "question", "query", "problem")
-SYSTEM, HISTORY = (
-    ("system", "system_prompt"),
-    "history",
-)  # turns before the question, of any layout but a chat's own history
+# Columns with turns before the question, beside any layout; a chat has its own history.
+SYSTEM, HISTORY = ("system", "system_prompt"), "history"
 
 # A turn is an object with one key of each of these, or one with a key for each side: {"user": ..., "assistant": ...}.
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
 PART_KEYS = ("text", "value")  # of a part of a text that comes as a list of parts
-MEDIA = (
-    "image",
-    "audio",
-    "video",
-)  # parts that are no text, and in <> what stands in a text for one of a column of this name
+# Parts that are no text; <image> in a text stands for one that a column `image` or `images` holds.
+MEDIA = ("image", "audio", "video")
 CALLS = ("tool_calls", "function_call")  # what a turn may have in place of a text
 USER, ASSISTANT, SYSTEM_SIDE, TOOL = "user", "assistant", "system", "tool"
 # Roles by side, in any case; a turn of any other role is a turn before or after the question, under its own name.
