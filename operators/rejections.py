@@ -17,7 +17,7 @@ REASONS = {
     "empty_instruction": "the instruction is empty or white space alone",
     "empty_output": "the output is empty or white space alone, or has no tokens",
     "no_user_turn": "a conversation has no turn of a user",
-    "no_assistant_turn": "a conversation has no turn of an assistant after its last of a user",
+    "no_assistant_turn": "a conversation has no turn of an assistant after one of a user",
     # the prompt
     "template_failed": "the template fails on the row, or goes beyond its limits",
     "encode_failed": "the tokenizer fails on the row",

@@ -13,8 +13,14 @@ _POSITION = [
     pa.field("file_index", pa.int32()),
     pa.field("line", pa.int64()),
 ]
-# A row's texts; `messages` holds the turns of a conversation as they were, as JSON, and is null where the row was none.
-_TEXT = [pa.field(name, pa.string()) for name in ("instruction", "input", "output", "messages", "extra")]
+# A row's texts; `messages` holds the turns of a conversation as they were, as JSON, and is null where the row was none. Of an
+# input all of whose turns are examples, `conversation` is a hash of `messages`, and `turn` the place of the answer there.
+_TEXT = [
+    *(pa.field(name, pa.string()) for name in ("instruction", "input", "output", "messages")),
+    pa.field("conversation", pa.string()),
+    pa.field("turn", pa.int32()),
+    pa.field("extra", pa.string()),
+]
 _SOURCE = pa.field("source", pa.string())
 
 # read -> everything after it: a valid row with its token counts. `input_chars` is how many characters of the input are

@@ -14,11 +14,36 @@ from pipeline.config_select import Select
 
 
 class Columns(Section):
-    """Raw column names of a layout of the user's own."""
+    """Raw columns of a layout of the user's own: texts or turns, or a whole conversation; the keys and roles of its turns."""
 
-    instruction: str
+    instruction: str | None = None
     input: str | None = None
-    output: str
+    output: str | None = None
+    messages: str | None = None  # a whole conversation
+    system: str | None = None
+    history: str | None = None
+    role: str | None = None  # a key of turns, as `content` is
+    content: str | None = None
+    user: str | None = None  # a role, as `assistant` is
+    assistant: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Columns:
+        texts = [self.instruction, self.input, self.output, self.history]
+        if self.messages is not None and any(column is not None for column in texts):
+            raise ValueError(
+                "messages is a whole conversation; accepted beside it: system, and role, content, user, assistant"
+            )
+        if self.messages is None and (self.instruction is None or self.output is None):
+            raise ValueError(
+                "expected instruction and output, each of them texts or turns, or messages, a whole conversation"
+            )
+        if self.role is not None and self.role == self.content:
+            raise ValueError(f"role and content are two keys of a turn, and both are {self.role!r}")
+        columns = [column for column in (self.messages, self.system, *texts) if column is not None]
+        if "" in columns or len(set(columns)) < len(columns):
+            raise ValueError("each column has a name, and stands for one thing")
+        return self
 
 
 class Input(Section):
@@ -28,6 +53,7 @@ class Input(Section):
     source: str | None = None
     columns: Columns | None = None
     split: str = "train"  # of a Hugging Face dataset
+    turns: Literal["last", "each"] = "last"  # of a conversation that are examples
 
 
 class Embedder(Section):

@@ -17,6 +17,8 @@ def rows_of(texts):
                 "input": input,
                 "output": output,
                 "messages": None,
+                "conversation": None,
+                "turn": None,
                 "extra": "{}",
                 "task": None,
                 "instruction_key": instruction_key(instruction),

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from operators.normalise import ASSISTANT_ROLES, TURN_LAYOUTS, USER_ROLES, text_of_turn
+from operators.turns import Turn, exchange_at, last_exchange, parse_turns
 
 
-def turns_to_question(messages: str, instruction: str) -> str:
-    """The turns of a row up to its question, which is the last turn of a user and says `instruction`, as JSON.
+def turns_to_question(messages: str, instruction: str, turn: int | None = None) -> str:
+    """The turns of a row up to its answer as JSON: those `before` its question, the `question`, which is a turn of a user that
+    says `instruction`, and those `after` it. The answer is the turn at place `turn` of `messages`; without one, that of the
+    last exchange, and none are after the question.
 
-    Roles and texts stand under `role` and `content`, users and assistants have these names, and lists of text parts are one
-    text; whatever else a turn holds stays, but for nulls, as trainers leave these out. The question has no `content`: that is
-    the row's instruction or an alternative to it.
+    Roles and texts stand under `role` and `content`, by the names that chat templates know, and lists of text parts are one
+    text; whatever else a turn holds stays, but for nulls, as trainers leave these out. The `content` of the question is what
+    it says after the instruction, an input; the instruction is the row's own or an alternative to it.
     """
-    turns = json.loads(messages)
-    for column, (role, content) in TURN_LAYOUTS.items():
-        questions = [place for place, turn in enumerate(turns) if str(turn.get(role)) in USER_ROLES]
-        if questions and text_of_turn(column, turns[questions[-1]].get(content)) == instruction:
-            kept = [_turn(turn, column, role, content) for turn in turns[: questions[-1] + 1]]
-            kept[-1].pop("content", None)
-            return json.dumps(kept, ensure_ascii=False)
-    raise ValueError("no turn of a user says the instruction of this row")
+    turns = parse_turns("messages", messages)[1]
+    exchange = last_exchange(turns) if turn is None else exchange_at(turns, turn)
+    text = (turns[exchange.question].text or "") if exchange else None
+    if exchange is None or text is None or not (text == instruction or text.startswith(f"{instruction}\n\n")):
+        raise ValueError("no turn of a user says the instruction of this row")
+    question = {**_message(turns[exchange.question]), "content": text.removeprefix(instruction)}
+    before = [_message(earlier) for earlier in turns[: exchange.question]]
+    between = [] if turn is None else turns[exchange.question + 1 : exchange.answer]
+    parts = {"before": before, "question": question, "after": [_message(later) for later in between]}
+    return json.dumps(parts, ensure_ascii=False)
 
 
-def _turn(turn: Mapping[str, Any], column: str, role: str, content: str) -> dict[str, Any]:
-    named = str(turn.get(role))
-    kept = {key: value for key, value in turn.items() if key not in (role, content) and value is not None}
-    kept["role"] = "user" if named in USER_ROLES else "assistant" if named in ASSISTANT_ROLES else named
-    if turn.get(content) is not None:
-        kept["content"] = text_of_turn(column, turn[content])
-    return kept
+def _message(turn: Turn) -> dict[str, Any]:
+    content = {} if turn.text is None else {"content": turn.text}
+    return {**turn.more, "role": turn.name, **content}
 
 
 def conversation(instruction: str, input: str, turns: str | None, answer: str) -> list[dict[str, Any]]:
@@ -41,5 +40,6 @@ def conversation(instruction: str, input: str, turns: str | None, answer: str) -
     asked = {"role": "assistant", "content": answer}
     if turns is None:
         return [{"role": "user", "content": f"{instruction}\n\n{input}" if input else instruction}, asked]
-    *before, question = json.loads(turns)
-    return [*before, {**question, "content": instruction}, asked]
+    given = json.loads(turns)
+    question = {**given["question"], "content": instruction + given["question"]["content"]}
+    return [*given["before"], question, *given["after"], asked]

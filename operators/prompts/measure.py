@@ -55,7 +55,7 @@ def _encode_failed(example: Example, error: Exception) -> list[Measured | Reject
 def _measure(examples: Sequence[Example], encoder: Encoder, too_long: str) -> list[Measured | Rejection]:
     over = [encoder.certainly_over(example.output) for example in examples]
     possible = [example for example, certain in zip(examples, over, strict=True) if not certain]
-    turns = [encoder.turns(example.instruction, example.messages) for example in possible]
+    turns = [encoder.turns(example.instruction, example.messages, example.turn) for example in possible]
     rows = [(example.instruction, example.input, before) for example, before in zip(possible, turns, strict=True)]
     prompts = iter(encoder.prompts(rows))
     targets = iter(encoder.targets([example.output for example in possible]))
@@ -78,7 +78,11 @@ def _measure_one(
         return Rejection("empty_output", "the tokenizer gives no token for this output")
     if isinstance(prompt, list) and len(prompt) + len(target) <= encoder.max_length:
         return _counted(prompt, target, len(example.input), encoder)
-    if too_long == "truncate_input" and example.input and encoder.turns(example.instruction, example.messages) is None:
+    if (
+        too_long == "truncate_input"
+        and example.input
+        and encoder.turns(example.instruction, example.messages, example.turn) is None
+    ):
         kept = encoder.longest_input(example.instruction, example.input, encoder.max_length - len(target))
         if kept is not None:
             return _counted(encoder.prompt(example.instruction, example.input[:kept]), target, kept, encoder)

@@ -13,7 +13,7 @@ from operators.prompts.special_text import Ids as Ids
 from operators.prompts.template import CHAT, Template, TemplateProblem
 from operators.prompts.token_bounds import longest_text
 
-# An instruction and an input; of a conversation under a chat template, the turns up to its question too, as
+# An instruction and an input; of a conversation under a chat template, the turns up to its answer too, as
 # `turns_to_question` gives them.
 Row = tuple[str, str] | tuple[str, str, str | None]
 Problem = TemplateProblem | EncodeProblem
@@ -151,10 +151,10 @@ class Encoder:
             f"{self.vocab_size} ids: the tokenizer was extended, and the model was not resized"
         )
 
-    def turns(self, instruction: str, messages: str | None) -> str | None:
-        """The turns up to the question of a row that has `messages`, where the template takes them as turns; else they stand
-        as text in the row's input."""
-        return turns_to_question(messages, instruction) if messages and self.template.name == CHAT else None
+    def turns(self, instruction: str, messages: str | None, turn: int | None = None) -> str | None:
+        """The turns up to the answer of a row that has `messages`, where the template takes them as turns; else they stand as
+        text in the row's input. The answer is at place `turn`, or the last."""
+        return turns_to_question(messages, instruction, turn) if messages and self.template.name == CHAT else None
 
     def holds_special(self, *texts: str) -> bool:
         """Whether something in a row's texts looks like a special token."""

@@ -92,7 +92,10 @@ def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encode
     """ENCODED of rows (columns of ADMITTED) with their candidates: the ids of every prompt and target that may be scored."""
     records = rows.to_pylist()
     inputs: list[_Input] = [
-        (record["input"][: record["input_chars"]], encoder.turns(record["instruction"], record["messages"]))
+        (
+            record["input"][: record["input_chars"]],
+            encoder.turns(record["instruction"], record["messages"], record["turn"]),
+        )
         for record in records
     ]
     outputs = list({record["output"]: None for record in records})
@@ -121,7 +124,7 @@ def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encode
     )
 
 
-_TEXTS = ("instruction", "input", "output", "messages", "extra")
+_TEXTS = ("instruction", "input", "output", "messages", "conversation", "turn", "extra")
 _KEPT = ("id", "source", "file", "line", *_TEXTS, "n_prompt_tokens", "pair_key")
 _Input = tuple[str, str | None]  # the input of a row as far as it is scored, and the turns up to its question
 

@@ -40,6 +40,7 @@ class Chunk:
     file_index: int
     size: int
     split: str = "train"
+    turns: str = "last"  # or each: which turns of a conversation are examples
     revision: str | None = None  # the commit of a dataset of the hub
     version: str | None = None  # of the file when it was listed: what is read later must still be that
     start: int = 0
@@ -79,7 +80,19 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         kind = kind_of(uri) or ("saved", None)
         source = asked.source or stem_of(uri)
         files.append(
-            Chunk(uri, kind[0], kind[1], source, columns, index, number, size, split=asked.split, version=version)
+            Chunk(
+                uri,
+                kind[0],
+                kind[1],
+                source,
+                columns,
+                index,
+                number,
+                size,
+                split=asked.split,
+                turns=asked.turns,
+                version=version,
+            )
         )
     return files
 
@@ -218,7 +231,7 @@ def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
             "and the hub reachable? Offline, give the path of a dataset saved by datasets"
         ) from error
     source = asked.source or name.rpartition("/")[2]
-    return Chunk(name, "hub", None, source, columns, index, 0, 1, split=asked.split, revision=commit)
+    return Chunk(name, "hub", None, source, columns, index, 0, 1, split=asked.split, turns=asked.turns, revision=commit)
 
 
 def _split(file: Chunk, target: int) -> list[Chunk]:

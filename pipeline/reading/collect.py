@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from operators.hashing import content_hash
-from operators.normalise import Example, normalise
+from operators.normalise import Example, RejectedTurn, normalise, normalise_each, rejected_turn
 from operators.prompts.measure import Measured, measure
 from operators.prompts.tokenise import Encoder
 from operators.rejections import Rejection
@@ -77,22 +79,46 @@ class ChunkRows:
         self.take_read(read)
 
     def take_read(self, rows: list[RawRow]) -> None:
-        """Admit or reject each row."""
-        examples: list[tuple[RawRow, Example]] = []
+        """Admit or reject each row, or each turn of it."""
+        together: list[tuple[RawRow, Example]] = []
+        chars = 0
         for row in rows:
-            try:
-                if row.problem is not None:
-                    raise row.problem
-                examples.append((row, normalise(row.record, self._chunk.columns)))
-            except Rejection as rejection:
-                self.reject(row, rejection)
+            for example in self._examples(row):
+                together.append((row, example))
+                chars += len(example.input) + len(example.output)
+                if chars > PART_CHARS:  # of one row there may be many
+                    self._take_examples(together)
+                    together, chars = [], 0
+        self._take_examples(together)
+        self._parts.flush_when_long()
+
+    def _examples(self, row: RawRow) -> Iterator[Example]:
+        """The examples of a row, one or of each turn; what is none is rejected."""
+        try:
+            if row.problem is not None:
+                raise row.problem
+            if self._chunk.turns == "last":
+                yield normalise(row.record, self._chunk.columns)
+                return
+            for example in normalise_each(row.record, self._chunk.columns):
+                if isinstance(example, RejectedTurn):
+                    self.reject(replace(row, raw=example.raw), example.rejection)
+                else:
+                    yield example
+        except Rejection as rejection:
+            self.reject(row, rejection)
+
+    def _take_examples(self, examples: list[tuple[RawRow, Example]]) -> None:
         lengths = measure([example for _, example in examples], self._encoder, too_long=self._too_long)
         for (row, example), measured in zip(examples, lengths, strict=True):
-            if isinstance(measured, Rejection):
+            if isinstance(measured, Measured):
+                self._admit(row, example, measured)
+            elif example.messages is None or example.turn is None:
                 self.reject(row, measured)
             else:
-                self._admit(row, example, measured)
-        self._parts.flush_when_long()
+                turn = rejected_turn(json.loads(example.messages)[example.turn], example.turn, measured)
+                self.reject(replace(row, raw=turn.raw), turn.rejection)
+            self._parts.flush_when_long()
 
     def _admit(self, row: RawRow, example: Example, measured: Measured) -> None:
         self._read += 1

@@ -43,6 +43,7 @@ class HowRead:
     kind: str
     columns: dict[str, str] | None
     split: str
+    turns: str = "last"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def join_pieces(chunks: list[Chunk], pieces: list[DigestedPiece]) -> list[InputF
         by_input.setdefault(name, []).append(digest)
     for chunk in chunks:
         digest = chunk.revision or digest_of(json.dumps(by_input.get(chunk.uri, [])).encode())
-        read = HowRead(chunk.kind, chunk.columns, chunk.split)
+        read = HowRead(chunk.kind, chunk.columns, chunk.split, chunk.turns)
         inputs[chunk.input_index, chunk.file_index] = InputFile(chunk.uri, chunk.source, chunk.size, digest, read)
     return [inputs[place] for place in sorted(inputs)]
 

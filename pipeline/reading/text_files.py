@@ -7,8 +7,10 @@ import io
 import json
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from operators.error_text import one_line
+from operators.layouts import expand, is_task_file
 from operators.rejections import Rejection
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.rows import (
@@ -107,11 +109,12 @@ def _as_json_text(data: bytes) -> str:
 
 
 def json_file(chunk: Chunk) -> Iterator[Unread]:
-    """The rows of a JSON array, or of JSON lines in a file of the name of one."""
+    """The rows of a JSON array, of a task file of Natural Instructions, or of JSON lines in a file of the name of one."""
     with _open(chunk) as file:
         start = file.peek(1 << 16)[: 1 << 16].removeprefix(b"\xef\xbb\xbf").lstrip()
         if start[:1] != b"[":
-            yield from json_lines(chunk)
+            task = _task_file(file)
+            yield from json_lines(chunk) if task is None else _rows_of(expand(task))
             return
         data = file.read(MAX_ARRAY_BYTES + 1)
     if len(data) > MAX_ARRAY_BYTES:
@@ -124,13 +127,30 @@ def json_file(chunk: Chunk) -> Iterator[Unread]:
     if parsed.problem is None:
         records = parsed.record
         del parsed  # the text of the file
-        for row, record in enumerate(records, 1):
-            yield Unread(row, 0, partial(row_of, row, record))
+        yield from _rows_of(records)
         return
     detail = f"the whole file is one JSON array, and it cannot be read: {parsed.problem.detail}"
     shown = parsed.raw[:KEPT_OF_LARGE_ROW]
     raw = shown if len(parsed.raw) <= KEPT_OF_LARGE_ROW else json.dumps(shown)
     yield already_read(RawRow(1, None, raw, Rejection(parsed.problem.reason, detail)))
+
+
+def _task_file(file: io.BufferedReader) -> Any:
+    """The object of a task file of Natural Instructions; None where the file is another."""
+    first = file.readline(MAX_ROW_BYTES + 1)
+    line = _parse_line(1, first.removeprefix(b"\xef\xbb\xbf"))
+    rest = file.read(1 << 16 if line.problem is None else MAX_ARRAY_BYTES)
+    if line.problem is None and rest.strip():
+        return None  # JSON lines
+    record = (
+        line.record if line.problem is None else _parse_line(1, (first + rest).removeprefix(b"\xef\xbb\xbf")).record
+    )
+    return record if isinstance(record, dict) and is_task_file(record) else None
+
+
+def _rows_of(records: list[Any]) -> Iterator[Unread]:
+    for row, record in enumerate(records, 1):
+        yield Unread(row, 0, partial(row_of, row, record))
 
 
 class _Lines:

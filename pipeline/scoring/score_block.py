@@ -282,7 +282,7 @@ def _reasons(rejected: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def _rejected(row: pa.Table, rejection: Rejection) -> dict[str, Any]:
     """The REJECTED row of an ENCODED row."""
-    texts = ("instruction", "input", "output", "messages", "extra")
+    texts = ("instruction", "input", "output", "messages", "turn", "extra")
     (values,) = row.select(["source", "file", "line", *texts]).to_pylist()
     return {
         **{name: values[name] for name in ("source", "file", "line")},

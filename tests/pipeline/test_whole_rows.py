@@ -38,7 +38,8 @@ def test_rows_name_their_line_and_keep_their_turns(done, rows, kind):
         written = json.loads(path.read_text().splitlines()[row["line"] - 1])
         assert row["file"] == str(path) and written == rows[row["line"] - 2]
         assert (row["messages"] and json.loads(row["messages"])) == written.get("messages")
-        assert list(row)[:9] == ["id", "source", "file", "line", "instruction", "input", "output", "messages", "extra"]
+        assert list(row)[:8] == ["id", "source", "file", "line", "instruction", "input", "output", "messages"]
+        assert list(row)[8:11] == ["conversation", "turn", "extra"] and row["conversation"] is row["turn"] is None
 
 
 def test_rows_with_what_looks_like_a_special_token_are_counted(done):

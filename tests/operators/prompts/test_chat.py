@@ -153,14 +153,67 @@ def test_turns_are_kept_with_their_keys_and_named_as_templates_name_them():
     ]
     example = normalise({"conversations": shared[:6]})
     assert json.loads(example.messages) == shared[:6]
-    assert json.loads(turns_to_question(example.messages, "I")) == [
-        {"role": "system", "content": "S"},
-        {"role": "user", "content": "Q"},
-        {"role": "assistant", "tool_calls": [{"name": "f"}]},
-        {"role": "tool", "content": "4"},
-        {"role": "user", "name": "Ada"},
+    assert json.loads(turns_to_question(example.messages, "I")) == {
+        "before": [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "Q"},
+            {"role": "assistant", "tool_calls": [{"name": "f"}]},
+            {"role": "tool", "content": "4"},
+        ],
+        "question": {"role": "user", "name": "Ada", "content": ""},
+        "after": [],
+    }
+    assert len(json.loads(turns_to_question(normalise({"conversations": shared}).messages, "Thanks"))["before"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("record", "before"),
+    [
+        ({"messages": [{"user": "Q", "assistant": "A"}, {"user": "I", "assistant": "Y"}]}, ["user", "assistant"]),
+        (
+            {
+                "conversations": [
+                    {"from": "System", "value": "S"},
+                    {"from": "HUMAN", "value": "Q"},
+                    {"from": "function_call", "value": "f"},
+                    {"from": "observation", "value": "4"},
+                    {"from": "bing", "text": "A"},
+                    {"from": "narrator", "value": "N"},
+                    {"from": "human", "value": "I"},
+                    {"from": "bard", "value": "Y"},
+                    {"from": "human", "value": "Thanks!"},
+                ]
+            },
+            ["system", "user", "assistant", "tool", "assistant", "narrator"],
+        ),
+        ({"prompt": [SYSTEM, {"role": "user", "content": "I"}], "completion": "Y"}, ["system"]),
+    ],
+)
+def test_turns_of_any_keys_and_roles_stand_before_the_question(record, before):
+    example = normalise(record)
+    turns = json.loads(turns_to_question(example.messages, example.instruction))
+    assert example.instruction == "I" and [turn["role"] for turn in turns["before"]] == before
+    assert all("content" in turn for turn in turns["before"]) and turns["question"] == {"role": "user", "content": ""}
+
+
+def test_a_row_with_system_and_history_is_what_a_trainer_makes_of_it():
+    encoder = encoder_of(THINKING)
+    row = {"instruction": "Sort.", "input": "b a", "output": "a b", "system": "Be brief.", "history": [["Hi", "Ho"]]}
+    turns = [
+        SYSTEM,
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho"},
+        {"role": "user", "content": "Sort.\n\nb a"},
+        {"role": "assistant", "content": "a b"},
     ]
-    assert len(json.loads(turns_to_question(normalise({"conversations": shared}).messages, "Thanks"))) == 7
+    assert scored(encoder, row) == trained(encoder, turns, "<|im_end|>")
+    plain = Encoder(tokenizer_with(THINKING), load_template("plain"), True, 2048)
+    example = normalise(row)
+    assert plain.turns(example.instruction, example.messages) is None
+    assert example.input == "system: Be brief.\nuser: Hi\nassistant: Ho\n\nb a"
+    other = encoder.prompt("Count.", example.input, encoder.turns("Sort.", example.messages))
+    asked = [*turns[:3], {"role": "user", "content": "Count.\n\nb a"}, turns[-1]]
+    assert other == trained(encoder, asked, "<|im_end|>")[: len(other)]
 
 
 def conversation_of(*texts):

@@ -31,16 +31,19 @@ def encoder(mortal, monkeypatch):
     monkeypatch.setattr(admit, "cached_encoder", lambda: one)
 
 
-def chunk_of(path):
-    (chunk,) = chunks.plan(read_config.validate({"input": str(path), "output": "o", "ray": {"read_blocks": 1}}, "test"))
+def chunk_of(path, **asked):
+    wanted = {"input": {"path": str(path), **asked}, "output": "o", "ray": {"read_blocks": 1}}
+    (chunk,) = chunks.plan(read_config.validate(wanted, "test"))
     return chunk
 
 
-def admitted(path, work, lives=40):
+def admitted(path, work, lives=40, **asked):
     """The record of a file's one chunk, and how many processes it took."""
     for life in range(1, lives + 1):
         try:
-            batch = admit.admit_chunks(record_of(chunk_of(path)), work=str(work), encoder={}, too_long="reject")
+            batch = admit.admit_chunks(
+                record_of(chunk_of(path, **asked)), work=str(work), encoder={}, too_long="reject"
+            )
             return from_json(AdmittedChunk, batch["record"][0].as_py()), life
         except Died:
             continue
@@ -117,6 +120,34 @@ def test_a_conversation_keeps_its_turns_and_text_like_special_tokens_is_counted(
     assert record.special_text == 1 and record.reasons == {"too_long": 1}
     counts = accounts.admitted_counts([record, record])
     assert accounts.in_all(counts).special_text == counts[record.source].special_text == 2
+
+
+CHAT = [
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": "A"},
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": "x" * 300},
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": ""},
+]
+
+
+@pytest.mark.parametrize("part_chars", [collect.PART_CHARS, 1])
+def test_each_answer_counts_once_whether_it_is_admitted_or_not(monkeypatch, tmp_path, part_chars):
+    monkeypatch.setattr(collect, "PART_CHARS", part_chars)
+    rows = [{"messages": CHAT}, ROWS[0], {"messages": CHAT[:1]}, "{", {"messages": CHAT[:2]}]
+    record, _ = admitted(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "work", turns="each")
+    assert record.read == 3 + 1 + 1 + 1 + 1
+    assert record.reasons == {"too_long": 1, "empty_output": 1, "no_assistant_turn": 1, "malformed_json": 1}
+    examples = rows_in(record.admitted)
+    assert [(row["line"], row["turn"]) for row in examples] == [(1, 1), (2, None), (5, 1)]
+    assert examples[0]["id"] == examples[2]["id"] and examples[0]["conversation"] != examples[2]["conversation"]
+    assert examples[1]["conversation"] is None and json.loads(examples[0]["messages"]) == CHAT
+    rejected = {row["reason"]: row for row in rows_in(record.rejected)}
+    for reason, place in (("too_long", 3), ("empty_output", 5)):
+        assert json.loads(rejected[reason]["raw"]) == CHAT[place] and rejected[reason]["line"] == 1
+        assert rejected[reason]["detail"].startswith(f"messages[{place}]: ")
+    assert json.loads(rejected["no_assistant_turn"]["raw"]) == rows[2]
 
 
 def test_a_process_that_dies_once_costs_no_row(monkeypatch, tmp_path):

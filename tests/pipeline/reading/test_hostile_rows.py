@@ -15,7 +15,9 @@ from hostile_inputs import GOOD, deep
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.normalise import FLAT_LAYOUTS, TURN_LAYOUTS, Example, normalise
+from operators.layouts import LAYOUTS, SYSTEM, TEXT_KEYS, expand
+from operators.normalise import Example, normalise
+from operators.prompts.conversation import turns_to_question
 from operators.rejections import Rejection
 from pipeline import read_config
 from pipeline.errors import BadRequest
@@ -136,31 +138,77 @@ def test_a_damaged_file_gives_rows_rejections_or_is_refused(kind, damages):
             assert [line for line, _ in found] == [n for n, line in enumerate(data.split(b"\n"), 1) if line.strip()]
 
 
+TURN_KEYS = ["role", "content", "from", *TEXT_KEYS, "user", "assistant", "GPT", "type", "image", "tool_calls", "x"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4) | st.just("\ud800"),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "x"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TURN_KEYS), inner),
     max_leaves=8,
 )
 NAMES = sorted(
-    {name.lstrip("?") for layout in FLAT_LAYOUTS.values() for name in layout.values()} | {*TURN_LAYOUTS, "task"}
+    {
+        *(name for layout in LAYOUTS for name in (layout.instruction, layout.turns, *layout.inputs, *layout.outputs)),
+        *(*SYSTEM, "history", "task", "Instruction", "OUTPUT", "Definition", "Instances", "images", "audio"),
+    }
 )
-ROLES = st.sampled_from(["user", "assistant", "human", "gpt"]) | JSON
-TURNS = st.lists(st.fixed_dictionaries({"role": ROLES, "from": ROLES, "content": JSON, "value": JSON}), max_size=4)
+ROLES = st.sampled_from(["user", "assistant", "human", "gpt", "System", "tool", "narrator"]) | JSON
+TEXTS = st.sampled_from(["I", "Y", " "]) | JSON
+PAIRS = st.fixed_dictionaries({}, optional={"user": TEXTS, "assistant": TEXTS, "system": TEXTS})
+TURNS = st.lists(
+    st.fixed_dictionaries({"role": ROLES, "content": TEXTS})
+    | st.fixed_dictionaries({"from": ROLES, "value": TEXTS, "text": TEXTS})
+    | PAIRS
+    | JSON,
+    max_size=4,
+)
+COLUMNS = [
+    None,
+    {"instruction": "task", "output": "x"},
+    {"instruction": "prompt", "input": "input", "output": "chosen", "system": "system", "history": "history"},
+    {"messages": "messages", "system": "system", "role": "x", "content": "type", "user": "I", "assistant": "GPT"},
+    {"instruction": "messages", "output": "chosen", "role": "from", "content": "role"},
+]
+RECORDS = st.dictionaries(
+    st.sampled_from(NAMES), JSON | TURNS | TURNS.map(json.dumps) | st.sampled_from(["text", "", "["]), max_size=6
+)
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), JSON | TURNS | st.just("text"), max_size=6) | JSON, st.booleans())
-def test_any_record_is_an_example_or_a_rejection(record, own_columns):
+@given(RECORDS | JSON, st.sampled_from(COLUMNS))
+def test_any_record_is_an_example_or_a_rejection(record, columns):
+    for row in expand(record):
+        try:
+            result = normalise(row, columns)
+        except Rejection as rejection:
+            assert rejection.reason and rejection.detail and len(rejection.detail) < 3000
+            continue
+        assert result.instruction.strip() and result.output.strip()
+        json.loads(result.extra, parse_constant=lambda name: pytest.fail(name))
+        for text in vars(result).values():
+            assert text is None or text.encode().decode() == text
+        if result.messages is not None:
+            turns = json.loads(turns_to_question(result.messages, result.instruction))
+            assert turns["question"]["role"] == "user"
+
+
+@given(RECORDS)
+def test_nothing_of_a_record_is_lost(record):
+    """Every value stands in a text, in the turns or among the other columns."""
     try:
-        found = normalise(record, {"instruction": "task", "output": "x"} if own_columns else None)
-    except Rejection as rejection:
-        assert rejection.reason and rejection.detail
+        result = normalise(record)
+    except Rejection:
         return
-    assert found.instruction.strip() and found.output.strip()
-    json.loads(found.extra, parse_constant=lambda name: pytest.fail(name))
-    for text in vars(found).values():
-        assert text is None or text.encode().decode() == text
+    texts, extra = [result.instruction, result.input, result.output], json.loads(result.extra)
+    for name, value in record.items():
+        for text in texts_in(value):
+            kept = json.dumps([texts, json.loads(result.messages or "[]"), extra.get(name)])
+            assert json.dumps(text)[1:-1] in kept, (name, text)
+
+
+def texts_in(value):
+    """All texts of a value, but of JSON that is text."""
+    if isinstance(value, str):
+        return [] if value.lstrip()[:1] == "[" else [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for item in inner for text in texts_in(item)]
 
 
 # Rows

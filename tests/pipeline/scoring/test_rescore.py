@@ -8,7 +8,7 @@ from pipeline.scoring.rescore import rescore_part
 from pipeline.storage.parts import read_table, write_table
 from pipeline.storage.records import BlockPart, records_of, to_json
 
-LATER = ("file", "line", "messages")  # columns that early releases did not write
+LATER = ("file", "line", "messages", "conversation", "turn")  # columns that early releases did not write
 
 
 def test_a_part_without_later_columns_is_scored_anew_with_nulls(tmp_path):
@@ -26,4 +26,4 @@ def test_a_part_without_later_columns_is_scored_anew_with_nulls(tmp_path):
         (record,) = records_of(BlockPart, rescore_part(batch, work=str(tmp_path), score=score, seed=0), "record")
         scored = read_table(record.part.path)
         assert scored.schema.equals(SCORED) and scored["tss"].to_pylist() == [1.0]
-        assert [scored[name].to_pylist() for name in LATER] == [[None]] * 3
+        assert [scored[name].to_pylist() for name in LATER] == [[None]] * len(LATER)
