@@ -41,6 +41,7 @@ def scored_row(instruction="Say it.", input="", output="It.", **more) -> dict[st
         "input": input,
         "output": output,
         "messages": None,
+        "turn": None,
         "extra": {},
         "tss_pp": 0.5,
         "weight": 1.0,

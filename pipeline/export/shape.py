@@ -20,7 +20,7 @@ TURN_COLUMNS = {
 COLUMNS = {"alpaca": ("instruction", "input", "output"), "completion": ("prompt", "completion"), **TURN_COLUMNS}
 STYLES = {"messages": ("role", "content"), "sharegpt": ("from", "value"), "prompt-completion": ("role", "content")}
 # What a shape reads of a row.
-READ = ("id", "source", "instruction", "input", "output", "messages", "extra", "input_truncated", "weight")
+READ = ("id", "source", "instruction", "input", "output", "messages", "turn", "extra", "input_truncated", "weight")
 KNOWN_ROLES = {"system", "developer", "user", "assistant", "tool"}
 TEXT_ALONE = "hold more than roles and texts (tool calls, reasoning), and this format has the texts alone"
 AFTER_ANSWER = "have turns after the scored answer, which are left out"
@@ -76,14 +76,19 @@ def _with_texts(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
 def _with_turns(row: Mapping[str, Any], shape: Shape, notes: list[str]) -> dict[str, Any]:
     turns = conversation_turns(row)
     if shape.to == "prompt-completion":
-        place = answer_place(turns, row)
+        place = answer_place(row)
         if place + 1 < len(turns):
             notes.append(AFTER_ANSWER)
         return {"prompt": turns[:place], "completion": [turns[place]]}
-    notes += _of_conversation(turns, shape)
-    answer = answer_place(turns, row) if shape.mark_answer else None
     written = sharegpt_turns(row) if shape.to == "sharegpt" else turns
-    if answer is not None:
+    if row["turn"] is not None:  # each turn of the conversation is a row
+        end = answer_place(row) + 1
+        if end < len(turns):
+            notes.append(AFTER_ANSWER)
+        turns, written = turns[:end], written[:end]
+    notes += _of_conversation(turns, shape)
+    if shape.mark_answer:
+        answer = answer_place(row)
         written = [{**turn, "train": place == answer} for place, turn in enumerate(written)]
     return {TURN_COLUMNS[shape.to][0]: written}
 

@@ -81,7 +81,7 @@ def test_turns_in_other_keys_become_roles_and_contents():
         "Hi.", "", "Hello.", messages=[{"role": "Human", "text": "Hi."}, {"from": "gpt", "text": "Hello."}]
     )
     assert made(row, "messages") == {"messages": PLAIN_CHAT}
-    with pytest.raises(ValueError, match="keys speaker, text"):
+    with pytest.raises(ValueError, match="keys speaker and text"):
         made(scored_row("Hi.", "", "Hello.", messages=[{"speaker": "a", "text": "Hi."}]), "messages")
 
 
@@ -117,7 +117,7 @@ def test_what_calls_nothing_that_can_be_read_stays_text():
 def test_the_answer_is_found_whatever_holds_its_text():
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "value": "lo."}]
     chat = [{"role": "user", "content": "Sort.\n\nb a"}, {"role": "assistant", "content": parts}]
-    assert answer_place(chat, scored_row("Sort.", "b a", "Hello.", messages=chat)) == 1
+    assert answer_place(scored_row("Sort.", "b a", "Hello.", messages=chat)) == 1
     assert made(scored_row("Sort.", "b a", "Hello.", messages=chat), "messages") == {"messages": chat}
     assert (
         made(scored_row("Sort.", "b a", "Hello.", messages=chat), "sharegpt")["conversations"][1]["value"] == "Hello."
@@ -129,10 +129,19 @@ def test_the_prompt_ends_before_the_scored_answer():
     out = shaped(chat_row(later), Shape("prompt-completion"))
     assert out.row == {"prompt": PLAIN_CHAT[:1], "completion": PLAIN_CHAT[1:]} and out.notes == [shape.AFTER_ANSWER]
     same = [*PLAIN_CHAT, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Hello."}]
-    row = scored_row("Hi.", "", "Hello.", messages=same)  # an earlier turn was scored, and a later one says the same
-    assert answer_place(same, row) == 1
+    row = scored_row("Hi.", "", "Hello.", messages=same)
+    assert answer_place(row) == 3 and answer_place({**row, "turn": 1}) == 1  # an earlier turn that says the same
     with pytest.raises(ValueError, match="no turn of its conversation"):
-        answer_place(same, {**row, "output": "Bye."})
+        answer_place({**row, "output": "Bye."})
+
+
+@pytest.mark.parametrize("to", ["messages", "sharegpt"])
+def test_a_conversation_of_which_each_turn_is_a_row_ends_with_the_answer_of_its_row(to):
+    chat = [*PLAIN_CHAT, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Well."}]
+    first = shaped(scored_row("Hi.", "", "Hello.", messages=chat, turn=1), Shape(to))
+    assert len(next(iter(first.row.values()))) == 2 and shape.AFTER_ANSWER in first.notes
+    second = shaped(scored_row("And?", "user: Hi.\nassistant: Hello.", "Well.", messages=chat, turn=3), Shape(to))
+    assert len(next(iter(second.row.values()))) == 4 and shape.AFTER_ANSWER not in second.notes
 
 
 @pytest.mark.parametrize("to", ["messages", "sharegpt"])
