@@ -20,6 +20,7 @@ from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
+from pipeline.reading.first_bytes import HEAD_BYTES, is_plain, refuse_stand_in
 from pipeline.storage.files import digest_of, list_files, version_in, version_of
 from pipeline.storage.urls import open_filesystem
 
@@ -224,24 +225,33 @@ def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
 def _split(file: Chunk, target: int) -> list[Chunk]:
     """Chunks of about `target` bytes; compressed text, CSV and JSON arrays cannot be split."""
     pieces = max(1, -(-file.size // target))
-    if file.kind == "jsonl" and not file.compression:
+    if file.kind == "jsonl" and pieces > 1 and not file.compression and is_plain(_head(file)):
         edges = [file.size * i // pieces for i in range(pieces + 1)]
     elif file.kind == "parquet":
         filesystem, inner = open_filesystem(file.uri)
         try:
+            refuse_stand_in(_head(file), b"PAR1")
             with filesystem.open_input_file(inner) as opened:
                 groups = pq.ParquetFile(opened).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise BadRequest(
                 f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {first_line(error)}"
             ) from error
-        edges = [groups * i // min(pieces, max(1, groups)) for i in range(min(pieces, max(1, groups)) + 1)]
+        if not groups:  # nor rows; named among the inputs all the same
+            return [replace(file, stop=0)]
+        edges = [groups * i // min(pieces, groups) for i in range(min(pieces, groups) + 1)]
     elif file.kind in ("saved", "hub"):
         rows = len(open_dataset(file))
         edges = [rows * i // pieces for i in range(pieces + 1)]
     else:
         return [file]
     return [replace(file, start=start, stop=stop) for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+def _head(file: Chunk) -> bytes:
+    filesystem, inner = open_filesystem(file.uri)
+    with filesystem.open_input_file(inner) as opened:
+        return bytes(opened.read(HEAD_BYTES))
 
 
 def open_dataset(chunk: Chunk) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-ACCEPTED = ".jsonl .ndjson .json .parquet .csv, also .gz and .zst of the text kinds, or a dataset saved by datasets"
+KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+ACCEPTED = ".jsonl .ndjson .json .parquet .csv .tsv, of text also .gz .zst .bz2 .xz, or a dataset saved by datasets"
 
 
 def kind_of(uri: str) -> tuple[str, str | None] | None:

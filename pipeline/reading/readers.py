@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.reading import tables, text_files
+from pipeline.reading import csv_files, json_files, tables, text_files
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.rows import Unread
 
 READERS = {
     "jsonl": text_files.json_lines,
-    "json": text_files.json_file,
-    "csv": text_files.csv_rows,
+    "json": json_files.json_file,
+    "csv": csv_files.csv_rows,
     "parquet": tables.parquet,
     "saved": tables.dataset,
     "hub": tables.dataset,

@@ -25,11 +25,19 @@ def parquet(chunk: Chunk) -> Iterator[Unread]:
     filesystem, inner = open_filesystem(chunk.uri)
     with filesystem.open_input_file(inner) as opened:
         file = pq.ParquetFile(opened)
+        require_names(file.schema_arrow)
         row = 1 + sum(file.metadata.row_group(group).num_rows for group in range(chunk.start))
         for batch in file.iter_batches(batch_size=DECODED_AT_ONCE, row_groups=range(chunk.start, chunk.stop)):
             for place in range(len(batch)):
                 yield Unread(row + place, batch.nbytes // len(batch), partial(_arrow_row, row + place, batch, place))
             row += len(batch)
+
+
+def require_names(schema: pa.Schema) -> None:
+    """Raise OSError where two columns have one name."""
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise OSError(f"two columns have the name {twice!r}; accepted: a schema in which each has its own")
 
 
 def _arrow_row(line: int, batch: pa.RecordBatch, place: int) -> RawRow:
