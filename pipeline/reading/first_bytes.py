@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from typing import BinaryIO
 
 HEAD_BYTES = 4096
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -21,6 +23,7 @@ _MARKS = {
     b"\xfe\xff": "UTF-16",
 }
 _TEXT = "accepted: JSON lines, JSON or CSV in UTF-8"
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 # What stands in place of files of rows, and what to do about it.
 _STAND_INS = (
     (
@@ -44,6 +47,14 @@ _STAND_INS = (
 )
 
 
+def require_stream_end(file: BinaryIO) -> None:
+    """Raise OSError where an Arrow stream does not end with the mark of its end: what is there can be read without."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(_STREAM_END)))
+    if file.read() != _STREAM_END:
+        raise OSError("it breaks off: the Arrow stream has no end; is the file whole?")
+
+
 def packing_of(head: bytes) -> str | None:
     """How a file is packed, told by its first bytes."""
     return next((name for name, begins in _PACKED.items() if begins.match(head)), None)
@@ -54,11 +65,11 @@ def is_plain(head: bytes) -> bool:
     return packing_of(head) is None and not head.startswith(tuple(_MARKS))
 
 
-def refuse_stand_in(head: bytes, magic: bytes | None = None) -> None:
+def refuse_stand_in(head: bytes, magic: bytes | tuple[bytes, ...] = ()) -> None:
     """Raise OSError where the first bytes are of something that stands in place of a file of rows; `magic` is what the kind of
     file that is wanted begins with, where it has such a thing."""
     what = next((says for begins, says in _STAND_INS if begins.match(head)), None)
-    if what is not None and (magic is None or not head.startswith(magic)):
+    if what is not None and not head.startswith(magic):
         raise OSError(f"it is {what}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.reading import csv_files, json_files, tables, text_files
 from pipeline.reading.chunks import Chunk
+from pipeline.reading.data_folders import arranged
 from pipeline.reading.rows import Unread
 
 READERS = {
@@ -13,6 +14,7 @@ READERS = {
     "json": json_files.json_file,
     "csv": csv_files.csv_rows,
     "parquet": tables.parquet,
+    "arrow": tables.arrow,
     "saved": tables.dataset,
     "hub": tables.dataset,
 }
@@ -23,4 +25,5 @@ def read_chunk(chunk: Chunk) -> Iterator[Unread]:
 
     Raises OSError, EOFError or pa.ArrowException where a file breaks off or cannot be told into rows.
     """
-    return READERS[chunk.kind](chunk)
+    rows = READERS[chunk.kind](chunk)
+    return rows if chunk.entry is None else (arranged(row, chunk.entry) for row in rows)

@@ -22,7 +22,7 @@ from operators.schema import STORED, conform
 from pipeline.storage import files, urls
 from pipeline.storage.parts import DamagedPart, to_parquet
 
-LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
+STORES = LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
 DAMAGED = ".damaged"
 SCORER = "scorer.json"  # which scorer a folder of the store belongs to
 NOTES = "damaged"  # folder of a work folder
