@@ -4,8 +4,8 @@ from __future__ import annotations
 
 REASONS = {
     # the file
-    "malformed_json": "the line is no JSON",
-    "malformed_csv": "the record has another number of fields than the header, or is no CSV",
+    "malformed_json": "the line or element is no JSON",
+    "malformed_csv": "the record has another number of fields than the header, or a quote out of place",
     "invalid_utf8": "the row holds bytes that are not UTF-8",
     "row_too_large": "the row is larger than a row may be",
     "reader_died": "reading or tokenising the row ended its process each time",

@@ -52,10 +52,11 @@ def refresh(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summa
             manifest.content == request.content
             and not workspace.fresh
             and not accounts.worth_another_try(manifest.counts)
+            # A stricter limit holds for each file too, and what each file had rejected is known once it is read.
+            and config.max_rejected_fraction >= manifest.config["max_rejected_fraction"]
         ):
             reporter.say(f"refresh      nothing that scores follow from has changed since {manifest.run}")
             preflight.require_columns(config, manifest.columns)
-            accounts.require_few_rejected(manifest.counts.sources, config.max_rejected_fraction, "refresh")
             try:
                 return finish_rescored(request.job(workspace), workspace, latest, manifest, since=latest)
             except DamagedInput as damaged:
@@ -90,6 +91,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     first = [row for chunk in chunks for row in chunk.first_rejected][:SHOWN_REJECTED]
     accounts.require_rows(counts, first)
     accounts.require_few_rejected(counts, config.max_rejected_fraction, "read", first)
+    accounts.require_few_rejected_in_files(chunks, config.max_rejected_fraction)
     columns = columns_of(chunks)
     preflight.require_columns(config, columns)
     preflight.require_numbers(config, columns, {name for chunk in chunks for name in chunk.numbers})

@@ -21,7 +21,7 @@ from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
 from pipeline.runs import accounts
 from pipeline.runs.manifest import AlternativesAccount, Counts, GeneratorName, Manifest, ScorerName, Tokens
-from pipeline.runs.output import check_output, working_on
+from pipeline.runs.output import check_output, require_apart, working_on
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
@@ -169,6 +169,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     are, which is here too where Ray is only started for this command: then what is wrong is known before it is.
     """
     output = check_output(config.output)
+    require_apart(output, config.input)
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     asked = (config, template_text)

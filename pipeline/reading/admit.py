@@ -94,7 +94,14 @@ def admit_chunks(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_lon
     """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk; rows of several chunks may share a part,
     which stands in the record of the last of them."""
     parts = Parts(work)
-    records = [_admit(chunk, work, encoder, too_long, parts) for chunk in records_of(Chunk, batch)]
+    records, unreadable = [], []
+    for chunk in records_of(Chunk, batch):
+        try:
+            records.append(_admit(chunk, work, encoder, too_long, parts))
+        except UnreadableFile as error:  # whoever mends one file is told of its neighbours too
+            unreadable.append(str(error))
+    if unreadable:
+        raise UnreadableFile("; ".join(unreadable))
     parts.flush()
     if records:
         records[-1] = replace(records[-1], admitted=parts.admitted, rejected=parts.rejected)
@@ -169,8 +176,8 @@ def _rows(chunk: Chunk) -> Iterator[Unread]:
     try:
         yield from read_chunk(chunk)
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise UnreadableFile(f"{chunk.uri} cannot be read to its end: {first_line(error)}") from error
+        raise UnreadableFile(f"{chunk.uri} cannot be read whole: {first_line(error)}") from error
 
 
 class UnreadableFile(RuntimeError):
-    """A file that ends or breaks in the middle: what else it holds is unknown, so no run is published without it."""
+    """A file that breaks off, or is not what its name says: what it holds is unknown, so no run is published without it."""

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from fsspec.utils import glob_translate
 
 from operators.error_text import first_line
 from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
-from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
-from pipeline.storage.files import digest_of, list_files, version_in, version_of
-from pipeline.storage.urls import open_filesystem
+from pipeline.reading.data_folders import DATASET_INFO, DataEntry, entries_of, entry_of
+from pipeline.reading.file_kinds import kind_of, stem_of
+from pipeline.reading.first_bytes import HEAD_BYTES, is_plain, refuse_stand_in, require_stream_end
+from pipeline.reading.listing import is_glob, list_input, version_of_folder
+from pipeline.storage.files import version_of
+from pipeline.storage.urls import name_of
+from pipeline.storage.whole_file import open_whole
 
 CHUNK_BYTES = 32 << 20
-_WILD = "*?["
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Chunk:
     """A range of one file that one task reads: bytes of JSON lines, row groups of Parquet, rows of a dataset, or all of it."""
 
     uri: str
-    kind: str  # jsonl, json, parquet, csv, saved, hub
+    kind: str  # jsonl, json, parquet, csv, arrow, saved, hub
     compression: str | None
     source: str
     columns: dict[str, str] | None
@@ -46,6 +44,7 @@ class Chunk:
     start: int = 0
     stop: int = -1  # -1: to the end
     first_line: int = 1
+    entry: DataEntry | None = None  # what a dataset_info.json beside the file says of its rows
 
 
 def plan(config: Config) -> list[Chunk]:
@@ -64,7 +63,15 @@ def _files(index: int, asked: Input) -> list[Chunk]:
     if asked.path.startswith("hf://datasets/") and kind_of(asked.path) is None:
         return [_hub(index, asked, columns)]
     try:
-        listed = _list(asked.path)
+        listed = list_input(asked.path)
+        entries: list[DataEntry] = []
+        if (
+            not is_glob(asked.path)
+            and listed[0][0] != asked.path
+            and any(name_of(uri) == DATASET_INFO for uri, *_ in listed)
+        ):
+            listed, entries = entries_of(listed)
+        entry_by_file = {} if columns else {uri: entry_of(uri, entries) for uri, *_ in listed}
     except FileNotFoundError as error:
         missing = str(error.filename or error.args[0])
         which = f"{missing!r} is " if missing != asked.path else ""
@@ -79,61 +86,21 @@ def _files(index: int, asked: Input) -> list[Chunk]:
     for number, (uri, size, version) in enumerate(listed):
         kind = kind_of(uri) or ("saved", None)
         source = asked.source or stem_of(uri)
-        files.append(
-            Chunk(
-                uri,
-                kind[0],
-                kind[1],
-                source,
-                columns,
-                index,
-                number,
-                size,
-                split=asked.split,
-                turns=asked.turns,
-                version=version,
-            )
+        file = Chunk(
+            uri,
+            kind[0],
+            kind[1],
+            source,
+            columns,
+            index,
+            number,
+            size,
+            split=asked.split,
+            turns=asked.turns,
+            version=version,
         )
+        files.append(replace(file, entry=entry_by_file.get(uri)))
     return files
-
-
-class Listed(NamedTuple):
-    """A file with its bytes and version; `size` is None for a link that leads nowhere."""
-
-    uri: str
-    size: int | None
-    version: str
-
-
-def _list(path: str) -> list[tuple[str, int, str]]:
-    """(URI, bytes, version) of each file of a path, glob or directory, sorted by name; a saved dataset is one file."""
-    prefix = path.split("://")[0] + "://" if "://" in path else ""
-    if any(sign in path for sign in _WILD) and not (not prefix and Path(path).exists()):
-        return _glob(path if prefix else str(Path(path).expanduser()))
-    filesystem, inner = open_filesystem(path)
-    info = filesystem.get_file_info(inner)
-    if info.type == pafs.FileType.NotFound:
-        raise FileNotFoundError(path)
-    if info.type == pafs.FileType.File:
-        if kind_of(path) is None:
-            raise ValueError(f"unknown kind of file; accepted: {ACCEPTED}")
-        with filesystem.open_input_file(inner):
-            return [(path, info.size, version_of(path))]
-    if not prefix and ((Path(inner) / "dataset_info.json").is_file() or (Path(inner) / "dataset_dict.json").is_file()):
-        size = sum(file.stat().st_size for file in Path(inner).rglob("*.arrow"))
-        return [(path, size, version_of_folder(path))]
-    inner = inner.rstrip("/")
-    walked = _walk(filesystem, inner, (".", "_"))
-    files = _sorted_files(file._replace(uri=f"{prefix}{inner}/{file.uri}") for file in walked)
-    if not files:
-        raise ValueError(f"no file of a known kind in this folder; accepted: {ACCEPTED}")
-    return files
-
-
-def version_of_folder(folder: str) -> str:
-    """What changes when any file of a folder does, or another comes or goes."""
-    files = list_files(str(Path(folder).absolute()), deep=True)
-    return digest_of("\n".join(f"{uri} {version_of(uri)}" for uri, _ in files).encode("utf-8", "surrogateescape"))
 
 
 def require_unchanged(chunk: Chunk) -> None:
@@ -153,74 +120,6 @@ class ChangedInput(RuntimeError):
     """An input that is written while it is read."""
 
 
-def _glob(pattern: str) -> list[tuple[str, int, str]]:
-    """As `_list`, of a glob, which means the same on disks and in object stores: `*` and `?` stay within a name, `**` stands
-    for folders at any depth, and what is hidden is passed over unless the pattern names it."""
-    start = "".join(pattern[: min(pattern.index(sign) for sign in _WILD if sign in pattern)].rpartition("/")[:2])
-    rest = pattern.removeprefix(start)
-    filesystem, inner = open_filesystem(start or ".")
-    wanted = re.compile(glob_translate(rest))
-    hidden = () if rest.startswith(".") or "/." in rest else (".",)
-    deepest = None if "**" in rest else rest.count("/")
-    listed = _walk(filesystem, inner.rstrip("/"), hidden, deepest)
-    # A link that leads nowhere may have named a folder in which the pattern goes on.
-    files = _sorted_files(
-        file._replace(uri=start + file.uri)
-        for file in listed
-        if wanted.match(file.uri) or (file.size is None and not kind_of(file.uri))
-    )
-    if not files:
-        raise FileNotFoundError(pattern)
-    return files
-
-
-def _sorted_files(listed: Iterable[Listed]) -> list[tuple[str, int, str]]:
-    """(URI, bytes, version) by name; raises FileNotFoundError where one is a link that leads nowhere."""
-    files: list[tuple[str, int, str]] = []
-    for uri, size, version in sorted(listed, key=lambda file: file.uri):
-        if size is None:
-            raise FileNotFoundError(uri)
-        files.append((uri, size, version))
-    return files
-
-
-def _walk(
-    filesystem: pafs.FileSystem, folder: str, hidden: tuple[str, ...], deepest: int | None = None
-) -> Iterator[Listed]:
-    """Files of known kinds by their paths in the folder, at most so many folders down; without bytes where a link leads
-    nowhere, whether it named a file or a folder: Arrow's own listing leaves these out. Names that begin with a mark
-    of `hidden` are passed over. Raises OSError where a folder cannot be listed."""
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
-        for entry in filesystem.get_file_info(selector):
-            name = entry.path[len(folder) + 1 :]
-            if entry.is_file and kind_of(name) and not any(part.startswith(hidden) for part in name.split("/")):
-                yield Listed(name, entry.size, version_in(entry))
-        return
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        inside = Path(place).relative_to(folder)
-        above = {Path(folder, *inside.parts[:depth]).resolve() for depth in range(len(inside.parts) + 1)}
-        deeper = deepest is None or len(inside.parts) < deepest
-        folders[:] = [
-            name
-            for name in folders
-            # A link to a folder on the way here would be followed without end.
-            if deeper and not name.startswith(hidden) and Path(place, name).resolve() not in above
-        ]
-        for name in names:
-            path = Path(place, name)
-            if name.startswith(hidden):
-                continue
-            if not path.exists() and (kind_of(name) or deeper):
-                yield Listed((inside / name).as_posix(), None, "")
-            elif kind_of(name) and path.is_file():
-                yield Listed((inside / name).as_posix(), path.stat().st_size, version_of(str(path)))
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
     name = asked.path.removeprefix("hf://datasets/").strip("/")
     try:
@@ -237,24 +136,43 @@ def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
 def _split(file: Chunk, target: int) -> list[Chunk]:
     """Chunks of about `target` bytes; compressed text, CSV and JSON arrays cannot be split."""
     pieces = max(1, -(-file.size // target))
-    if file.kind == "jsonl" and not file.compression:
+    if file.kind == "jsonl" and pieces > 1 and not file.compression and is_plain(_head(file)):
         edges = [file.size * i // pieces for i in range(pieces + 1)]
     elif file.kind == "parquet":
-        filesystem, inner = open_filesystem(file.uri)
         try:
-            with filesystem.open_input_file(inner) as opened:
+            refuse_stand_in(_head(file), b"PAR1")
+            with open_whole(file.uri, file.size) as opened:
                 groups = pq.ParquetFile(opened).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise BadRequest(
                 f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {first_line(error)}"
             ) from error
-        edges = [groups * i // min(pieces, max(1, groups)) for i in range(min(pieces, max(1, groups)) + 1)]
+        if not groups:  # nor rows; named among the inputs all the same
+            return [replace(file, stop=0)]
+        edges = [groups * i // min(pieces, groups) for i in range(min(pieces, groups) + 1)]
     elif file.kind in ("saved", "hub"):
         rows = len(open_dataset(file))
+        if file.kind == "saved":
+            _require_whole_tables(file)
         edges = [rows * i // pieces for i in range(pieces + 1)]
     else:
         return [file]
     return [replace(file, start=start, stop=stop) for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+def _require_whole_tables(file: Chunk) -> None:
+    """Raise BadRequest where a table of a saved dataset breaks off: its reader takes what is there for all."""
+    for path in sorted(Path(file.uri).expanduser().rglob("*.arrow")):
+        with path.open("rb") as opened:
+            try:
+                require_stream_end(opened)
+            except OSError as error:
+                raise BadRequest(f"input.{file.input_index}.path: {str(path)!r}: {error}") from error
+
+
+def _head(file: Chunk) -> bytes:
+    with open_whole(file.uri, file.size) as opened:
+        return bytes(opened.read(HEAD_BYTES))
 
 
 def open_dataset(chunk: Chunk) -> Any:

@@ -171,6 +171,7 @@ class ChunkRows:
         columns = sorted(self._columns)[:COLUMNS_KEPT]
         return AdmittedChunk(
             self._chunk.source,
+            self._chunk.uri,
             self._read,
             [],
             [],

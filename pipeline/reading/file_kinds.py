@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-ACCEPTED = ".jsonl .ndjson .json .parquet .csv, also .gz and .zst of the text kinds, or a dataset saved by datasets"
+KINDS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+ACCEPTED = (
+    ".jsonl .ndjson .json .csv .tsv .parquet .arrow, of text also .gz .zst .bz2 .xz, or a dataset saved by datasets"
+)
 
 
 def kind_of(uri: str) -> tuple[str, str | None] | None:
@@ -14,7 +24,7 @@ def kind_of(uri: str) -> tuple[str, str | None] | None:
     path = Path(uri)
     compression = COMPRESSIONS.get(path.suffix.lower())
     kind = KINDS.get(Path(path.stem).suffix.lower() if compression else path.suffix.lower())
-    return (kind, compression) if kind and not (compression and kind == "parquet") else None
+    return (kind, compression) if kind and not (compression and kind in ("parquet", "arrow")) else None
 
 
 def stem_of(uri: str) -> str:

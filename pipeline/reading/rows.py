@@ -61,5 +61,10 @@ def too_large(line: int, data: bytes, size: int) -> RawRow:
         line,
         None,
         json.dumps(kept, ensure_ascii=False),
-        Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds its beginning"),
+        too_large_because(size),
     )
+
+
+def too_large_because(size: int) -> Rejection:
+    """Why a row of `size` bytes is too large."""
+    return Rejection("row_too_large", f"{size} bytes, at most {MAX_ROW_BYTES}; raw holds its beginning")

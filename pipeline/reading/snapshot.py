@@ -16,6 +16,7 @@ from pipeline.engine.job import execute, mapped, once, packed
 from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
 from pipeline.reading.chunks import Chunk, require_unchanged
+from pipeline.reading.data_folders import DataEntry
 from pipeline.storage.files import DIGEST_BYTES, digest_of, list_files
 from pipeline.storage.records import record_table, records_of
 from pipeline.storage.urls import is_url
@@ -43,6 +44,7 @@ class HowRead:
     kind: str
     columns: dict[str, str] | None
     split: str
+    entry: DataEntry | None = None
     turns: str = "last"
 
 
@@ -141,7 +143,7 @@ def join_pieces(chunks: list[Chunk], pieces: list[DigestedPiece]) -> list[InputF
         by_input.setdefault(name, []).append(digest)
     for chunk in chunks:
         digest = chunk.revision or digest_of(json.dumps(by_input.get(chunk.uri, [])).encode())
-        read = HowRead(chunk.kind, chunk.columns, chunk.split, chunk.turns)
+        read = HowRead(chunk.kind, chunk.columns, chunk.split, chunk.entry, chunk.turns)
         inputs[chunk.input_index, chunk.file_index] = InputFile(chunk.uri, chunk.source, chunk.size, digest, read)
     return [inputs[place] for place in sorted(inputs)]
 

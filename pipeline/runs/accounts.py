@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -18,6 +18,8 @@ from pipeline.errors import RunFailed
 from pipeline.runs.manifest import AllCounts, Counts, Pairs
 from pipeline.storage.records import AdmittedChunk, Block
 
+SMALL_FILE = 100  # rows; what a smaller file may have rejected is counted as if it had so many
+SHOWN_FILES = 3
 _PACKAGES = (
     "task-specificity",
     "ray",
@@ -119,6 +121,32 @@ def require_few_rejected(counts: dict[str, Counts], limit: float, stage: str, fi
         )
 
 
+def require_few_rejected_in_files(chunks: list[AdmittedChunk], limit: float) -> None:
+    """Raise RunFailed where more than this fraction of the rows of one file was rejected: it is not what it was taken for, and
+    among the rows of others nobody would see that. A file of fewer than SMALL_FILE rows counts as one of so many, so that a
+    bad row in a file of three ends no run."""
+    read: Counter[str] = Counter()
+    rejected: dict[str, Counter[str]] = {}
+    first: dict[str, list[str]] = {}
+    for chunk in chunks:
+        read[chunk.file] += chunk.read
+        rejected.setdefault(chunk.file, Counter()).update(chunk.reasons)
+        first.setdefault(chunk.file, []).extend(chunk.first_rejected)
+    over = [file for file, reasons in rejected.items() if reasons.total() > limit * max(read[file], SMALL_FILE)]
+    if not over:
+        return
+    shown = "; ".join(
+        f"{file}: {rejected[file].total():,} of {read[file]:,} rows rejected ({_in_words(rejected[file])})"
+        for file in over[:SHOWN_FILES]
+    )
+    more = f"; and {len(over) - SHOWN_FILES:,} more such files" if len(over) > SHOWN_FILES else ""
+    raise RunFailed(
+        "read",
+        f"{shown}{more}: more than max_rejected_fraction: {limit:g} allows of the rows of one file; if that is as it should "
+        f"be, set it higher, or leave the file out{_named(first[over[0]][:SHOWN_FILES])}",
+    )
+
+
 def require_rows(counts: dict[str, Counts], first: Sequence[str] = ()) -> None:
     """Raise RunFailed where no row is left: all were rejected, the first ones as given, or there was none."""
     total = in_all(counts)
@@ -129,7 +157,11 @@ def require_rows(counts: dict[str, Counts], first: Sequence[str] = ()) -> None:
 
 def by_reason(counts: Counts) -> str:
     """Rejected rows by reason, in words."""
-    return ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.rejected.items()))
+    return _in_words(counts.rejected)
+
+
+def _in_words(rejected: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {number:,}" for reason, number in sorted(rejected.items()))
 
 
 def _named(first: Sequence[str]) -> str:

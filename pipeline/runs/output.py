@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
 from operators.error_text import first_line
+from pipeline.config import Input
 from pipeline.engine.job import everywhere
 from pipeline.engine.session import is_local, session
 from pipeline.errors import BadRequest
 from pipeline.runs.open_run import RUNS
 from pipeline.runs.workspace import WORK
-from pipeline.storage import files, urls
+from pipeline.storage import computed, files, urls
 from pipeline.storage.lock import Lock, hold
 
 _LOOKS = 4  # a second apart
@@ -77,6 +78,35 @@ def _check_store(output: str) -> str:
     if not reached:
         raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
     return output
+
+
+def require_apart(output: str, inputs: Sequence[Input]) -> None:
+    """Raise BadRequest where the output lies in an input, or an input in what runs write: they would read their own rows."""
+    written = [urls.join(output, name) for name in (RUNS, WORK, *computed.STORES)]
+    for index, asked in enumerate(inputs):
+        if asked.path.startswith("hf://"):
+            continue
+        if _holds(asked.path, output):
+            raise BadRequest(
+                f"output: {output!r} lies in input.{index}.path: {asked.path!r}, and later runs would read what this one "
+                "writes; accepted: a folder beside the input"
+            )
+        folder = next((folder for folder in written if _holds(folder, asked.path)), None)
+        if folder is not None:
+            raise BadRequest(
+                f"input.{index}.path: {asked.path!r} lies in {folder!r}, where this output's runs keep what they write; "
+                "accepted: a copy of it elsewhere, or another output"
+            )
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether a folder is a place or one above it, links followed."""
+    if urls.is_url(folder) or urls.is_url(path):
+        return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
+    try:
+        return Path(path).expanduser().resolve().is_relative_to(Path(folder).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False  # no name of a file: whoever reads it says so
 
 
 def check_shared(output: str, claim: str) -> None:

@@ -23,7 +23,7 @@ from pipeline.storage import files, urls
 from pipeline.storage.parts import DamagedPart, to_parquet
 from pipeline.storage.whole_file import open_whole
 
-LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
+STORES = LIKELIHOODS, EMBEDDINGS, GENERATED = "likelihoods", "embeddings", "generated"
 DAMAGED = ".damaged"
 SCORER = "scorer.json"  # which scorer a folder of the store belongs to
 NOTES = "damaged"  # folder of a work folder

@@ -42,6 +42,7 @@ class AdmittedChunk:
     """What reading made of a chunk of a file: parts of ADMITTED and REJECTED rows, and why rows were rejected."""
 
     source: str
+    file: str
     read: int
     admitted: list[Part]
     rejected: list[Part]

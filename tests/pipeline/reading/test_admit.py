@@ -15,7 +15,7 @@ from operators.prompts.template import from_text, load_template
 from operators.prompts.tokenise import Encoder
 from pipeline import preflight, read_config
 from pipeline.engine.attempts import GivenUp
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, RunFailed
 from pipeline.reading import admit, chunks, collect
 from pipeline.runs import accounts
 from pipeline.scoring import encode
@@ -98,12 +98,12 @@ def test_a_row_that_its_template_loops_over_is_rejected_and_the_others_are_not(m
 def test_a_row_whose_parsing_ends_the_process_is_not_looked_into_again(monkeypatch, tmp_path):
     from pipeline.reading import text_files
 
-    def parse(line, data, *, then=text_files._parse_line):
+    def parse(line, data, *, then=text_files.parse_line):
         if b"POISON" in data:
             raise Died
         return then(line, data)
 
-    monkeypatch.setattr(text_files, "_parse_line", parse)
+    monkeypatch.setattr(text_files, "parse_line", parse)
     path = write_jsonl(tmp_path / "rows.jsonl", [*ROWS[:3], "POISON", *ROWS[3:]])
     record, _ = admitted(path, tmp_path / "work")
     (rejected,) = rows_in(record.rejected)
@@ -232,3 +232,37 @@ def test_a_column_that_may_have_been_cut_off_is_not_refused():
 def test_the_reader_knows_how_many_ids_the_model_has(model_folder, tmp_path):
     checked = preflight.check_models(settings(tmp_path, ["a.jsonl"], model_folder), "{{ instruction }}")
     assert checked.encoder["vocab_size"] == 260
+
+
+def test_all_broken_files_of_a_task_are_named(tmp_path):
+    """A JSON array that breaks off, and a pointer in place of a file; of an array with NaN, one row is lost."""
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "b.json").write_text(json.dumps(ROWS)[:-20])
+    (tmp_path / "c.json").write_text(json.dumps([{**ROWS[0], "x": float("nan")}, *ROWS[1:]]))
+    (tmp_path / "d.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    wanted = read_config.validate({"input": str(tmp_path), "output": "o", "ray": {"read_blocks": 1}}, "test")
+    batch = pa.table({"item": [to_json(chunk) for chunk in chunks.plan(wanted)]})
+    with pytest.raises(admit.UnreadableFile, match=r"b\.json cannot be read whole.*d\.jsonl cannot be read whole.*LFS"):
+        admit.admit_chunks(batch, work=str(tmp_path / "work"), encoder={}, too_long="reject")
+    record, _ = admitted(tmp_path / "c.json", tmp_path / "work")
+    assert (record.file, record.read, record.reasons) == (str(tmp_path / "c.json"), 12, {"malformed_json": 1})
+
+
+def of_file(name, read, rejected):
+    return AdmittedChunk("s", name, read, [], [], {"wrong_type": rejected}, [], [], [f"{name}:1: wrong_type"])
+
+
+def test_too_many_rejected_rows_of_one_file_end_the_run_by_its_name():
+    limit = 0.05
+    accounts.require_few_rejected_in_files([of_file("a", 10_000, 400), of_file("b", 3, 1), of_file("c", 5, 5)], limit)
+    accounts.require_few_rejected_in_files([of_file("a", 100, 9), of_file("a", 100, 1)], limit)  # two chunks of a file
+    with pytest.raises(
+        RunFailed, match=r"b: 11 of 200 rows rejected \(wrong_type 11\): more than max_rejected_fraction: 0.05"
+    ):
+        accounts.require_few_rejected_in_files(
+            [of_file("a", 10_000, 0), of_file("b", 100, 9), of_file("b", 100, 2)], limit
+        )
+    with pytest.raises(
+        RunFailed, match=r"b0: 6 of 6 .*; b1: .*; b2: .*; and 2 more such files: .*the first: b0:1: wrong_type"
+    ):
+        accounts.require_few_rejected_in_files([of_file(f"b{i}", 6, 6) for i in range(5)], limit)

@@ -1,5 +1,6 @@
 """An object store whose connections break off, or that answers late: whole objects or errors, and no move is lost."""
 
+import gzip
 import json
 import os
 import random
@@ -9,6 +10,8 @@ import pytest
 from flaky_proxy import proxied
 
 from pipeline.errors import RunFailed
+from pipeline.reading.chunks import Chunk
+from pipeline.reading.readers import read_chunk
 from pipeline.storage import files
 from pipeline.storage.parts import read_table, read_whole, write_table
 from pipeline.storage.pointer import move_pointer
@@ -74,6 +77,33 @@ def test_a_part_is_read_or_not_there_now_and_never_taken_for_damaged(proxy):
                 assert read().equals(rows)
             except BrokenOff:
                 assert proxy.cut
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv", "packed"])
+def test_a_corpus_is_read_to_its_end_or_not(proxy, object_store, kind):
+    """What breaks off must not look like the end of a file: its rows would be missing, and nobody would know."""
+    rows = [{"instruction": f"Say {n}.", "output": f"{n * 7919}" * 20} for n in range(2_000)]
+    url, size = f"{OUTPUT}/corpus.{kind}", 0
+    if kind == "parquet":
+        size = write_table(url, pa.Table.from_pylist(rows)).bytes
+    else:
+        lines = "\n".join(map(json.dumps, rows))
+        header = "instruction,output\n" + "\n".join(f"{row['instruction']},{row['output']}" for row in rows) + "\n"
+        text = {"json": json.dumps(rows), "csv": header}.get(kind, lines).encode()
+        data = gzip.compress(text) if kind == "packed" else text
+        files.write(url, data)
+        size = len(data)
+    packed = ("jsonl", "gzip") if kind == "packed" else (kind, None)
+    chunk = Chunk(url, *packed, "s", None, 0, 0, size, stop=1 if kind == "parquet" else -1)
+    proxy.share = 0.4
+    whole = 0
+    for _ in range(8):
+        try:
+            assert [unread.read().record for unread in read_chunk(chunk)] == rows
+            whole += 1
+        except BrokenOff:
+            assert proxy.cut
+    assert whole
 
 
 def test_the_pointer_counts_every_move_that_was_made(proxy, object_store):
