@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/.ready
+# Two processes, each with a Ray of its own; the tests of a file stay together, as they share what it has made.
+TOGETHER = --numprocesses 2 --dist loadfile
 
 .PHONY: demo test unit check clean
 
@@ -9,11 +11,11 @@ demo: $(READY)
 	$(VENV)/bin/tss demo
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(TOGETHER)
 
 # Without what starts Ray: under a minute.
 unit: $(READY)
-	$(VENV)/bin/python -m pytest -m "not ray"
+	$(VENV)/bin/python -m pytest $(TOGETHER) -m "not ray"
 
 check: $(READY)
 	$(VENV)/bin/ruff format --check .

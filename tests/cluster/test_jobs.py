@@ -258,7 +258,7 @@ def job_of(cluster: Machines, name: str) -> tuple[str, str]:
     return client.get_job_status(name).value, client.get_job_logs(name)
 
 
-def wait_for(ready, what: str, seconds: float = 120.0) -> None:
+def wait_for(ready, what: str, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, what
@@ -304,7 +304,7 @@ def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_pa
     )
     assert not (output / "latest.json").exists()  # it was in the middle
     go.touch()
-    wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
+    wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 480)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED", log
     check(output, undisturbed)
@@ -333,7 +333,7 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
     cluster.start_head(groups)
     written(config, output, unseen, ray__gpus_per_scorer=1, ray__scorers=2, **IN_PARTS)
     name = submit_held_back(cluster, config, go)
-    wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 240)
+    wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 480)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log
     assert "scorers ask for 2 GPUs, 0 are up" in log

@@ -135,7 +135,7 @@ def test_a_file_that_breaks_off_is_named(ray_session, request_folder, capsys):
     path = request_folder / "b.jsonl.gz"
     assert cli.main(["run", str(request_folder / "c.yaml"), "--quiet", "--set", f"input={path}"]) == 1
     shown = capsys.readouterr().err
-    assert f"stage read: {path} cannot be read to its end" in shown and "Traceback" not in shown
+    assert f"stage read: {path} cannot be read whole" in shown and "Traceback" not in shown
     assert [path.name for path in (request_folder / "out").iterdir()] == ["failures"]
 
 
