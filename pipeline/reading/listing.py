@@ -133,7 +133,8 @@ def _walk(
 ) -> Iterator[Listed]:
     """Files of known kinds by their paths in the folder, at most so many folders down; without bytes where a link leads
     nowhere, whether it named a file or a folder: Arrow's own listing leaves these out. Names that begin with a mark
-    of `hidden` are passed over. Raises ValueError for files of a table unless `with_tables`, OSError where a folder cannot be listed."""
+    of `hidden` are passed over. Raises ValueError for a file of a table unless `with_tables`, OSError where a folder cannot be
+    listed."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
         for entry in filesystem.get_file_info(selector):
