@@ -176,6 +176,7 @@ def _rows(chunk: Chunk) -> Iterator[Unread]:
     try:
         yield from read_chunk(chunk)
     except (OSError, EOFError, pa.ArrowException) as error:
+        require_unchanged(chunk)  # what is written while it is read breaks off too
         raise UnreadableFile(f"{chunk.uri} cannot be read whole: {first_line(error)}") from error
 
 

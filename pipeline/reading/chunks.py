@@ -15,6 +15,7 @@ from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.reading.data_folders import DATASET_INFO, DataEntry, entries_of, entry_of
+from pipeline.reading.delta import is_delta
 from pipeline.reading.file_kinds import kind_of, stem_of
 from pipeline.reading.first_bytes import HEAD_BYTES, is_plain, refuse_stand_in, require_stream_end
 from pipeline.reading.listing import is_glob, list_input, version_of_folder
@@ -64,6 +65,7 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         return [_hub(index, asked, columns)]
     try:
         listed = list_input(asked.path)
+        table = not is_glob(asked.path) and is_delta(asked.path)
         entries: list[DataEntry] = []
         if (
             not is_glob(asked.path)
@@ -85,7 +87,7 @@ def _files(index: int, asked: Input) -> list[Chunk]:
     files = []
     for number, (uri, size, version) in enumerate(listed):
         kind = kind_of(uri) or ("saved", None)
-        source = asked.source or stem_of(uri)
+        source = asked.source or (name_of(asked.path) if table else stem_of(uri))
         file = Chunk(
             uri,
             kind[0],
@@ -151,23 +153,24 @@ def _split(file: Chunk, target: int) -> list[Chunk]:
             return [replace(file, stop=0)]
         edges = [groups * i // min(pieces, groups) for i in range(min(pieces, groups) + 1)]
     elif file.kind in ("saved", "hub"):
-        rows = len(open_dataset(file))
+        dataset = open_dataset(file)
+        rows = len(dataset)
         if file.kind == "saved":
-            _require_whole_tables(file)
+            _require_whole(file, [table["filename"] for table in dataset.cache_files])
         edges = [rows * i // pieces for i in range(pieces + 1)]
     else:
         return [file]
     return [replace(file, start=start, stop=stop) for start, stop in itertools.pairwise(edges) if stop > start]
 
 
-def _require_whole_tables(file: Chunk) -> None:
+def _require_whole(file: Chunk, tables: list[str]) -> None:
     """Raise BadRequest where a table of a saved dataset breaks off: its reader takes what is there for all."""
-    for path in sorted(Path(file.uri).expanduser().rglob("*.arrow")):
-        with path.open("rb") as opened:
-            try:
+    for path in tables:
+        try:
+            with Path(path).open("rb") as opened:
                 require_stream_end(opened)
-            except OSError as error:
-                raise BadRequest(f"input.{file.input_index}.path: {str(path)!r}: {error}") from error
+        except OSError as error:
+            raise BadRequest(f"input.{file.input_index}.path: {path!r}: {error}") from error
 
 
 def _head(file: Chunk) -> bytes:

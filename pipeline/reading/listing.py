@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
+from pipeline.reading import delta
 from pipeline.reading.file_kinds import ACCEPTED, kind_of
 from pipeline.storage.files import digest_of, list_files, version_in, version_of
 from pipeline.storage.urls import open_filesystem
@@ -36,6 +37,8 @@ def is_glob(path: str) -> bool:
 def list_input(path: str) -> list[tuple[str, int, str]]:
     """(URI, bytes, version) of each file of a path, glob or directory, sorted by name; a saved dataset is one file."""
     prefix = path.split("://")[0] + "://" if "://" in path else ""
+    if path.startswith(delta.PREFIX):
+        return _of_delta(path)
     if is_glob(path):
         return _glob(path if prefix else str(Path(path).expanduser()))
     filesystem, inner = open_filesystem(path)
@@ -47,14 +50,24 @@ def list_input(path: str) -> list[tuple[str, int, str]]:
             raise ValueError(f"unknown kind of file; accepted: {ACCEPTED}")
         with filesystem.open_input_file(inner):
             return [(path, info.size, version_of(path))]
+    if delta.is_delta(path):
+        return _of_delta(path)
     if not prefix and _is_saved(Path(inner)):
         size = sum(file.stat().st_size for file in Path(inner).rglob("*.arrow"))
         return [(path, size, version_of_folder(path))]
     inner = inner.rstrip("/")
-    walked = _walk(filesystem, inner, (".", "_"))
+    walked = _walk(filesystem, inner, (".", "_"), with_tables=False)
     files = _sorted_files(file._replace(uri=f"{prefix}{inner}/{file.uri}") for file in _without_notes(list(walked)))
     if not files:
         raise ValueError(f"no file of a known kind in this folder; accepted: {ACCEPTED}")
+    return files
+
+
+def _of_delta(path: str) -> list[tuple[str, int, str]]:
+    files = []
+    for uri in delta.files_of_table(path):
+        filesystem, inner = open_filesystem(uri)
+        files.append((uri, filesystem.get_file_info(inner).size, version_of(uri)))
     return files
 
 
@@ -111,15 +124,23 @@ def _sorted_files(listed: Iterable[Listed]) -> list[tuple[str, int, str]]:
 
 
 def _walk(
-    filesystem: pafs.FileSystem, folder: str, hidden: tuple[str, ...], deepest: int | None = None
+    filesystem: pafs.FileSystem,
+    folder: str,
+    hidden: tuple[str, ...],
+    deepest: int | None = None,
+    *,
+    with_tables: bool = True,
 ) -> Iterator[Listed]:
     """Files of known kinds by their paths in the folder, at most so many folders down; without bytes where a link leads
     nowhere, whether it named a file or a folder: Arrow's own listing leaves these out. Names that begin with a mark
-    of `hidden` are passed over. Raises OSError where a folder cannot be listed."""
+    of `hidden` are passed over. Raises ValueError for a file of a table unless `with_tables`, OSError where a folder cannot be
+    listed."""
     if not isinstance(filesystem, pafs.LocalFileSystem):
         selector = pafs.FileSelector(folder, recursive=deepest != 0, allow_not_found=True)
         for entry in filesystem.get_file_info(selector):
             name = entry.path[len(folder) + 1 :]
+            if not with_tables:
+                _refuse_table(f"{folder}/{name}")
             if entry.is_file and kind_of(name) and not any(part.startswith(hidden) for part in name.split("/")):
                 yield Listed(name, entry.size, version_in(entry))
         return
@@ -127,10 +148,12 @@ def _walk(
         inside = Path(place).relative_to(folder)
         above = {Path(folder, *inside.parts[:depth]).resolve() for depth in range(len(inside.parts) + 1)}
         deeper = deepest is None or len(inside.parts) < deepest
+        for name in [] if with_tables else [*folders, *names]:
+            _refuse_table(Path(place, name).as_posix())
+        # A link to a folder on the way here would be followed without end.
         folders[:] = [
             name
             for name in folders
-            # A link to a folder on the way here would be followed without end.
             if deeper and not name.startswith(hidden) and Path(place, name).resolve() not in above
         ]
         for name in names:
@@ -141,6 +164,17 @@ def _walk(
                 yield Listed((inside / name).as_posix(), None, "")
             elif kind_of(name) and path.is_file():
                 yield Listed((inside / name).as_posix(), path.stat().st_size, version_of(str(path)))
+
+
+def _refuse_table(path: str) -> None:
+    """Raise ValueError for what belongs to a table, some of whose files hold rows that are gone."""
+    folder, is_log, _ = f"{path}/".partition(f"/{delta.LOG}/")
+    if is_log:
+        raise ValueError(f"{folder} is a Delta table; accepted: its path as an input of its own")
+    if path.rpartition("/")[0].endswith("/metadata") and path.endswith(".metadata.json"):
+        raise ValueError(
+            f"{path} belongs to an Iceberg table, whose files hold rows that are gone; accepted: its rows of now as Parquet"
+        )
 
 
 def _raise(error: OSError) -> None:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 from conftest import write_jsonl
-from small_runs import corpus, run, table
+from small_runs import corpus, refresh, run, table
 
 from operators.model_files import ModelProblem
 from pipeline.errors import RunFailed
@@ -202,3 +202,6 @@ def test_too_many_rejected_rows_end_the_run(ray_session, model_folder, tmp_path)
         run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.1)
     assert not (tmp_path / "out").exists()
     run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.15)
+    # Nothing else has changed since, and the stricter limit holds.
+    with pytest.raises(RunFailed, match=r"2 of 14 rows rejected"):
+        refresh(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.1)

@@ -11,6 +11,8 @@ from read_files import plan, rows_of
 
 from operators.normalise import normalise
 from pipeline.errors import BadRequest
+from pipeline.reading.chunks import Chunk
+from pipeline.storage.records import from_json, to_json
 
 ROWS = [{"instruction": f"I {i}", "output": f"Y {i}", "input_ids": [1, 2, i]} for i in range(7)]
 TURNS = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
@@ -25,6 +27,7 @@ def records(folder, **more):
 @pytest.mark.parametrize("view", [{"type": "torch"}, {"type": "pandas"}, {"type": "numpy", "columns": ["input_ids"]}])
 def test_a_saved_dataset_is_read_as_its_table_and_not_as_the_view_of_a_training_loop(tmp_path, view):
     datasets.Dataset.from_list(ROWS).with_format(**view).save_to_disk(tmp_path / "d")
+    (tmp_path / "d" / "cache-1.arrow").write_bytes(b"what is left of a map that was killed")
     assert records(tmp_path / "d") == ROWS
 
 
@@ -120,7 +123,9 @@ def test_a_data_folder_of_llama_factory(tmp_path):
         {"role": "assistant", "content": "A", "n": 1},
     ]
     assert json.loads(examples[4].extra) == {"rejected": "Z"}
-    assert [chunk.source for chunk in plan({"path": str(tmp_path)})] == ["a", "b", "c", "d", "e"]
+    planned = plan({"path": str(tmp_path)})
+    assert [chunk.source for chunk in planned] == ["a", "b", "c", "d", "e"]
+    assert [from_json(Chunk, to_json(chunk)) for chunk in planned] == planned
     # The user's own columns come first.
     with_columns = rows_of({"path": str(tmp_path), "columns": {"instruction": "q", "output": "a"}})
     assert with_columns[1].record == own[0]

@@ -1,0 +1,64 @@
+"""Tables whose folders hold more rows than the tables do."""
+
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_jsonl
+from read_files import plan, rows_of
+
+from pipeline.errors import BadRequest
+
+
+def instructions(path):
+    return sorted(row.record["instruction"] for row in rows_of({"path": str(path)}))
+
+
+def table(*names, **more):
+    return pa.table({"instruction": [*names], "output": ["Y"] * len(names), **more})
+
+
+def test_a_delta_table_is_read_as_it_is_now(tmp_path, monkeypatch):
+    deltalake = pytest.importorskip("deltalake")
+    path = tmp_path / "rows"
+    deltalake.write_deltalake(str(path), table("a", "b"))
+    deltalake.write_deltalake(str(path), table("c", stars=[5]), mode="append", schema_mode="merge")
+    deltalake.DeltaTable(str(path)).delete("instruction = 'a'")
+    monkeypatch.chdir(tmp_path)
+    for name in (path, f"delta://{path}", "delta://rows", f"{path}/"):
+        assert instructions(name) == ["b", "c"]
+    assert {chunk.source for chunk in plan({"path": str(path)})} == {"rows"}
+    with pytest.raises(BadRequest, match=r"rows is a Delta table; accepted: its path as an input of its own"):
+        plan({"path": str(tmp_path)})
+    write_jsonl(tmp_path / "a.jsonl", [{"instruction": "I"}])
+    assert len(plan({"path": f"{tmp_path}/*.jsonl"})) == 1
+
+
+def test_a_delta_table_that_its_files_alone_do_not_give_is_refused(tmp_path):
+    deltalake = pytest.importorskip("deltalake")
+    deltalake.write_deltalake(str(tmp_path / "parts"), table("a", "b", kind=["x", "y"]), partition_by=["kind"])
+    with pytest.raises(BadRequest, match="a Delta table that is partitioned by kind"):
+        plan({"path": str(tmp_path / "parts")})
+    vectors = {"delta.enableDeletionVectors": "true"}
+    deltalake.DeltaTable.create(str(tmp_path / "vectors"), table("a").schema, configuration=vectors)
+    with pytest.raises(BadRequest, match="a Delta table with deletionVectors"):
+        plan({"path": str(tmp_path / "vectors")})
+    with pytest.raises(BadRequest, match="cannot be read as a Delta table"):
+        plan({"path": f"delta://{tmp_path / 'none'}"})
+
+
+def test_a_delta_table_without_the_library_is_not_read_as_its_files(tmp_path, monkeypatch):
+    (tmp_path / "_delta_log").mkdir()
+    pq.write_table(table("gone"), tmp_path / "a.parquet")
+    monkeypatch.setitem(sys.modules, "deltalake", None)
+    with pytest.raises(BadRequest, match=r"a Delta table, and deltalake is not installed: pip install .*\[delta\]"):
+        plan({"path": str(tmp_path)})
+
+
+def test_an_iceberg_table_is_not_read_as_its_files(tmp_path):
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "v1.metadata.json").write_text("{}")
+    pq.write_table(table("gone"), tmp_path / "a.parquet")
+    with pytest.raises(BadRequest, match="belongs to an Iceberg table"):
+        plan({"path": str(tmp_path)})
