@@ -16,7 +16,7 @@ from pipeline.engine.progress import Reporter
 @pytest.mark.parametrize("name", ["alpaca", "code", "gsm8k", "tasks", "tasks20", "chat"])
 def test_accounts_add_up(ray_session, tmp_path, name):
     lines = (SHARED / "data" / f"{name}.jsonl").read_bytes().split(b"\n")[:40]
-    (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join([*lines, lines[0], b"{"]))
+    (tmp_path / f"{name}.jsonl").write_bytes(b"\n".join([*lines, lines[0], b"{", b""]))
     settings = {
         "input": str(tmp_path / f"{name}.jsonl"),
         "output": str(tmp_path / "out"),
