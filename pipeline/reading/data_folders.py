@@ -21,7 +21,7 @@ _KEYS = ("file_name", "formatting", "columns", "tags", "ranking", "split")
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 _RANKED = {"chosen": "output", "rejected": "rejected"}
 _ALPACA_DEFAULTS = {"prompt": "instruction", "query": "input", "response": "output"}
-_TURNS = {"messages": "messages", "system": "system"}
+_TURNS = {"messages": "messages", "system": "system", "tools": "tools"}
 _ROLES = {
     "user_tag": "user",
     "assistant_tag": "assistant",
@@ -85,7 +85,8 @@ def _read(uri: str, others: list[str]) -> list[DataEntry]:
         return []  # what `datasets` notes of the files beside it
     if not isinstance(info, dict) or not all(_PLACES & _object(value).keys() for value in info.values()):
         raise ValueError(f"{uri}: found no entries with a file_name, nor features of a dataset; {_ADVICE}")
-    return [_entry(uri, name, entry, others) for name, entry in info.items()]
+    # An entry without a file says nothing of the files here: it names a dataset of a hub, or a script.
+    return [_entry(uri, name, entry, others) for name, entry in info.items() if entry.get("file_name") is not None]
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_a_data_folder_of_llama_factory(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"hf_hub_url": "owner/name"}, "'x'.hf_hub_url: cannot be honoured"),
+        ({"file_name": "a.json", "hf_hub_url": "owner/name"}, "'x'.hf_hub_url: cannot be honoured"),
         ({"file_name": "a.json", "num_samples": 5}, "'x'.num_samples: cannot be honoured"),
         ({"file_name": "gone.json"}, "'x'.file_name: 'gone.json' is no file of a known kind in this folder"),
         ({"file_name": "../a.json"}, "'x'.file_name: '../a.json' is no file"),
@@ -147,7 +147,7 @@ def test_a_data_folder_of_llama_factory(tmp_path):
             "'x'.columns.images: cannot",
         ),
         ({"file_name": "a.json", "columns": {"prompt": "p"}}, "'x'.columns: no response"),
-        ({"file_name": "a.json", "formatting": "sharegpt", "columns": {"tools": "t"}}, "'x'.columns.tools: cannot"),
+        ({"file_name": "a.json", "formatting": "sharegpt", "columns": {"images": "i"}}, "'x'.columns.images: cannot"),
         ({"file_name": "a.json", "formatting": "sharegpt", "ranking": True}, "'x'.ranking: conversations"),
         ({"file_name": "a.json", "tags": {"role_tag": "r"}}, "'x'.tags"),
         ({"file_name": "a.json", "columns": 5}, "'x'.columns: accepted: an object of names"),
@@ -172,3 +172,17 @@ def test_a_file_of_notes_of_datasets_is_no_file_of_rows(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", ROWS)
     (tmp_path / "dataset_info.json").write_text('{"features": {"instruction": {}}}')
     assert records(tmp_path) == ROWS
+
+
+def test_an_entry_of_a_hub_says_nothing_of_the_files_here(tmp_path):
+    data_folder(tmp_path, {"x": {"hf_hub_url": "owner/name", "columns": {"prompt": "p"}}}, a=ROWS)
+    (chunk,) = plan({"path": str(tmp_path)})
+    assert chunk.entry is None
+
+
+def test_tools_of_conversations_go_along(tmp_path):
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    entry = {"file_name": "a.json", "formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "t"}}
+    data_folder(tmp_path, {"x": entry}, a=[{"conversations": turns, "t": "[]"}])
+    (row,) = rows_of({"path": str(tmp_path)})
+    assert normalise(row.record).output == "A" and json.loads(normalise(row.record).extra) == {"tools": "[]"}
