@@ -19,6 +19,8 @@ BUDGET_UNITS = ("tokens", "token_fraction", "examples", "example_fraction")
 
 class Select(Section):
     score: str | dict[str, float] = "tss_pp"
+    unit: Literal["example", "conversation"] = "example"  # that is selected whole
+    unit_score: Literal["mean", "min"] = "mean"  # of a conversation, from the scores of its turns
     budget: Mapping[str, float] = Field(default_factory=lambda: {"token_fraction": 0.05})
     cost: Literal["total", "output"] = "total"
     where: str | None = None
@@ -40,6 +42,7 @@ class Select(Section):
         compete with no others than those above them, is it enough to leave a row out."""
         settings = [f"score: {self.score}"] if self.score != "tss_pp" else []
         settings += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
+        settings += [f"unit: {self.unit}"] if self.unit != "example" else []
         return settings + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
 
     def on_alternatives(self) -> bool:
@@ -65,8 +68,8 @@ class Select(Section):
     def _mode_fits(self) -> Select:
         if self.mode == "bounded" and (beyond := self.beyond_bounds()):
             raise ValueError(
-                f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp, without max_per, without "
-                f"quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
+                f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp and unit: example, without "
+                f"max_per, without quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
             )
         return self
 

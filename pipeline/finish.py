@@ -15,6 +15,7 @@ from pipeline.runs.summary import Summary, summarise
 from pipeline.runs.workspace import Workspace
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
+from pipeline.selection.conversations import require_conversations
 from pipeline.selection.overlap import overlap
 from pipeline.selection.weigh import weigh
 from pipeline.storage.records import BlockPart, Part
@@ -31,11 +32,13 @@ class Outcome:
 
 def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
     """Select and publish from the likelihoods of a published run, `known` by its manifest; raises DamagedInput where a part of
-    it is not what was published."""
+    it is not what was published, and BadRequest where the selection cannot be made of it."""
     if workspace.whole:
         return finish(job, workspace, None)
     scored = rescore(job, open_run.parts_of(parent, known.files["scored"]))
     choose.require_scores(job, scored, known.counts.bounded)
+    if since is None and job.config.select.unit == "conversation":  # a selection that somebody asked for by hand
+        require_conversations(scored)
     parts = [record for record in open_run.parts_of(parent, known.files["rejected"]) if record.part.rows]
     copied = execute("rejected", BlockPart, over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
     manifest = replace(

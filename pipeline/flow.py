@@ -71,6 +71,7 @@ def select(config: Config, parent: str, reporter: Reporter) -> Summary:
     preflight.check_quota(config, set(manifest.counts.sources))
     preflight.require_columns(config, manifest.columns)
     preflight.require_clusters(config, manifest.config)
+    preflight.require_conversations(config)
     preflight.require_comparable(config, manifest.counts.bounded)
     with working_on(output, "tss select", config.ray.address) as lock:
         asked = {name: config.model_dump()[name] for name in ("score", "select", "seed")}

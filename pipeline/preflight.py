@@ -193,6 +193,15 @@ def require_clusters(config: Config, earlier: dict[str, Any]) -> None:
         raise BadRequest("select: needs the column cluster, which this run was made without; `tss run` again makes it")
 
 
+def require_conversations(config: Config) -> None:
+    """Raise BadRequest where conversations are to be selected and no input gives any: of a published run, its own inputs."""
+    if config.select.unit == "conversation" and all(item.turns == "last" for item in config.input):
+        raise BadRequest(
+            "select.unit: found conversation, and no input has turns: each, without which no row knows its conversation; "
+            "accepted: example, or a `tss run` with turns: each beside the path of an input"
+        )
+
+
 def require_comparable(config: Config, bounded: int) -> None:
     """Raise BadRequest where a selection cannot be made from a run that has `bounded` rows without a tss_pp."""
     reasons = config.select.beyond_bounds()

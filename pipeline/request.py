@@ -15,7 +15,7 @@ from pipeline.engine.job import Job, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, gpus_awaited, pools
 from pipeline.engine.session import is_local
-from pipeline.preflight import Checked, check_models, check_quota, read_template
+from pipeline.preflight import Checked, check_models, check_quota, read_template, require_conversations
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
@@ -168,6 +168,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     What belongs to the request itself (configuration, template, pool, output) is read here; inputs and models where workers
     are, which is here too where Ray is only started for this command: then what is wrong is known before it is.
     """
+    require_conversations(config)
     output = check_output(config.output)
     require_apart(output, config.input)
     template_text = read_template(config.scorer.template)

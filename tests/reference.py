@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import unicodedata
 
 import numpy as np
@@ -207,3 +208,23 @@ def changes(before, now):
         "stayed": len(stayed),
         "moved": sum(before[one] != now[one] for one in stayed),
     }
+
+
+def select_conversations(rows: list[dict], budget: int, how: str = "mean", most: tuple[str, int] | None = None) -> list:
+    """Ids of the rows of the longest prefix of conversations that fits, in turn order within each; `most` names a column, of
+    which each value keeps so many conversations by their first turns. Rows have a score (None: it may not be taken)."""
+    whole: dict[str, list[dict]] = {}
+    for row in rows:
+        whole.setdefault(row["conversation"] or row["id"], []).append(row)
+    units = []
+    for name, turns in whole.items():
+        turns.sort(key=lambda row: row["turn"] or 0)
+        scores = [row["score"] for row in turns]
+        if None not in scores:
+            score = min(scores) if how == "min" else statistics.fmean(scores)
+            first = turns[0][most[0]] if most else None
+            cost = sum(row["cost"] for row in turns)
+            units.append({"id": name, "score": score, "cost": cost, "first": first})
+    if most:
+        units = cap(units, "first", most[1])
+    return [row["id"] for name in select(units, budget) for row in whole[name]]

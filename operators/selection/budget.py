@@ -14,42 +14,45 @@ from operators.selection.ranking_key import DIGITS
 
 
 def histogram(
-    digits: np.ndarray, costs: np.ndarray, prefix: tuple[int, ...]
+    digits: np.ndarray, costs: np.ndarray, firsts: np.ndarray, prefix: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Among rows whose digits begin with `prefix`: the next digits that occur, and the cost and the rows of each."""
+    """Among rows whose digits begin with `prefix`: the next digits that occur, and the cost and the units of each. Rows of a
+    unit have the same digits, and `firsts` is 1 for one of them and 0 for the others."""
     inside = (digits[:, : len(prefix)] == np.array(prefix, dtype=np.int64)).all(axis=1)
     bins, inverse = np.unique(digits[inside, len(prefix)], return_inverse=True)
-    cost = np.zeros(len(bins), dtype=np.int64)
+    cost, units = np.zeros((2, len(bins)), dtype=np.int64)
     np.add.at(cost, inverse, costs[inside])
-    return bins, cost, np.bincount(inverse, minlength=len(bins)).astype(np.int64)
+    np.add.at(units, inverse, firsts[inside])
+    return bins, cost, units
 
 
 @dataclass(frozen=True)
 class Cut:
     """The state of a search for the end of the longest prefix whose cost fits.
 
-    Everything below `prefix` is taken: `used` cost in `rows` rows, with `room` cost left. `done` once the search has ended:
-    then rows whose digits are below `prefix` are taken and no others; None takes all.
+    Everything below `prefix` is taken: `used` cost in `units` units, with `room` cost left. A unit is what a budget takes
+    whole: a row, or several rows with the same digits. `done` once the search has ended: then rows whose digits are below
+    `prefix` are taken and no others; None takes all.
     """
 
     prefix: tuple[int, ...] | None
     room: int
     used: int = 0
-    rows: int = 0
+    units: int = 0
     done: bool = False
 
-    def advance(self, bins: np.ndarray, costs: np.ndarray, rows: np.ndarray) -> Cut:
+    def advance(self, bins: np.ndarray, costs: np.ndarray, units: np.ndarray) -> Cut:
         """Go one digit deeper, given the histogram under `prefix` with its bins in ascending order."""
         running = np.cumsum(costs)
         whole = int(np.searchsorted(running, self.room, side="right"))  # the bins that fit as a whole
         used = int(running[whole - 1]) if whole else 0
-        taken = int(rows[:whole].sum())
+        taken = int(units[:whole].sum())
         if whole == len(bins):  # only at the first digit: a deeper search enters a bin that does not fit
-            return Cut(None, self.room - used, self.used + used, self.rows + taken, done=True)
+            return Cut(None, self.room - used, self.used + used, self.units + taken, done=True)
         prefix = (*(self.prefix or ()), int(bins[whole]))
-        # A bin of one row holds the row that does not fit; it ends the prefix, whatever smaller rows follow.
-        done = len(prefix) == DIGITS or int(rows[whole]) == 1
-        return Cut(prefix, self.room - used, self.used + used, self.rows + taken, done)
+        # A bin of one unit holds the one that does not fit; it ends the prefix, whatever smaller ones follow.
+        done = len(prefix) == DIGITS or int(units[whole]) == 1
+        return Cut(prefix, self.room - used, self.used + used, self.units + taken, done)
 
 
 def below(digits: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:

@@ -19,6 +19,9 @@ class Summary:
     text: str
 
 
+_AGGREGATES = {"mean": "mean", "min": "lowest score"}
+
+
 def summarise(manifest: Manifest, run: str) -> Summary:
     """The summary of a published run from its manifest."""
     counts, scores = manifest.counts, manifest.scores
@@ -129,24 +132,31 @@ def _budget(manifest: Manifest) -> list[str]:
     budget, selected = manifest.budget, manifest.counts.selected
     if budget is None:
         return []
+    unit = "conversation" if _of_conversations(manifest.config) else "row"
     text = f"budget       {budget.asked:,} {budget.unit} asked, {budget.used:,} used by {selected:,} selected rows"
     if budget.asked >= budget.corpus:
         text += (
             f"; the budget covers the whole corpus ({budget.corpus:,} {budget.unit}), "
-            "so every row that has a score and passes the filters is taken"
+            f"so every {unit} that has a score and passes the filters is taken"
         )
     elif not selected:
         text += (
-            "; no row fits: the best one alone costs more"
+            f"; no {unit} fits: the best one alone costs more"
             if manifest.eligible
-            else "; no row has a score and passes the filters"
+            else f"; no {unit} has a score and passes the filters"
         )
     return [text]
+
+
+def _of_conversations(config: dict[str, Any]) -> bool:
+    return bool(config["select"].get("unit") == "conversation")  # early releases had none
 
 
 def _settings(config: dict[str, Any]) -> str:
     select, score = config["select"], config["score"]
     chosen = [f"by {select['score']}", ", ".join(f"{name} {value}" for name, value in score.items())]
+    if _of_conversations(config):
+        chosen.insert(1, f"whole conversations by the {_AGGREGATES[select['unit_score']]} of their turns")
     if "temperature" in select:  # early releases had none
         chosen.append(f"temperature {Select.model_construct(**select).drawn_at:g}")
     chosen += [f"{name} {value}" for name in ("where", "max_per", "quota") if (value := select.get(name))]

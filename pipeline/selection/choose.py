@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts
 from pipeline.errors import BadRequest
 from pipeline.selection import passes
+from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import ChosenPart, FileRows, PartReach, PartTotals
 from pipeline.selection.ranking import WHOLE, Moments, Ranking, group_label
 from pipeline.selection.search import Search, find_ends
@@ -34,7 +35,7 @@ class Selection:
     total: int
     used: int
     eligible: int  # rows that have a score and pass filters and caps
-    ranking: Ranking  # without caps and quotas
+    ranking: Ranking  # of rows, without caps and quotas
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,11 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
         asked = budget.largest_budget(total, wanted.budget)
         ((column, shares),) = wanted.quota.items() or [(None, {})]
         cuts = _budgets(asked, shares)
-        ranking = Ranking(
-            wanted.score,
-            moments,
-            cost,
-            wanted.where,
-            quota=column,
-            shares=list(cuts) if column else [],
-            temperature=wanted.drawn_at,
-        )
+        plain = Ranking(wanted.score, moments, cost, wanted.where, temperature=wanted.drawn_at)
+        ranking = replace(plain, quota=column, shares=list(cuts) if column else [])
+        if wanted.unit == "conversation":
+            (ranking,) = over_conversations(job, "select", scored, [ranking], [*wanted.max_per, *wanted.quota])
+            stage.advance()
         for column, n in wanted.max_per.items():
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, scored, ranking, column, n))])
             stage.advance()
@@ -113,7 +110,7 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
         sweep = over_parts(scored, passes.choose_of_part, **search.ends(), work=job.work, sample=ORDER_SAMPLE)
         chosen = execute("select", ChosenPart, sweep)
         stage.advance()
-        rows = sum(cut.rows for cut in search.cuts.values())
+        rows = sum(record.part.rows for record in chosen)
         written = _write_ranked(job, chosen, rows)
         stage.advance(note=f"{rows:,} rows")
     sources: dict[str, int] = {}
@@ -128,7 +125,7 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
         total=total,
         used=sum(cut.used for cut in search.cuts.values()),
         eligible=search.eligible,
-        ranking=replace(ranking, caps=[], quota=None, shares=[]),
+        ranking=plain,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from operators.selection import budget
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.selection.choose import Selection
+from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import CommonRows, overlap_of_part
 from pipeline.selection.ranking import WHOLE, Ranking
 from pipeline.selection.search import Search, find_ends
@@ -31,7 +32,7 @@ class Overlap:
 
 
 def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) -> Overlap:
-    """Selections by `select.score` and by all of COMPARED, under the run's budget and filter, without caps and quotas."""
+    """Selections by `select.score` and by all of COMPARED, under the run's unit, budget and filter, without caps and quotas."""
     ranking = chosen.ranking
     rankings = {_label(ranking): ranking}
     for name in COMPARED:
@@ -39,7 +40,11 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
             rankings.setdefault(name, _ranking(ranking, name))
     cuts = {WHOLE: budget.Cut((), chosen.asked)}
     with job.reporter.stage("overlap", None, "passes") as stage:
-        wanted = [Search(ranking, cuts) for ranking in rankings.values()]
+        compared = list(rankings.values())
+        if job.config.select.unit == "conversation":
+            compared = over_conversations(job, "overlap", scored, compared)
+            stage.advance()
+        wanted = [Search(ranking, cuts) for ranking in compared]
         ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
         parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_part, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")

@@ -1,7 +1,8 @@
 """What selection does to each scored part: totals, caps, histograms, and the choice itself.
 
 Every pass reads a few columns and returns numbers of bounded size. All conditions are predicates of a row alone (`where`, a
-cut per capped group, a cut per budget), so the last pass needs no join.
+cut per capped group, a cut per budget), so the last pass needs no join. A unit is a row, or a conversation whose turns share a
+key.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from pipeline.selection.ranking import (
     WHOLE,
     Eligible,
     Ranking,
+    block_path,
     costs_of,
-    cuts_path,
     eligible,
     groups_of,
     inside_budgets,
+    read_scored,
 )
 from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import BlockPart, Part, record_table, records_of
@@ -32,7 +34,7 @@ from pipeline.storage.records import BlockPart, Part, record_table, records_of
 ROWS_PER_FILE = 100_000
 CommonRows = list[list[int]]  # how many rows of a part each two rankings select, and each alone
 FileRows = list[int]  # rows of a part by output file
-_CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64())])
+_CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64()), pa.field("unit", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ class PartTotals:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Of one ranking and one of its budgets: cost and rows of a part by the next digit of the selection key."""
+    """Of one ranking and one of its budgets: cost and units of a part by the next digit of the selection key, and the rows that
+    may be taken. A unit counts where its first row is."""
 
     search: int
     budget: str
     bins: list[int]
     costs: list[int]
-    rows: list[int]
+    units: list[int]
+    eligible: int
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,15 @@ def totals_of_part(batch: pa.Table, *, cost: str) -> pa.Table:
 
 
 def caps_of_part(batch: pa.Table, *, ranking: dict[str, Any], column: str, n: int) -> Iterable[pa.Table]:
-    """The `n` best eligible rows of each group within a part: all that a cap can still need of it."""
+    """The `n` best eligible units of each group within a part: all that a cap can still need of it."""
     chosen = Ranking(**ranking)
     for scored in records_of(BlockPart, batch):
         columns = filter.needed_columns({*chosen.columns(), column})
-        rows = eligible(read_table(scored.part.path, columns), chosen, scored.block)
+        rows = eligible(read_scored(scored, chosen, columns), chosen, scored.block)
         blocks = pa.array([scored.block] * len(rows.table), pa.int64())
-        groups = pa.array(groups_of(rows.table, column), pa.string())
-        table = pa.table([blocks, groups, pa.array(rows.orders), rows.table["id"]], schema=GROUP_CUTS)
+        groups = pa.array(groups_of(rows.table, chosen, column), pa.string())
+        units = pa.array(rows.units.tolist(), pa.string())
+        table = pa.table([blocks, groups, pa.array(rows.orders), units], schema=GROUP_CUTS)
         yield table.take(pa.array(_best(table, n)))
 
 
@@ -113,21 +118,25 @@ def write_cuts(batch: pa.Table, *, folder: str) -> pa.Table:
     """Write the cuts of each block's own groups; all cuts of a block are in `batch`."""
     blocks = batch["block"].to_numpy()
     return record_table(
-        write_table(cuts_path(folder, int(block)), batch.filter(pa.array(blocks == block)))
+        write_table(block_path(folder, int(block)), batch.filter(pa.array(blocks == block)))
         for block in np.unique(blocks)
     )
 
 
 def _best(rows: pa.Table, n: int) -> np.ndarray:
+    """Places of the `n` best units of each group; one that several rows or blocks report counts once."""
     groups, ids = (np.array(rows[name].to_pylist(), dtype=str) for name in ("group", "id"))
-    return ranking_key.best_of_groups(groups, rows["order"].to_numpy(), ids, n)
+    _, firsts = np.unique(ids, return_index=True)
+    return np.asarray(
+        firsts[ranking_key.best_of_groups(groups[firsts], rows["order"].to_numpy()[firsts], ids[firsts], n)]
+    )
 
 
 def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
-    """For each ranking and each of its budgets under search: cost and rows by the next digit of the selection key."""
+    """For each ranking and each of its budgets under search: cost and units by the next digit of the selection key."""
     rankings, records = [Ranking(**search["ranking"]) for search in searches], []
     for scored in records_of(BlockPart, batch):
-        passing = _passing(read_table(scored.part.path, _columns_of(rankings)), rankings)
+        passing = _passing(read_scored(scored, rankings[0], _columns_of(rankings)), rankings)
         for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
             prefixes = search["prefixes"]
             if not prefixes:
@@ -136,8 +145,11 @@ def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.
             digits = rows.digits()
             for name, drawing in inside_budgets(rows.table, ranking, prefixes).items():
                 prefix = tuple(prefixes[name])
-                bins, costs, counts = budget.histogram(digits[drawing], rows.costs[drawing], prefix)
-                records.append(Histogram(number, name, bins.tolist(), costs.tolist(), counts.tolist()))
+                bins, costs, units = budget.histogram(
+                    digits[drawing], rows.costs[drawing], rows.firsts[drawing], prefix
+                )
+                counts = (bins.tolist(), costs.tolist(), units.tolist())
+                records.append(Histogram(number, name, *counts, eligible=int(drawing.sum())))
     return record_table(records)
 
 
@@ -145,7 +157,7 @@ def overlap_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Ta
     """How many rows of a part each two of the rankings select, and each alone, given where their one budget ends."""
     rankings, records = [Ranking(**search["ranking"]) for search in searches], []
     for scored in records_of(BlockPart, batch):
-        whole = read_table(scored.part.path, _columns_of(rankings))
+        whole = read_scored(scored, rankings[0], _columns_of(rankings))
         passing = _passing(whole.append_column("row", pa.array(np.arange(len(whole)))), rankings)
         chosen = np.zeros((len(rankings), len(whole)), dtype=np.int64)
         for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
@@ -193,10 +205,11 @@ def choose_of_part(
     """Write the rows of a part that every cut admits, with a sample of their orders for the boundaries of the output files."""
     chosen, records = Ranking(**ranking), []
     for scored in records_of(BlockPart, batch):
-        rows = eligible(read_table(scored.part.path), chosen, scored.block)
+        rows = eligible(read_scored(scored, chosen), chosen, scored.block)
         inside = _inside_cuts(rows, chosen, prefixes)
-        orders = rows.orders[inside]
-        taken = rows.table.filter(pa.array(inside)).append_column("order", pa.array(orders))
+        orders, units = rows.orders[inside], pa.array(rows.units[inside].tolist(), pa.string())
+        taken = rows.table.select(SCORED.names).filter(pa.array(inside))
+        taken = taken.append_column("order", pa.array(orders)).append_column("unit", units)
         if len(taken):
             spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)
             sources = {source["values"]: source["counts"] for source in taken["source"].value_counts().to_pylist()}
@@ -233,11 +246,12 @@ def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
 
 
 def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
-    """Write one output file: its rows best first, with their rank in the whole selection."""
+    """Write one output file: its rows best first, turns of a conversation in their order, with their rank in the whole
+    selection."""
     if not len(batch):
         return record_table([])
     file = batch["output_file"][0].as_py()
-    rows = batch.sort_by([("order", "ascending"), ("id", "ascending")])
+    rows = batch.sort_by([(name, "ascending") for name in ("order", "unit", "turn", "id")])
     ranks = pa.array(np.arange(offsets[file], offsets[file] + len(rows)), pa.int64())
-    table = rows.drop_columns(["order", "output_file"]).append_column("selection_rank", ranks)
+    table = rows.drop_columns(["order", "unit", "output_file"]).append_column("selection_rank", ranks)
     return record_table([BlockPart(file, write_part(f"{work}/selected", table, SELECTED))])

@@ -48,22 +48,22 @@ def _deeper(stage: str, parts: list[BlockPart], searches: list[Search], first: b
         }
         for search in searches
     ]
-    shape = (2, 1 << ranking_key.DIGIT_BITS)  # cost and rows
+    shape = (2, 1 << ranking_key.DIGIT_BITS)  # cost and units
     sums = {
         (number, name): np.zeros(shape, dtype=np.int64)
         for number, search in enumerate(wanted)
         for name in search["prefixes"]
     }
+    eligible = [0] * len(searches)
     for histogram in stream(stage, Histogram, over_parts(parts, histogram_of_part, searches=wanted)):
         total = sums[histogram.search, histogram.budget]
         total[0, histogram.bins] += np.array(histogram.costs, dtype=np.int64)
-        total[1, histogram.bins] += np.array(histogram.rows, dtype=np.int64)
+        total[1, histogram.bins] += np.array(histogram.units, dtype=np.int64)
+        eligible[histogram.search] += histogram.eligible
     cuts: list[dict[str, budget.Cut]] = [dict(search.cuts) for search in searches]
-    eligible = [0] * len(searches)
-    for (number, name), (costs, rows) in sums.items():
-        bins = np.flatnonzero(rows)
-        cuts[number][name] = cuts[number][name].advance(bins, costs[bins], rows[bins])
-        eligible[number] += int(rows.sum())
+    for (number, name), (costs, units) in sums.items():
+        bins = np.flatnonzero(units)
+        cuts[number][name] = cuts[number][name].advance(bins, costs[bins], units[bins])
     return [
         replace(search, cuts=cuts[number], eligible=eligible[number] if first else search.eligible)
         for number, search in enumerate(searches)

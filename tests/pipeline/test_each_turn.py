@@ -4,10 +4,13 @@ import json
 
 import pytest
 from conftest import write_jsonl
-from small_runs import manifest_of, run, settings, table
+from reference import select_conversations as slow_select
+from small_runs import manifest_of, reselect, run, settings, table
 
 from operators.hashing import content_hash
 from pipeline.reading import chunks, snapshot
+from pipeline.runs import open_run
+from pipeline.runs.summary import summarise
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +67,29 @@ def test_answers_are_scored_with_their_conversation_and_turn(done, rows):
 def test_another_number_of_chunks_gives_the_same_rows(done, rows, model_folder, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0]])
     more = {"input__0__turns": "each", "scorer__template": "chat", "ray__read_blocks": 3}
-    other = run(tmp_path / "out", [path], model_folder, **more)
+    other = run(tmp_path / "out", [path], model_folder, select__unit="conversation", **more)
     columns = ("id", "line", "conversation", "turn", "tss_pp")
     first, second = (
         sorted(tuple(row[name] for name in columns) for row in table(folder, "scored")) for folder in (done, other)
     )
     assert first == second
+    again = reselect(done, select__unit="conversation")
+    assert [row["id"] for row in table(again, "selected")] == [row["id"] for row in table(other, "selected")]
+
+
+@pytest.mark.parametrize("how", ["mean", "min"])
+def test_whole_conversations_are_selected_from_a_published_run(done, how):
+    again = reselect(done, select__unit="conversation", select__unit_score=how, select__where="length < 9")
+    asked = manifest_of(again)["budget"]["asked"]
+    rows = [
+        {**row, "score": row["tss_pp"] if row["length"] < 9 else None, "cost": row["n_prompt_tokens"] + row["length"]}
+        for row in table(again, "scored")
+    ]
+    selected = table(again, "selected")
+    assert [row["id"] for row in selected] == slow_select(rows, asked, how) and selected
+    assert [row["selection_rank"] for row in selected] == list(range(len(selected)))
+    assert "whole conversations by the" in summarise(open_run.read_manifest(str(again)), str(again)).text
+    assert "Whole conversations were ranked by" in (again / "README.md").read_text()
 
 
 def test_a_run_on_each_turn_is_another_request(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from operators.selection.ranking_key import order_of
 from pipeline.selection import passes
-from pipeline.selection.ranking import GROUP_CUTS, Ranking, cuts_path
+from pipeline.selection.ranking import GROUP_CUTS, Ranking, block_path
 from pipeline.storage.parts import read_table
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(-3, 3)), min_size=1, max_size=30)
@@ -28,7 +28,7 @@ def test_each_block_gets_the_cut_of_each_of_its_groups(tmp_path_factory, rows, n
     passes.write_cuts(passes.cuts_of_groups(table, n=n), folder=folder)
     admitted = 0
     for block in {block for block, _, _ in rows}:
-        cuts = {cut["group"]: cut for cut in read_table(cuts_path(folder, block)).to_pylist()}
+        cuts = {cut["group"]: cut for cut in read_table(block_path(folder, block)).to_pylist()}
         assert set(cuts) == {group for other, group, _ in rows if other == block}
         for row in table.to_pylist():
             if row["block"] == block:
