@@ -41,6 +41,7 @@ def scored_row(instruction="Say it.", input="", output="It.", **more) -> dict[st
         "input": input,
         "output": output,
         "messages": None,
+        "conversation": None,
         "turn": None,
         "extra": {},
         "tss_pp": 0.5,
@@ -64,7 +65,9 @@ def chat_row(messages, **more) -> dict[str, Any]:
     return scored_row(**{**texts, "messages": messages, **more})
 
 
-def publish_rows(output: Path, rows, *, selected=None, part_rows=1000, template="alpaca", seed=0, columns=()) -> Path:
+def publish_rows(
+    output: Path, rows, *, selected=None, part_rows=1000, template="alpaca", seed=0, columns=(), select=None
+) -> Path:
     """A run in `output` whose scored rows are these, and whose selection are those of the given numbers (default: all)."""
     run = output / "runs" / RUN
     chosen = [
@@ -84,7 +87,13 @@ def publish_rows(output: Path, rows, *, selected=None, part_rows=1000, template=
         name: Counts(read=scored[name], scored=scored[name], selected=taken[name], rejected={}) for name in names
     }
     config = read_config.validate(
-        {"input": "a.jsonl", "output": str(output), "scorer": {"model": "m", "template": template}, "seed": seed},
+        {
+            "input": "a.jsonl",
+            "output": str(output),
+            "scorer": {"model": "m", "template": template},
+            "seed": seed,
+            "select": select or {},
+        },
         "test",
     )
     text = BUILT_IN.get(template, "{{ instruction }}")

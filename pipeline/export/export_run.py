@@ -32,12 +32,14 @@ _READ = pa.schema([SCORED.field(name) for name in shape.READ])
 
 @dataclass
 class _Account:
-    """What has become of rows so far: those that were written, how many different ones, those without a weight, and how many
-    there is something to say of."""
+    """What has become of rows so far: those that were written, how many different ones, those without a weight, the turns of
+    conversations that are written once and whole, and how many there is something to say of."""
 
     rows: int = 0
     distinct: int = 0
     without_weight: int = 0
+    further_turns: int = 0
+    conversations: set[str] = field(default_factory=set)  # that are written
     notes: Counter[str] = field(default_factory=Counter)
 
 
@@ -171,7 +173,8 @@ def _require_all(job: Job, account: _Account) -> None:
     """Raise RunFailed where a row is missing, and BadRequest where none has a weight that they should have."""
     if job.wanted.weights and not account.rows:
         raise BadRequest(f"--weights: no row has a weight{_NO_WEIGHTS}")
-    expected = job.wanted.resample or sum(part.rows for part in job.parts) - account.without_weight
+    left_out = account.without_weight + account.further_turns
+    expected = job.wanted.resample or sum(part.rows for part in job.parts) - left_out
     if account.rows != expected:
         raise RunFailed(
             "export", f"{account.rows:,} rows written, {expected:,} expected: the manifest does not name all sources"
@@ -192,11 +195,15 @@ def _sort(
             continue
         if job.wanted.weights and row["weight"] is None:
             account.without_weight += 1
+        elif job.shape.whole and row["conversation"] in account.conversations:
+            account.further_turns += 1
         elif count:
             made = _shaped(job, row)
             account.notes.update(made.notes)
             account.rows += int(count)
             account.distinct += 1
+            if job.shape.whole and row["conversation"] is not None:
+                account.conversations.add(row["conversation"])
             rows[source].extend([made.row] * int(count))
 
 
@@ -208,5 +215,7 @@ def _lines(job: Job, account: _Account) -> list[str]:
         lines.append(f"drawn with replacement by weight, seed {job.seed}; {account.distinct:,} different rows")
     if account.without_weight:
         lines.append(f"{account.without_weight:,} rows have no weight, since they have no score, and are left out")
+    if account.further_turns:
+        lines.append(f"{account.further_turns:,} further turns stand in the same conversations, which go out whole")
     lines += [f"{number:,} rows {note}" for note, number in sorted(account.notes.items())]
     return lines

@@ -98,7 +98,19 @@ def _shape(manifest: Manifest, wanted: Wanted) -> Shape:
         raise BadRequest("--mark-answer: it marks turns of conversations; accepted: with --to messages or sharegpt")
     render = _template(manifest) if wanted.to == "completion" else None
     tools = wanted.to in TURN_COLUMNS and "tools" in manifest.columns
-    return Shape(wanted.to, tools, wanted.weights, wanted.mark_answer, render)
+    return Shape(
+        wanted.to, tools, wanted.weights, wanted.mark_answer, _of_whole_conversations(manifest, wanted), render
+    )
+
+
+def _of_whole_conversations(manifest: Manifest, wanted: Wanted) -> bool:
+    """Whether rows are conversations that were selected whole, and nothing is asked that holds of one turn alone."""
+    of_turns = wanted.kind == SCORED or wanted.mark_answer or wanted.weights or wanted.resample
+    return (
+        manifest.config["select"].get("unit") == "conversation"
+        and wanted.to in ("messages", "sharegpt")
+        and not of_turns
+    )
 
 
 def _template(manifest: Manifest) -> Callable[[str, str], str]:

@@ -20,7 +20,10 @@ TURN_COLUMNS = {
 COLUMNS = {"alpaca": ("instruction", "input", "output"), "completion": ("prompt", "completion"), **TURN_COLUMNS}
 STYLES = {"messages": ("role", "content"), "sharegpt": ("from", "value"), "prompt-completion": ("role", "content")}
 # What a shape reads of a row.
-READ = ("id", "source", "instruction", "input", "output", "messages", "turn", "extra", "input_truncated", "weight")
+READ = (
+    *("id", "source", "instruction", "input", "output", "messages", "conversation", "turn"),
+    *("extra", "input_truncated", "weight"),
+)
 KNOWN_ROLES = {"system", "developer", "user", "assistant", "tool"}
 TEXT_ALONE = "hold more than roles and texts (tool calls, reasoning), and this format has the texts alone"
 AFTER_ANSWER = "have turns after the scored answer, which are left out"
@@ -33,12 +36,14 @@ CUT_INPUT = "were scored with an input that was cut; they are written whole"
 @dataclass(frozen=True)
 class Shape:
     """What becomes of every row: the format, whether rows bring `tools` and take `weight` along, whether each turn says whether
-    it is the scored answer (`train`), and for `completion` how a prompt is rendered."""
+    it is the scored answer (`train`), whether a conversation goes out once and whole, however many of its turns are rows, and for
+    `completion` how a prompt is rendered."""
 
     to: str
     tools: bool = False
     weights: bool = False
     mark_answer: bool = False
+    whole: bool = False
     render: Callable[[str, str], str] | None = None
 
 
@@ -81,7 +86,7 @@ def _with_turns(row: Mapping[str, Any], shape: Shape, notes: list[str]) -> dict[
             notes.append(AFTER_ANSWER)
         return {"prompt": turns[:place], "completion": [turns[place]]}
     written = sharegpt_turns(row) if shape.to == "sharegpt" else turns
-    if row["turn"] is not None:  # each turn of the conversation is a row
+    if row["turn"] is not None and not shape.whole:  # each turn of the conversation is a row
         end = answer_place(row) + 1
         if end < len(turns):
             notes.append(AFTER_ANSWER)

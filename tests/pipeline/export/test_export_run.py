@@ -71,6 +71,22 @@ def test_turns_that_no_struct_holds_come_out_as_they_came(tmp_path, suffix):
     assert [json.dumps(turns) for turns in found[1:]] == [json.dumps(PLAIN_CHAT), json.dumps(TOOL_CHAT)]
 
 
+def test_conversations_that_were_selected_whole_go_out_once(tmp_path, capsys):
+    chat = [*PLAIN_CHAT, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Well."}]
+    of_chat = {"messages": chat, "conversation": "c" * 32}
+    rows = [
+        scored_row("Hi.", "", "Hello.", turn=1, **of_chat),
+        scored_row("And?", "user: Hi.\nassistant: Hello.", "Well.", turn=3, **of_chat),
+        scored_row(),
+    ]
+    run = publish_rows(tmp_path, rows, part_rows=1, select={"unit": "conversation"})
+    whole = lines(export(run, "--to", "messages", output=tmp_path / "whole") / "train.jsonl")
+    assert [row["messages"] for row in whole] == [chat, whole[1]["messages"]] and len(whole[1]["messages"]) == 2
+    assert "1 further turns stand in the same conversations" in capsys.readouterr().out
+    marked = lines(export(run, "--to", "messages", "--mark-answer", output=tmp_path / "marked") / "train.jsonl")
+    assert [len(row["messages"]) for row in marked] == [2, 4, 2]
+
+
 def test_the_default_place_names_the_run_and_what_was_asked(run, capsys):
     output = run.parents[1]
     assert cli.main(["export", str(output), "--to", "alpaca", "--quiet"]) == 0
