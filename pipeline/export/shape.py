@@ -35,9 +35,9 @@ CUT_INPUT = "were scored with an input that was cut; they are written whole"
 
 @dataclass(frozen=True)
 class Shape:
-    """What becomes of every row: the format, whether rows bring `tools` and take `weight` along, whether each turn says whether
-    it is the scored answer (`train`), whether a conversation goes out once and whole, however many of its turns are rows, and for
-    `completion` how a prompt is rendered."""
+    """What becomes of every row: the format; whether rows bring `tools` and take `weight` along; whether each turn says whether
+    it is the scored answer (`train`); whether a conversation goes out once and whole, however many of its turns are rows; and
+    for `completion` how a prompt is rendered."""
 
     to: str
     tools: bool = False
