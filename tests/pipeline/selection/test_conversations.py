@@ -173,6 +173,15 @@ def test_a_conversation_counts_once_under_a_cap(fast):
     assert len(selected(chosen)) == 2 * 8
 
 
+def test_turns_meet_across_the_partitions_of_a_shuffle(ray_session, tmp_path):
+    rows = rows_of([(number % 30, float(number % 7), 3, "ab"[number % 2], 1) for number in range(160)])
+    parts = parts_of(tmp_path, rows, 48, 1)
+    job = job_of(tmp_path, max_per={"instruction": 8}, budget={"tokens": 300})
+    chosen = choose.select(job, parts, {})
+    expected = slow_select(costed(rows), 300, most=("instruction", 8))
+    assert [row["id"] for row in selected(chosen)] == expected and len(expected) > 40
+
+
 def test_a_random_filter_draws_conversations(fast):
     rows = rows_of([(number % 6, 1.0, 3, "a", 1) for number in range(60)])
     chosen = fast(rows, where="random < 0.5", budget={"example_fraction": 1.0})
