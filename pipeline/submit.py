@@ -32,6 +32,7 @@ from pipeline.engine.session import without_native_log
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.read_config import override
+from pipeline.reading.listing import place_of
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.storage import urls
 
@@ -63,7 +64,7 @@ def _stage_config(folder: Path, config: Config) -> None:
     """The configuration as it is in the job's folder, and beside it the small files that it names."""
     settings = config.model_dump()
     for index, source in enumerate(config.input):
-        _require_shared(f"input.{index}.path", source.path)
+        _require_shared(f"input.{index}.path", place_of(source.path))
     _require_shared("output", config.output)
     models = {"scorer.model": config.scorer.model, "embedder.model": config.embedder.model}
     if config.alternatives.source != "retrieved" and config.alternatives.generator.engine == "transformers":

@@ -15,15 +15,16 @@ from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.reading.data_folders import DATASET_INFO, DataEntry, entries_of, entry_of
-from pipeline.reading.delta import is_delta
 from pipeline.reading.file_kinds import kind_of, stem_of
 from pipeline.reading.first_bytes import HEAD_BYTES, is_plain, refuse_stand_in, require_stream_end
-from pipeline.reading.listing import is_glob, list_input, version_of_folder
+from pipeline.reading.lance_data import open_lance
+from pipeline.reading.listing import is_glob, list_input, table_format, table_name, version_of_folder
 from pipeline.storage.files import version_of
 from pipeline.storage.urls import name_of
 from pipeline.storage.whole_file import open_whole
 
 CHUNK_BYTES = 32 << 20
+FOLDERS = ("saved", "lance")  # kinds of datasets that are a folder of files
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Chunk:
     """A range of one file that one task reads: bytes of JSON lines, row groups of Parquet, rows of a dataset, or all of it."""
 
     uri: str
-    kind: str  # jsonl, json, parquet, csv, arrow, saved, hub
+    kind: str  # jsonl, json, parquet, csv, arrow, saved, lance, hub
     compression: str | None
     source: str
     columns: dict[str, str] | None
@@ -40,7 +41,7 @@ class Chunk:
     size: int
     split: str = "train"
     turns: str = "last"  # or each: which turns of a conversation are examples
-    revision: str | None = None  # the commit of a dataset of the hub
+    revision: str | None = None  # the commit of a dataset of the hub, the version of one of Lance
     version: str | None = None  # of the file when it was listed: what is read later must still be that
     start: int = 0
     stop: int = -1  # -1: to the end
@@ -65,7 +66,8 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         return [_hub(index, asked, columns)]
     try:
         listed = list_input(asked.path)
-        table = not is_glob(asked.path) and is_delta(asked.path)
+        table = table_format(asked.path)
+        revision = str(open_lance(listed[0][0]).version) if table == "lance" else None
         entries: list[DataEntry] = []
         if (
             not is_glob(asked.path)
@@ -86,8 +88,8 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         raise BadRequest(f"input.{index}.path: {unnamed!r}: the file's name is not UTF-8; accepted: a name that is")
     files = []
     for number, (uri, size, version) in enumerate(listed):
-        kind = kind_of(uri) or ("saved", None)
-        source = asked.source or (name_of(asked.path) if table else stem_of(uri))
+        kind = ("lance", None) if table == "lance" else kind_of(uri) or ("saved", None)
+        source = asked.source or (table_name(asked.path) if table else stem_of(uri))
         file = Chunk(
             uri,
             kind[0],
@@ -99,6 +101,7 @@ def _files(index: int, asked: Input) -> list[Chunk]:
             size,
             split=asked.split,
             turns=asked.turns,
+            revision=revision,
             version=version,
         )
         files.append(replace(file, entry=entry_by_file.get(uri)))
@@ -111,7 +114,7 @@ def require_unchanged(chunk: Chunk) -> None:
     if chunk.version is None:
         return
     try:
-        now = version_of_folder(chunk.uri) if chunk.kind == "saved" else version_of(chunk.uri)
+        now = version_of_folder(chunk.uri) if chunk.kind in FOLDERS else version_of(chunk.uri)
     except FileNotFoundError as error:
         raise ChangedInput(f"{chunk.uri} has gone since the run began; put it back, and run again") from error
     if now != chunk.version:
@@ -158,6 +161,11 @@ def _split(file: Chunk, target: int) -> list[Chunk]:
         if file.kind == "saved":
             _require_whole(file, [table["filename"] for table in dataset.cache_files])
         edges = [rows * i // pieces for i in range(pieces + 1)]
+    elif file.kind == "lance":
+        rows = open_lance_chunk(file).count_rows()
+        if not rows:
+            return [replace(file, stop=0)]
+        edges = [rows * i // pieces for i in range(pieces + 1)]
     else:
         return [file]
     return [replace(file, start=start, stop=stop) for start, stop in itertools.pairwise(edges) if stop > start]
@@ -199,3 +207,11 @@ def open_dataset(chunk: Chunk) -> Any:
             )
         loaded = loaded[chunk.split]
     return loaded
+
+
+def open_lance_chunk(chunk: Chunk) -> Any:
+    """The Lance dataset of a chunk at the version that was listed; raises BadRequest."""
+    try:
+        return open_lance(chunk.uri, int(chunk.revision or 0))
+    except ValueError as error:
+        raise BadRequest(f"input.{chunk.input_index}.path: {chunk.uri!r}: {error}") from error

@@ -15,7 +15,8 @@ KINDS = {
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 ACCEPTED = (
-    ".jsonl .ndjson .json .csv .tsv .parquet .arrow, of text also .gz .zst .bz2 .xz, or a dataset saved by datasets"
+    ".jsonl .ndjson .json .csv .tsv .parquet .arrow, of text also .gz .zst .bz2 .xz, a dataset saved by datasets, or a "
+    "table of Delta, Iceberg or Lance"
 )
 
 

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
-from pipeline.reading import delta
+from pipeline.reading import delta, iceberg, lance_data
 from pipeline.reading.file_kinds import ACCEPTED, kind_of
 from pipeline.storage.files import digest_of, list_files, version_in, version_of
-from pipeline.storage.urls import open_filesystem
+from pipeline.storage.urls import name_of, open_filesystem, parent_of
 
 _WILD = "*?["
+_TABLE_PREFIXES = (delta.PREFIX, iceberg.PREFIX, lance_data.PREFIX)
 _NOTES = ("state.json", "dataset_info.json")  # of datasets, on the Arrow files beside them
 
 
@@ -34,11 +35,33 @@ def is_glob(path: str) -> bool:
     return any(sign in path for sign in _WILD) and not ("://" not in path and Path(path).exists())
 
 
+def table_format(path: str) -> str | None:
+    """Whether a path is that of a table, some of whose files hold rows that are gone: delta, iceberg, lance or None."""
+    if is_glob(path) and not path.startswith(_TABLE_PREFIXES):
+        return None
+    formats = {"delta": delta.is_delta, "iceberg": iceberg.is_iceberg, "lance": lance_data.is_lance}
+    return next((name for name, has in formats.items() if path.startswith(f"{name}://")), None) or next(
+        (name for name, has in formats.items() if has(path)), None
+    )
+
+
+def place_of(path: str) -> str:
+    """The path or URL of an input without the prefix that says which table it is."""
+    return path.removeprefix(next((prefix for prefix in _TABLE_PREFIXES if path.startswith(prefix)), ""))
+
+
+def table_name(path: str) -> str:
+    """The name of a table; a file that describes a version of it stands in a folder of its own."""
+    place = place_of(path).rstrip("/")
+    return name_of(parent_of(parent_of(place)) if place.endswith(iceberg.SUFFIX) else place).removesuffix(".lance")
+
+
 def list_input(path: str) -> list[tuple[str, int, str]]:
-    """(URI, bytes, version) of each file of a path, glob or directory, sorted by name; a saved dataset is one file."""
+    """(URI, bytes, version) of each file of a path, glob or directory, sorted by name; a saved dataset is one file, and so is
+    one of Lance."""
     prefix = path.split("://")[0] + "://" if "://" in path else ""
-    if path.startswith(delta.PREFIX):
-        return _of_delta(path)
+    if path.startswith(_TABLE_PREFIXES):
+        return _of_table(path, table_format(path))
     if is_glob(path):
         return _glob(path if prefix else str(Path(path).expanduser()))
     filesystem, inner = open_filesystem(path)
@@ -50,8 +73,8 @@ def list_input(path: str) -> list[tuple[str, int, str]]:
             raise ValueError(f"unknown kind of file; accepted: {ACCEPTED}")
         with filesystem.open_input_file(inner):
             return [(path, info.size, version_of(path))]
-    if delta.is_delta(path):
-        return _of_delta(path)
+    if (table := table_format(path)) is not None:
+        return _of_table(path, table)
     if not prefix and _is_saved(Path(inner)):
         size = sum(file.stat().st_size for file in Path(inner).rglob("*.arrow"))
         return [(path, size, version_of_folder(path))]
@@ -63,9 +86,14 @@ def list_input(path: str) -> list[tuple[str, int, str]]:
     return files
 
 
-def _of_delta(path: str) -> list[tuple[str, int, str]]:
+def _of_table(path: str, table: str | None) -> list[tuple[str, int, str]]:
+    if table == "lance":
+        place = lance_data.place_of_dataset(path)
+        version = version_of_folder(place)
+        lance_data.open_lance(place)
+        return [(place, sum(size for _, size in list_files(f"{place.rstrip('/')}/data", deep=True)), version)]
     files = []
-    for uri in delta.files_of_table(path):
+    for uri in (delta if table == "delta" else iceberg).files_of_table(path):
         filesystem, inner = open_filesystem(uri)
         files.append((uri, filesystem.get_file_info(inner).size, version_of(uri)))
     return files
@@ -148,8 +176,10 @@ def _walk(
         inside = Path(place).relative_to(folder)
         above = {Path(folder, *inside.parts[:depth]).resolve() for depth in range(len(inside.parts) + 1)}
         deeper = deepest is None or len(inside.parts) < deepest
-        for name in [] if with_tables else [*folders, *names]:
-            _refuse_table(Path(place, name).as_posix())
+        if not with_tables:
+            manifests = Path(place, lance_data.VERSIONS).glob("*.manifest")
+            for path in (*(Path(place, name) for name in [*folders, *names]), *manifests):
+                _refuse_table(path.as_posix())
         # A link to a folder on the way here would be followed without end.
         folders[:] = [
             name
@@ -169,12 +199,13 @@ def _walk(
 def _refuse_table(path: str) -> None:
     """Raise ValueError for what belongs to a table, some of whose files hold rows that are gone."""
     folder, is_log, _ = f"{path}/".partition(f"/{delta.LOG}/")
-    if is_log:
-        raise ValueError(f"{folder} is a Delta table; accepted: its path as an input of its own")
-    if path.rpartition("/")[0].endswith("/metadata") and path.endswith(".metadata.json"):
-        raise ValueError(
-            f"{path} belongs to an Iceberg table, whose files hold rows that are gone; accepted: its rows of now as Parquet"
-        )
+    table = "a Delta table" if is_log else None
+    if parent_of(path).endswith(f"/{iceberg.FOLDER}") and path.endswith(iceberg.SUFFIX):
+        folder, table = parent_of(parent_of(path)), "an Iceberg table"
+    if parent_of(path).endswith(f"/{lance_data.VERSIONS}") and path.endswith(".manifest"):
+        folder, table = parent_of(parent_of(path)), "a Lance dataset"
+    if table is not None:
+        raise ValueError(f"{folder} is {table}; accepted: its path as an input of its own")
 
 
 def _raise(error: OSError) -> None:

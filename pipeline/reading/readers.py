@@ -16,6 +16,7 @@ READERS = {
     "parquet": tables.parquet,
     "arrow": tables.arrow,
     "saved": tables.dataset,
+    "lance": tables.lance,
     "hub": tables.dataset,
 }
 

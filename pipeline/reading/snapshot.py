@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.engine.job import execute, mapped, once, packed
 from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
-from pipeline.reading.chunks import Chunk, require_unchanged
+from pipeline.reading.chunks import FOLDERS, Chunk, require_unchanged
 from pipeline.reading.data_folders import DataEntry
 from pipeline.storage.files import DIGEST_BYTES, digest_of, list_files
 from pipeline.storage.records import record_table, records_of
@@ -29,7 +29,7 @@ _TICK_SECONDS = 0.05  # of a file system's clock, at most; a few milliseconds on
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of bytes of a file of an input; a saved dataset is an input of several files."""
+    """A range of bytes of a file of an input; a saved dataset is an input of several files, and so is one of Lance."""
 
     of: Chunk
     uri: str
@@ -91,7 +91,7 @@ def _files_of(chunk: Chunk) -> Iterable[tuple[str, int]]:
     """(path, bytes) of the files of an input."""
     if chunk.kind == "hub":
         return []
-    if chunk.kind == "saved":
+    if chunk.kind in FOLDERS:
         files = list_files(str(Path(chunk.uri).absolute()), deep=True)
         if not files:
             raise FileNotFoundError(f"{chunk.uri}: no file of this dataset is there any more")
@@ -142,7 +142,8 @@ def join_pieces(chunks: list[Chunk], pieces: list[DigestedPiece]) -> list[InputF
     for name, _, _, digest in sorted(pieces):
         by_input.setdefault(name, []).append(digest)
     for chunk in chunks:
-        digest = chunk.revision or digest_of(json.dumps(by_input.get(chunk.uri, [])).encode())
+        content = json.dumps(by_input.get(chunk.uri, []))
+        digest = chunk.revision if chunk.kind == "hub" and chunk.revision else digest_of(content.encode())
         read = HowRead(chunk.kind, chunk.columns, chunk.split, chunk.entry, chunk.turns)
         inputs[chunk.input_index, chunk.file_index] = InputFile(chunk.uri, chunk.source, chunk.size, digest, read)
     return [inputs[place] for place in sorted(inputs)]

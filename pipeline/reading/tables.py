@@ -1,4 +1,4 @@
-"""Rows of files that hold columns: Parquet, Arrow, and datasets saved by `datasets` or from the hub."""
+"""Rows of files that hold columns: Parquet, Arrow, Lance, and datasets saved by `datasets` or from the hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from operators.error_text import one_line
 from operators.rejections import Rejection
-from pipeline.reading.chunks import Chunk, open_dataset
+from pipeline.reading.chunks import Chunk, open_dataset, open_lance_chunk
 from pipeline.reading.first_bytes import HEAD_BYTES, refuse_stand_in, require_stream_end
 from pipeline.reading.rows import NOTHING, RawRow, Unread, row_of
 from pipeline.storage.whole_file import open_whole
@@ -81,6 +81,21 @@ def dataset(chunk: Chunk) -> Iterator[Unread]:
     for batch in table.iter(batch_size=TAKEN_AT_ONCE):
         yield from _rows_of(row, batch)
         row += batch.num_rows
+
+
+def lance(chunk: Chunk) -> Iterator[Unread]:
+    """The rows of a chunk's range of a Lance dataset, in its order; rows that it has deleted are none and have no number."""
+    opened = open_lance_chunk(chunk)
+    require_names(opened.schema)
+    row = chunk.start + 1
+    batches = opened.to_batches(
+        offset=chunk.start, limit=chunk.stop - chunk.start, batch_size=DECODED_AT_ONCE, scan_in_order=True
+    )
+    for batch in batches:
+        yield from _rows_of(row, batch)
+        row += batch.num_rows
+    if row != chunk.stop + 1:
+        raise OSError(f"row {row:,} and those after it are missing")
 
 
 def _rows_of(row: int, batch: pa.RecordBatch | pa.Table) -> Iterator[Unread]:

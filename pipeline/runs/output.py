@@ -16,6 +16,7 @@ from pipeline.config import Input
 from pipeline.engine.job import everywhere
 from pipeline.engine.session import is_local, session
 from pipeline.errors import BadRequest
+from pipeline.reading.listing import place_of
 from pipeline.runs.open_run import RUNS
 from pipeline.runs.workspace import WORK
 from pipeline.storage import computed, files, urls
@@ -86,12 +87,13 @@ def require_apart(output: str, inputs: Sequence[Input]) -> None:
     for index, asked in enumerate(inputs):
         if asked.path.startswith("hf://"):
             continue
-        if _holds(asked.path, output):
+        place = place_of(asked.path)
+        if _holds(place, output):
             raise BadRequest(
                 f"output: {output!r} lies in input.{index}.path: {asked.path!r}, and later runs would read what this one "
                 "writes; accepted: a folder beside the input"
             )
-        folder = next((folder for folder in written if _holds(folder, asked.path)), None)
+        folder = next((folder for folder in written if _holds(folder, place)), None)
         if folder is not None:
             raise BadRequest(
                 f"input.{index}.path: {asked.path!r} lies in {folder!r}, where this output's runs keep what they write; "

@@ -125,6 +125,8 @@ def test_a_value_that_is_no_yaml_is_refused(capsys, monkeypatch):
         ["demo", "--output", "/shared/demo", "--set", "output=demo"],
         ["run", "config.yaml", "--set", "output=s3://key:secret@bucket/out"],
         ["run", "config.yaml", "--set", "input.0.path=s3://key:secret@bucket/rows.jsonl"],
+        ["run", "config.yaml", "--set", "input.0.path=iceberg://rows"],
+        ["run", "config.yaml", "--set", "input.0.path=iceberg://s3://key:secret@bucket/rows"],
         ["run", "config.yaml", "--set", "alternatives.pool=s3://key:secret@bucket/pool.txt"],
         ["run", "config.yaml", "--set", "embedder.model=https://key:secret@host/model"],
         ["run", "config.yaml", "--set", "output=s3://bucket/out?access_key=secret"],

@@ -54,11 +54,3 @@ def test_a_delta_table_without_the_library_is_not_read_as_its_files(tmp_path, mo
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(BadRequest, match=r"a Delta table, and deltalake is not installed: pip install .*\[delta\]"):
         plan({"path": str(tmp_path)})
-
-
-def test_an_iceberg_table_is_not_read_as_its_files(tmp_path):
-    (tmp_path / "metadata").mkdir()
-    (tmp_path / "metadata" / "v1.metadata.json").write_text("{}")
-    pq.write_table(table("gone"), tmp_path / "a.parquet")
-    with pytest.raises(BadRequest, match="belongs to an Iceberg table"):
-        plan({"path": str(tmp_path)})

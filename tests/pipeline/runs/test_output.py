@@ -16,7 +16,7 @@ def test_an_output_in_an_input_is_refused_and_an_input_in_what_runs_write(tmp_pa
     data = tmp_path / "data"
     data.mkdir()
     (tmp_path / "link").symlink_to(data)
-    for path in (data, tmp_path, tmp_path / "link", f"{data}/"):
+    for path in (data, tmp_path, tmp_path / "link", f"{data}/", f"lance://{data}", f"iceberg://{data}"):
         with pytest.raises(
             BadRequest, match=r"output: .* lies in input\.0\.path: .*; accepted: a folder beside the input"
         ):
