@@ -15,6 +15,7 @@ from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
 from pipeline.reading.data_folders import DATASET_INFO, DataEntry, entries_of, entry_of
+from pipeline.reading.delta import Value, values_of_partitions
 from pipeline.reading.file_kinds import kind_of, stem_of
 from pipeline.reading.first_bytes import HEAD_BYTES, is_plain, refuse_stand_in, require_stream_end
 from pipeline.reading.lance_data import open_lance
@@ -47,6 +48,7 @@ class Chunk:
     stop: int = -1  # -1: to the end
     first_line: int = 1
     entry: DataEntry | None = None  # what a dataset_info.json beside the file says of its rows
+    partition: dict[str, Value] | None = None  # columns of a table that its file lacks, with their one value in it
 
 
 def plan(config: Config) -> list[Chunk]:
@@ -75,6 +77,9 @@ def _files(index: int, asked: Input) -> list[Chunk]:
             and any(name_of(uri) == DATASET_INFO for uri, *_ in listed)
         ):
             listed, entries = entries_of(listed)
+        partition_by_file = values_of_partitions(asked.path) if table == "delta" else {}
+        if partition_by_file and not partition_by_file.keys() >= {uri for uri, *_ in listed}:
+            raise ValueError("it has changed while its files were listed; run again when nothing writes to it")
         entry_by_file = {} if columns else {uri: entry_of(uri, entries) for uri, *_ in listed}
     except FileNotFoundError as error:
         missing = str(error.filename or error.args[0])
@@ -104,7 +109,7 @@ def _files(index: int, asked: Input) -> list[Chunk]:
             revision=revision,
             version=version,
         )
-        files.append(replace(file, entry=entry_by_file.get(uri)))
+        files.append(replace(file, entry=entry_by_file.get(uri), partition=partition_by_file.get(uri)))
     return files
 
 

@@ -48,10 +48,7 @@ def files_of_table(path: str) -> list[str]:
         raise
     except Exception as error:  # of a stranger's files; pyiceberg's errors have no base of their own
         raise ValueError(f"it cannot be read as an Iceberg table: {metadata_file}: {first_line(error)}") from error
-    if not entries:
-        raise ValueError(f"it is an Iceberg table without rows: {metadata_file} has no file of data")
-    files = [_checked(table, entry.data_file) for entry in entries]
-    return sorted(files)
+    return sorted(_checked(table, entry.data_file) for entry in entries)
 
 
 def current_metadata(path: str) -> str:

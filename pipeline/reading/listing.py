@@ -96,6 +96,8 @@ def _of_table(path: str, table: str | None) -> list[tuple[str, int, str]]:
     for uri in (delta if table == "delta" else iceberg).files_of_table(path):
         filesystem, inner = open_filesystem(uri)
         files.append((uri, filesystem.get_file_info(inner).size, version_of(uri)))
+    if not files:
+        raise ValueError("it is a table without rows")
     return files
 
 

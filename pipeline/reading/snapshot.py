@@ -17,6 +17,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
 from pipeline.reading.chunks import FOLDERS, Chunk, require_unchanged
 from pipeline.reading.data_folders import DataEntry
+from pipeline.reading.delta import Value
 from pipeline.storage.files import DIGEST_BYTES, digest_of, list_files
 from pipeline.storage.records import record_table, records_of
 from pipeline.storage.urls import is_url
@@ -46,6 +47,7 @@ class HowRead:
     split: str
     entry: DataEntry | None = None
     turns: str = "last"
+    partition: dict[str, Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def join_pieces(chunks: list[Chunk], pieces: list[DigestedPiece]) -> list[InputF
     for chunk in chunks:
         content = json.dumps(by_input.get(chunk.uri, []))
         digest = chunk.revision if chunk.kind == "hub" and chunk.revision else digest_of(content.encode())
-        read = HowRead(chunk.kind, chunk.columns, chunk.split, chunk.entry, chunk.turns)
+        read = HowRead(chunk.kind, chunk.columns, chunk.split, chunk.entry, chunk.turns, chunk.partition)
         inputs[chunk.input_index, chunk.file_index] = InputFile(chunk.uri, chunk.source, chunk.size, digest, read)
     return [inputs[place] for place in sorted(inputs)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from operators.error_text import one_line
 from operators.rejections import Rejection
 from pipeline.reading.chunks import Chunk, open_dataset, open_lance_chunk
+from pipeline.reading.delta import Value
 from pipeline.reading.first_bytes import HEAD_BYTES, refuse_stand_in, require_stream_end
 from pipeline.reading.rows import NOTHING, RawRow, Unread, row_of
 from pipeline.storage.whole_file import open_whole
@@ -31,8 +32,16 @@ def parquet(chunk: Chunk) -> Iterator[Unread]:
         require_names(file.schema_arrow)
         row = 1 + sum(file.metadata.row_group(group).num_rows for group in range(chunk.start))
         for batch in file.iter_batches(batch_size=DECODED_AT_ONCE, row_groups=range(chunk.start, chunk.stop)):
-            yield from _rows_of(row, batch)
+            yield from _rows_of(row, _with_partition(batch, chunk.partition or {}))
             row += batch.num_rows
+
+
+def _with_partition(batch: pa.RecordBatch, values: Mapping[str, Value]) -> pa.RecordBatch:
+    """A batch with the columns that a table keeps in its log: what a file has under such a name does not count."""
+    batch = batch.drop_columns([name for name in values if name in batch.schema.names])
+    for name, value in values.items():
+        batch = batch.append_column(name, pa.array([value] * batch.num_rows))
+    return batch
 
 
 def require_names(schema: pa.Schema) -> None:

@@ -156,7 +156,7 @@ def test_a_file_that_is_gone_is_named(catalog):
 
 def test_a_table_without_rows_is_named(catalog):
     table = catalog.create_table("n.t", schema=rows("a").schema)
-    refused(folder_of(table), "an Iceberg table without rows")
+    refused(folder_of(table), "it is a table without rows")
 
 
 def add_deletes(table, kind):
