@@ -90,7 +90,7 @@ def _after_interrupt(arguments: argparse.Namespace) -> str:
         return _AFTER_INTERRUPT[arguments.name]
     if Interruption.published:
         return f"{Interruption.published} was published before; what is left to tidy up waits for the next run."
-    return f"nothing was published. The same command{_without_fresh(arguments)} goes on from here."
+    return f"nothing was published. The same command{_without_fresh(arguments)} uses what is stored."
 
 
 def _without_fresh(arguments: argparse.Namespace) -> str:

@@ -95,6 +95,17 @@ class Select(Section):
             raise ValueError("must be 0 (the plain ranking), from 1e-6 on, or infinite (a random draw)")
         return value
 
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _named_budget(cls, value: Any) -> Any:
+        numbers = isinstance(value, dict) and all(isinstance(asked, (int, float)) for asked in value.values())
+        if not numbers:
+            raise ValueError(
+                "accepted: a number with its unit, such as {token_fraction: 0.05}, {tokens: 20000}, {examples: 500} or "
+                "{example_fraction: 0.1}"
+            )
+        return value
+
     @field_validator("budget")
     @classmethod
     def _one_budget(cls, value: Mapping[str, float]) -> dict[str, float]:

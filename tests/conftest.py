@@ -29,29 +29,16 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow.fs as pafs
 import pytest
-import shared_workers
-import torch
 from hypothesis import settings
-from moto.server import ThreadedMotoServer
 from simulated_death import Died
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from pipeline.engine import job
-from pipeline.retrieval import embeddings, generate
-from pipeline.scoring import rounds
-from pipeline.storage import files
+# Heavy libraries are imported where they are used: the process that hands tests out to others needs none of them.
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
 
 # A suite that is started in the background inherits that these are ignored; what it starts must not.
 for _number, _action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -72,6 +59,9 @@ needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the fo
 
 def byte_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
     """A token per byte; with or without a BOS that the tokenizer's own rule adds."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     special = ["<eos>", "<bos>"] if bos else ["<eos>"]
     vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -87,6 +77,16 @@ def byte_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
 
 def random_model(family: str) -> torch.nn.Module:
     """A random two-layer model with weights large enough that its distributions are far from flat."""
+    import torch
+    from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
     torch.manual_seed(7)
     shape = {
         "vocab_size": 260,
@@ -148,6 +148,9 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def object_store():
     """An S3 server on the loopback with a bucket `bucket`; the environment names it, also for workers that start later."""
+    import pyarrow.fs as pafs
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     url = "http://{}:{}".format(*server.get_host_and_port())
@@ -163,6 +166,7 @@ def object_store():
 def ray_session(object_store):
     """The suite's one Ray session. Four slots: shuffles need free ones beside the actors."""
     import ray
+    import shared_workers
 
     from pipeline.engine.session import session
 
@@ -178,7 +182,7 @@ def ray_session(object_store):
         # Workers that wait are kept: one that has imported torch is most of what a small run costs.
         _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000},
     )
-    with session(None), _in_actors(shared_workers.in_tasks, embeddings, generate, rounds):
+    with session(None), _in_actors(shared_workers.in_tasks, *_with_actors()):
         yield
     ray.shutdown()
 
@@ -192,13 +196,18 @@ def own_ray():
 @pytest.fixture
 def actors(ray_session):
     """Runs have actors of their own, as outside of tests."""
-    with _in_actors(job.in_actors, embeddings, generate, rounds):
+    from pipeline.engine import job
+
+    with _in_actors(job.in_actors, *_with_actors()):
         yield
 
 
 @pytest.fixture
 def scorer_actors(ray_session):
     """Runs have actors of their own that score, as outside of tests."""
+    from pipeline.engine import job
+    from pipeline.scoring import rounds
+
     with _in_actors(job.in_actors, rounds):
         yield
 
@@ -206,8 +215,18 @@ def scorer_actors(ray_session):
 @pytest.fixture
 def mortal(monkeypatch):
     """What is marked when Died is raised stays marked, as when a process ends without a word."""
+    from pipeline.storage import files
+
     delete = files.delete
     monkeypatch.setattr(files, "delete", lambda path: None if isinstance(sys.exc_info()[1], Died) else delete(path))
+
+
+def _with_actors():
+    """The stages that have actors."""
+    from pipeline.retrieval import embeddings, generate
+    from pipeline.scoring import rounds
+
+    return embeddings, generate, rounds
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from operators.hashing import DIGEST_BYTES, fold_space
 from operators.model_files import BUT_WEIGHTS, SAFETENSORS, files_digest, files_of, folder_of, looks_local, version_of
 
 LEXICAL = "lexical"
+_OWN_MODULES = "sentence_transformers."  # how the names of its classes begin
 _FEATURES, _DIMENSIONS = 1 << 16, 512
 _PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
 _VERSION = 1  # of what this file does to a text and its vector; stored embeddings of another one are not used
@@ -107,7 +108,10 @@ def _check_weights(model: str, version: str) -> None:
     files = files_of(model, version)
     root = Path(model) if looks_local(model) else folder_of(model, version, BUT_WEIGHTS)
     try:
+        _require_no_code(model, root, files)
         modules = _modules(root, files)
+    except EmbedderProblem:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise EmbedderProblem(
             f"embedder.model: {model!r}: modules.json or a config.json is none ({first_line(error)})"
@@ -122,6 +126,28 @@ def _check_weights(model: str, version: str) -> None:
             raise EmbedderProblem(
                 f"{where}: found {', '.join(sorted(pickled)) or 'no weights'}; accepted: model.safetensors, since pickled "
                 "weights are not loaded; load the model where you trust it and save it again with save_pretrained"
+            )
+
+
+def _require_no_code(model: str, root: Path, files: set[str]) -> None:
+    """Raise EmbedderProblem where a module is made by code that comes with the model: it is never run."""
+    from transformers import CONFIG_MAPPING
+
+    entries = _json(root / "modules.json") if "modules.json" in files else [{"path": "", "type": _OWN_MODULES}]
+    for entry in entries:
+        where = f"embedder.model: {model!r}: " + (f"{entry['path']}: " if entry["path"] else "")
+        needs = None
+        config = root / entry["path"] / "config.json"
+        if not entry["type"].startswith(_OWN_MODULES):
+            needs = f"a module of type {entry['type']!r}"
+        elif entry["type"].endswith((".Transformer", _OWN_MODULES)) and config.is_file():
+            kind = _json(config).get("model_type")
+            if "auto_map" in _json(config) and kind not in CONFIG_MAPPING:
+                needs = f"a model of type {kind!r}, which transformers does not have"
+        if needs:
+            raise EmbedderProblem(
+                f"{where}found {needs}: it needs code that comes with the model, and such code is never run for an embedder; "
+                f"accepted: a model without code of its own, such as sentence-transformers/all-MiniLM-L6-v2, or {LEXICAL!r}"
             )
 
 

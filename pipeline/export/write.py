@@ -32,9 +32,7 @@ def require_free(target: Path) -> None:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise BadRequest(f"{target}: is no folder; accepted: a folder that is empty or does not exist yet")
         if target.exists() and any(target.iterdir()):
-            raise BadRequest(
-                f"{target}: is there already, and not empty; accepted: another folder with --output DIR, or remove this one"
-            )
+            raise BadRequest(f"{target}: is there already, and not empty; accepted: another folder with --output DIR")
         above = next(parent for parent in target.parents if parent.exists())
     except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be read
         raise BadRequest(f"{target}: is no place for a folder: {error}") from error

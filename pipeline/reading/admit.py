@@ -177,7 +177,8 @@ def _rows(chunk: Chunk) -> Iterator[Unread]:
         yield from read_chunk(chunk)
     except (OSError, EOFError, pa.ArrowException) as error:
         require_unchanged(chunk)  # what is written while it is read breaks off too
-        raise UnreadableFile(f"{chunk.uri} cannot be read whole: {first_line(error)}") from error
+        cut = "; did its download or its copy break off?" if "runcated" in str(error) else ""
+        raise UnreadableFile(f"{chunk.uri} cannot be read whole: {first_line(error)}{cut}") from error
 
 
 class UnreadableFile(RuntimeError):

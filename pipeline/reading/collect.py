@@ -22,7 +22,7 @@ from pipeline.storage.records import AdmittedChunk, Part
 
 PART_CHARS = 32_000_000  # a part is written when its text is this long, so memory does not grow with a file
 COLUMNS_KEPT, COLUMN_CHARS = 1000, 200  # names of the rows' own columns that a run remembers, and how long one may be
-SHOWN_REJECTED = 3  # rejected rows named where there are too many
+SHOWN_REJECTED, SHOWN_CHARS = 3, 300  # rejected rows named where there are too many, and how much is shown of why
 
 
 class Parts:
@@ -152,7 +152,8 @@ class ChunkRows:
         self._reasons[rejection.reason] += 1
         detail = _encodable(rejection.detail)
         if len(self._first_rejected) < SHOWN_REJECTED:
-            self._first_rejected.append(f"{self._chunk.uri}:{row.line}: {rejection.reason}, {detail[:100]}")
+            shown = detail if len(detail) <= SHOWN_CHARS else f"{detail[:SHOWN_CHARS]}..."
+            self._first_rejected.append(f"{self._chunk.uri}:{row.line}: {rejection.reason}, {shown}")
         self._parts.add(
             "rejected",
             {

@@ -14,6 +14,7 @@ from typing import Any
 from operators.rejections import PASSING
 from operators.scoring.score_rows import Work
 from pipeline.config import Config
+from pipeline.config_select import Select
 from pipeline.errors import RunFailed
 from pipeline.runs.manifest import AllCounts, Counts, Pairs
 from pipeline.storage.records import AdmittedChunk, Block
@@ -89,6 +90,13 @@ def add_selected(counts: dict[str, Counts], selected: dict[str, int]) -> dict[st
     return {source: replace(rows, selected=selected.get(source, 0)) for source, rows in counts.items()}
 
 
+def order_in_words(config: Mapping[str, Any]) -> str:
+    """How rows were ordered for the selection, by the configuration in a manifest."""
+    select = config["select"]
+    drawn_at = Select.model_construct(**select).drawn_at if "temperature" in select else 0.0  # early releases had none
+    return f"drawn at temperature {drawn_at:g}" if drawn_at else "ranked"
+
+
 def in_all(counts: dict[str, Counts]) -> AllCounts:
     """Sums over sources, and the sources."""
     sums: Counter[str] = Counter()
@@ -117,8 +125,19 @@ def require_few_rejected(counts: dict[str, Counts], limit: float, stage: str, fi
         raise RunFailed(
             stage,
             f"{total.lost:,} of {total.read:,} rows rejected ({by_reason(total)}), more than max_rejected_fraction: {limit:g} "
-            f"allows; if that is as it should be, set it higher{_named(first)}",
+            f"allows; {_remedy(total.rejected)}if the rows are as they should be, set it higher{_named(first)}",
         )
+
+
+_REMEDIES = {
+    "too_long": "`scorer.max_length` and `scorer.too_long: truncate_input` decide what is too long; ",
+    "missing_field": "`columns` of an input says which columns are instruction, input and output; ",
+}
+
+
+def _remedy(rejected: Mapping[str, int]) -> str:
+    """What can be done about the reason that most rows were rejected for."""
+    return _REMEDIES.get(max(rejected, key=lambda reason: rejected[reason], default=""), "")
 
 
 def require_few_rejected_in_files(chunks: list[AdmittedChunk], limit: float) -> None:
@@ -142,8 +161,9 @@ def require_few_rejected_in_files(chunks: list[AdmittedChunk], limit: float) -> 
     more = f"; and {len(over) - SHOWN_FILES:,} more such files" if len(over) > SHOWN_FILES else ""
     raise RunFailed(
         "read",
-        f"{shown}{more}: more than max_rejected_fraction: {limit:g} allows of the rows of one file; if that is as it should "
-        f"be, set it higher, or leave the file out{_named(first[over[0]][:SHOWN_FILES])}",
+        f"{shown}{more}: more than max_rejected_fraction: {limit:g} allows of the rows of one file; "
+        f"{_remedy(rejected[over[0]])}if the rows are as they should be, set it higher, or leave the file out"
+        f"{_named(first[over[0]][:SHOWN_FILES])}",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from pipeline.runs.accounts import by_reason
+from pipeline.runs.accounts import by_reason, order_in_words
 from pipeline.runs.manifest import Manifest
 
 _PAGE = Path(__file__).parent / "card.md.jinja"
@@ -24,13 +24,18 @@ def card(manifest: Manifest) -> str:
     counts, config = manifest.counts, manifest.config
     accounts = [*list(counts.sources.items())[:_SOURCES], *([("all", counts)] if len(counts.sources) != 1 else [])]
     # `datasets` fails on a file without rows, which an empty selection is.
-    kinds = ["selected", "scored"] if counts.selected else ["scored"]
+    kinds = [
+        kind
+        for kind, rows in (("selected", counts.selected), ("scored", counts.scored), ("rejected", counts.lost))
+        if rows
+    ]
     front: dict[str, Any] = {
         "configs": [{"config_name": kind, "data_files": f"{kind}/*.parquet"} for kind in kinds],
         "tags": ["task-specificity", "instruction-tuning"],
         "size_categories": [_size(counts.scored)],
     }
-    front["configs"][0]["default"] = True
+    for first in front["configs"][:1]:
+        first["default"] = True
     settings = {key: config[key] for key in ("select", "score") if key in config}
     # What it makes is Markdown; the filter `text` escapes.
     environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
@@ -40,6 +45,7 @@ def card(manifest: Manifest) -> str:
         front=yaml.safe_dump(front, sort_keys=False),
         accounts=[(name, rows, by_reason(rows)) for name, rows in accounts],
         more=max(0, len(counts.sources) - _SOURCES),
+        order=order_in_words(config),
         score=_as_text(config["select"]["score"]),
         quantiles=_quantiles(manifest),
         block=_fenced(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),

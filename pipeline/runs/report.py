@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from pipeline.errors import BadRequest
 from pipeline.runs import open_run
+from pipeline.runs.accounts import order_in_words
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.summary import Summary, summarise
 from pipeline.selection.overlap import Overlap
@@ -24,7 +25,7 @@ def page(manifest: Manifest) -> str:
     counts = manifest.counts
     accounts = [*counts.sources.items(), *([("all", counts)] if len(counts.sources) > 1 else [])]
     template = environment.from_string(_PAGE.read_text(encoding="utf-8"))
-    return template.render(**vars(manifest), accounts=accounts, yaml=text)
+    return template.render(**vars(manifest), how=order_in_words(manifest.config), accounts=accounts, yaml=text)
 
 
 def of_run(run: str) -> Summary:

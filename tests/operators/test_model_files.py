@@ -236,3 +236,28 @@ def test_the_folder_of_an_embedder_is_held_to(tmp_path):
     static(tmp_path, 1)
     with pytest.raises(EmbedderProblem, match="not the one that the run began with"):
         load_embedder(str(tmp_path), 2, version)
+
+
+SENTENCE = "sentence_transformers.models."
+
+
+@pytest.mark.parametrize(
+    ("modules", "config", "words"),
+    [
+        (None, {"model_type": "own_bert", "auto_map": {"AutoModel": "own.Own"}}, "a model of type 'own_bert'"),
+        (f"{SENTENCE}Transformer", {"model_type": "own_bert", "auto_map": {}}, "a model of type 'own_bert'"),
+        ("custom_st.Transformer", {"model_type": "bert"}, "a module of type 'custom_st.Transformer'"),
+        (f"{SENTENCE}Transformer", {"model_type": "bert", "auto_map": {"AutoModel": "own.Own"}}, None),
+        (f"{SENTENCE}Transformer", {"model_type": "own_bert"}, None),
+    ],
+)
+def test_an_embedder_that_needs_code_of_its_own_is_refused_before_it_is_loaded(tmp_path, modules, config, words):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    if modules:
+        (tmp_path / "modules.json").write_text(json.dumps([{"path": "", "type": modules}]))
+    if words is None:  # what transformers has, or what it says itself when it loads
+        resolve_embedder(str(tmp_path))
+        return
+    with pytest.raises(EmbedderProblem, match=f"found {words}.*code is never run for an embedder; accepted: "):
+        resolve_embedder(str(tmp_path))

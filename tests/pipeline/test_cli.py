@@ -125,7 +125,7 @@ def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, own_ray, sign
     run.send_signal(signal_)
     _, shown = run.communicate(timeout=120)
     assert run.returncode == 130 and shown.splitlines()[-1] == (
-        "tss: interrupted; nothing was published. The same command goes on from here."
+        "tss: interrupted; nothing was published. The same command uses what is stored."
     )
     assert not (request_folder / "out").exists()
 

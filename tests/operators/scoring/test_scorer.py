@@ -37,6 +37,7 @@ def test_equals_the_twin(model, bos, template):
         assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
 
 
+@pytest.mark.ray  # slow
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12),
     batch_tokens=st.integers(1, 2000),
@@ -51,6 +52,7 @@ def test_any_lengths_in_any_batch(lengths, batch_tokens):
     assert np.abs(means(got, targets) - means(expected, targets)).max() <= 1e-4
 
 
+@pytest.mark.ray  # slow
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=12),
     batch_tokens=st.integers(1, 300),

@@ -52,6 +52,7 @@ def test_an_embedder_that_fails_on_everything_blames_no_instruction(tmp_path):
     assert embedder.calls == 2
 
 
+@pytest.mark.ray  # slow
 def test_an_instruction_that_ends_the_process_is_named_after_a_bounded_number_of_deaths(mortal, tmp_path):
     texts = [*TEXTS[:7], "POISON", *TEXTS[7:]]
     ends = []
@@ -72,6 +73,7 @@ def test_no_text_has_no_embedding(tmp_path):
     assert load_array(f"{index}/embeddings.arrow").shape == (0, 0)
 
 
+@pytest.mark.ray  # slow
 def test_a_death_that_passes_changes_no_embedding(mortal, tmp_path):
     for _ in range(4):  # then the range is in halves
         with pytest.raises(Died):

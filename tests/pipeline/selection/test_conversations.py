@@ -93,6 +93,7 @@ def fast(tmp_path_factory):
     return select
 
 
+@pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 5), st.integers(0, 9), st.integers(1, 150), st.sampled_from(["mean", "min"]))
 def test_equals_the_walk_over_conversations(fast, drawn, blocks, seed, budget, how):
     rows = rows_of(drawn)
@@ -103,6 +104,7 @@ def test_equals_the_walk_over_conversations(fast, drawn, blocks, seed, budget, h
     assert chosen.used == sum(row["n_prompt_tokens"] + 1 for row in taken) <= budget
 
 
+@pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(1, 150), st.integers(1, 3))
 def test_filter_cap_and_budget_are_of_conversations(fast, drawn, blocks, budget, n):
     rows = rows_of(drawn)
@@ -112,6 +114,7 @@ def test_filter_cap_and_budget_are_of_conversations(fast, drawn, blocks, budget,
     assert [row["id"] for row in selected(chosen)] == slow_select(passing, budget, most=("instruction", n))
 
 
+@pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(2, 60))
 def test_a_quota_splits_the_budget_by_the_first_turns(fast, drawn, blocks, budget):
     rows = rows_of(drawn)
@@ -126,6 +129,7 @@ def test_a_quota_splits_the_budget_by_the_first_turns(fast, drawn, blocks, budge
     assert {row["id"] for row in selected(chosen)} == expected
 
 
+@pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(1, 20), st.sampled_from([0.5, "infinite"]))
 def test_a_draw_is_of_conversations(fast, drawn, blocks, budget, temperature):
     rows = rows_of(drawn)
@@ -148,6 +152,7 @@ def test_a_draw_is_of_conversations(fast, drawn, blocks, budget, temperature):
 
 
 @hypothesis.settings(max_examples=25)
+@pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(1, 100))
 def test_every_score_is_compared_over_conversations(fast, drawn, blocks, budget):
     rows = rows_of(drawn)
