@@ -66,7 +66,7 @@ def _gathered(workspace: Workspace) -> Manifest:
     }
     return Manifest(
         run=workspace.run_id,
-        config={"select": {}},
+        config={"select": {"score": "tss_pp"}},
         versions={},
         scorer=ScorerName("m", "f", "float32", "", ""),
         counts=AllCounts(),
