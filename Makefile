@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY = $(VENV)/.ready
-# Two processes, each with a Ray of its own; the tests of a file stay together, as they share what it has made.
-TOGETHER = --numprocesses 2 --dist loadfile
+# Two processes, each with a Ray of its own; the tests of a file stay together, as they share what it has made. Files in the
+# order of tests/conftest.py: by size, the longest one, which is a single test, would come last and run alone.
+TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test unit check clean
 
