@@ -160,6 +160,7 @@ def _initialised(otherwise: str, **settings: Any) -> Iterator[None]:
     except Exception as error:  # Ray raises plain ones where its processes do not come up
         raise RunFailed("start", f"{otherwise}: {first_line(error)}") from error
     try:
+        Interruption.require_going()  # a signal that came within a callback of Ray, which swallows it
         yield
     finally:
         ray.shutdown()
@@ -181,11 +182,16 @@ def without_native_log() -> Iterator[None]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Give signals back to the handlers that they had: Ray takes SIGTERM while it starts."""
+    """Let signals have the handlers that they had: Ray would take SIGTERM while it starts, and nobody would count it."""
+    from ray._private import utils
+
     handlers = keep_handlers()
+    take = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
+        utils.set_sigterm_handler = take
         if threading.current_thread() is threading.main_thread():
             restore_handlers(handlers)
 

@@ -123,6 +123,38 @@ sys.exit(main(["demo", "--rows", "20", "--output", sys.argv[1]]))
 """
 
 
+SWALLOWED = """
+import os, signal, sys
+import ray
+from ray._private import utils
+from pipeline.cli import main
+
+def init(**settings):
+    utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        print("swallowed", flush=True)  # as a callback does
+
+ray.init = init
+sys.exit(main(["demo", "--rows", "20", "--output", sys.argv[1]]))
+"""
+
+
+def test_a_signal_that_ray_swallows_while_it_starts_is_obeyed(own_ray, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, str(tmp_path / "out")],
+        cwd=ROOT,
+        env=own_ray,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.stdout == "swallowed\n" and ended.returncode == 130, ended.stderr
+    assert "interrupted; nothing was published" in ended.stderr
+
+
 def test_a_signal_while_ray_starts_is_one_as_well(own_ray, tmp_path):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", STARTING, str(tmp_path / "out")]
