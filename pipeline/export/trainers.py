@@ -12,19 +12,10 @@ from typing import Any
 import yaml
 
 from pipeline.export.shape import COLUMNS, TURN_COLUMNS, Shape
+from pipeline.reading.data_folders import TAGS
 
 INFO, AXOLOTL, TRL, README = "dataset_info.json", "axolotl.yaml", "trl_sft.py", "README.md"
 _PREFIX = "tss"
-# LLaMA-Factory's `openai` formatting writes "detailed thinking off" into system turns; `sharegpt` with these tags does not.
-_ROLE_CONTENT_TAGS = {
-    "role_tag": "role",
-    "content_tag": "content",
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "observation_tag": "tool",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,8 @@ def _dataset_info(files: Files) -> str | None:
         columns = {"messages": column, **({"tools": "tools"} if files.shape.tools and to == "sharegpt" else {})}
         entry: dict[str, Any] = {"formatting": "sharegpt", "columns": columns}
         if to == "messages":
-            entry["tags"] = _ROLE_CONTENT_TAGS
+            # The formatting `openai` writes "detailed thinking off" into system turns; `sharegpt` with its tags does not.
+            entry["tags"] = TAGS["openai"]
     elif to == "alpaca":
         entry = {"formatting": "alpaca", "columns": {"prompt": "instruction", "query": "input", "response": "output"}}
     else:

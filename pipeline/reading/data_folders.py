@@ -29,7 +29,8 @@ _ROLES = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
-_TAGS = {
+# What turns are called in each formatting, unless its `tags` say otherwise.
+TAGS = {
     "sharegpt": {
         "role_tag": "from",
         "content_tag": "value",
@@ -107,7 +108,7 @@ def _entry(uri: str, name: str, entry: dict[str, Any], others: list[str]) -> Dat
     if not isinstance(place, str) or not any(other == path or other.startswith(f"{path}/") for other in others):
         raise refuse("file_name", f"{place!r} is no file of a known kind in this folder")
     formatting = entry.get("formatting") or "alpaca"
-    if formatting not in ("alpaca", *_TAGS):
+    if formatting not in ("alpaca", *TAGS):
         raise refuse("formatting", f"found {formatting!r}; accepted: alpaca, sharegpt, openai")
     columns, tags = ({**_texts(entry.get(key), lambda why, key=key: refuse(key, why))} for key in ("columns", "tags"))
     if formatting == "alpaca":
@@ -144,14 +145,14 @@ def _alpaca(path: str, columns: dict[str, str], tags: dict[str, str], ranking: b
 def _conversations(path: str, formatting: str, columns: dict[str, str], tags: dict[str, str], refuse: Any) -> DataEntry:
     columns = columns or {"messages": _COLUMN[formatting]}
     unknown = next((f"columns.{key}" for key in columns if key not in _TURNS), None)
-    unknown = unknown or next((f"tags.{key}" for key in tags if key not in _TAGS[formatting]), None)
+    unknown = unknown or next((f"tags.{key}" for key in tags if key not in TAGS[formatting]), None)
     if unknown is not None:
         raise refuse(
-            unknown, f"cannot be honoured; accepted: columns {', '.join(_TURNS)}, tags {', '.join(_TAGS[formatting])}"
+            unknown, f"cannot be honoured; accepted: columns {', '.join(_TURNS)}, tags {', '.join(TAGS[formatting])}"
         )
     if "messages" not in columns:
         raise refuse("columns", "no messages, which each row has to have")
-    tags = {**_TAGS[formatting], **tags}
+    tags = {**TAGS[formatting], **tags}
     return DataEntry(
         path,
         {column: _TURNS[key] for key, column in columns.items()},
@@ -174,7 +175,7 @@ def entry_of(uri: str, entries: Sequence[DataEntry]) -> DataEntry | None:
 def _is_plain(entry: DataEntry) -> bool:
     if not entry.roles:
         return all(column == name for column, name in entry.columns.items())
-    native = [(_COLUMN[form], _TAGS[form]) for form in _TAGS]
+    native = [(_COLUMN[form], TAGS[form]) for form in TAGS]
     return any(
         entry.columns == {column: "messages"}
         and entry.keys == {tags["role_tag"]: "role", tags["content_tag"]: "content"}

@@ -8,6 +8,7 @@ there.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _ANSWER_WITHIN = "30s"
-_TRY_FOR_SECONDS = 60
+_TRY_FOR = datetime.timedelta(seconds=60)
 
 
 class NotConditional(Exception):
@@ -103,7 +104,7 @@ def _store(url: str) -> Iterator[tuple[ObjectStore, str]]:
 
 def _options(url: str, scheme: str) -> dict[str, Any]:
     client: dict[str, Any] = {"timeout": _ANSWER_WITHIN, "connect_timeout": _ANSWER_WITHIN}
-    options: dict[str, Any] = {"client_options": client, "retry_config": {"retry_timeout": _seconds()}}
+    options: dict[str, Any] = {"client_options": client, "retry_config": {"retry_timeout": _TRY_FOR}}
     if scheme == "s3":
         options["region"] = open_filesystem(url)[0].region
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -111,12 +112,6 @@ def _options(url: str, scheme: str) -> dict[str, Any]:
             options["endpoint"] = endpoint
             client["allow_http"] = endpoint.startswith("http://")
     return options
-
-
-def _seconds() -> Any:
-    import datetime
-
-    return datetime.timedelta(seconds=_TRY_FOR_SECONDS)
 
 
 def _reason(error: Exception) -> str:
