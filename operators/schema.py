@@ -51,15 +51,30 @@ REJECTED = pa.schema(
     ]
 )
 
-# One row per distinct instruction, per part and then of the whole run. `tokens` is the cost of its rows.
+# One row per distinct instruction, per part, and then of the whole run in shards. `size` is its bytes, `wording` a code that
+# instructions share which differ in case and punctuation alone, `tokens` the cost of its rows.
 INSTRUCTIONS = pa.schema(
     [
         pa.field("key", pa.binary(16)),
         pa.field("text", pa.string()),
+        pa.field("size", pa.int64()),
+        pa.field("wording", pa.int64()),
         pa.field("in_pool", pa.bool_()),
         pa.field("tokens", pa.int64()),
-        # Every (has input, task) under which rows use this instruction; each is a query of its own.
-        pa.field("uses", pa.list_(pa.struct([pa.field("has_input", pa.bool_()), pa.field("task", pa.string())]))),
+        # Every (has input, task) under which rows use this instruction; each is a query of its own. `room`: the tokens that the
+        # longest of these rows leaves free in a sequence.
+        pa.field(
+            "uses",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("has_input", pa.bool_()),
+                        pa.field("task", pa.string()),
+                        pa.field("room", pa.int64()),
+                    ]
+                )
+            ),
+        ),
     ]
 )
 
@@ -80,15 +95,29 @@ WRITTEN = pa.schema([pa.field("key", pa.binary(16)), pa.field("instructions", pa
 RETRIEVED, WRITTEN_ANEW = "retrieved", "generated"
 
 # One row per query (distinct instruction, has input, task): candidate rows of the pool, best first.
-NEIGHBOURS = pa.schema(
+_QUERY = [pa.field("instruction_row", pa.int64()), pa.field("has_input", pa.bool_()), pa.field("task", pa.string())]
+_RANKED = [
+    pa.field("similarities", pa.list_(pa.float32())),
+    pa.field("complete", pa.bool_()),
+    pa.field("paraphrases_skipped", pa.int32()),
+]
+NEIGHBOURS = pa.schema([*_QUERY, pa.field("candidates", pa.list_(pa.int64())), *_RANKED])
+
+# What retrieval knows of each query: beside its candidates, the cluster of its instruction, and where on the axis of costs the
+# rows of the instruction begin and end.
+QUERIES = pa.schema(
+    [*NEIGHBOURS, pa.field("cluster", pa.int32()), pa.field("first", pa.int64()), pa.field("last", pa.int64())]
+)
+
+# What encoding needs to know of the queries of one block: the texts of their candidates. `embedding`: of the instruction, where
+# instructions are written for inputs, else null.
+OFFERS = pa.schema(
     [
-        pa.field("instruction_row", pa.int64()),
-        pa.field("has_input", pa.bool_()),
-        pa.field("task", pa.string()),
-        pa.field("candidates", pa.list_(pa.int64())),
-        pa.field("similarities", pa.list_(pa.float32())),
-        pa.field("complete", pa.bool_()),
-        pa.field("paraphrases_skipped", pa.int32()),
+        *_QUERY,
+        pa.field("candidates", pa.list_(pa.string())),
+        *_RANKED,
+        pa.field("cluster", pa.int32()),
+        pa.field("embedding", pa.list_(pa.float32())),
     ]
 )
 
@@ -98,7 +127,7 @@ PLACED = pa.schema(
         *ADMITTED,
         pa.field("duplicate", pa.bool_()),
         pa.field("place", pa.int64()),
-        pa.field("query_row", pa.int64()),
+        pa.field("instruction_row", pa.int64()),
     ]
 )
 

@@ -115,6 +115,9 @@ class Alternatives(Section):
     pool: str | None = None
     same_task: Literal["exclude", "allow"] = "exclude"
     clusters: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
+    exact_below: int = Field(100_000, ge=0, le=2**40)  # distinct instructions that are searched without an index
+    probes: int = Field(16, ge=1, le=1_000_000)  # lists of the index that a query looks into at first
+    min_recall: float = Field(0.95, ge=0, le=1)  # of the index; where it is below, more lists are looked into
     generator: Generator = Generator()
 
     @model_validator(mode="after")

@@ -19,7 +19,9 @@ from pipeline.retrieval.embeddings import embed_instructions
 from pipeline.retrieval.generate import generate_instructions
 from pipeline.retrieval.instructions import collect_instructions
 from pipeline.retrieval.neighbours import find_neighbours
+from pipeline.retrieval.offers import offer
 from pipeline.retrieval.place import place
+from pipeline.retrieval.shards import Shards, generated_index
 from pipeline.runs import accounts, open_run
 from pipeline.runs.output import check_output, working_on
 from pipeline.runs.short_rows import account_of
@@ -97,17 +99,19 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     preflight.require_columns(config, columns)
     preflight.require_numbers(config, columns, {name for chunk in chunks for name in chunk.numbers})
 
-    table = collect_instructions(job, admitted, request.pool_texts)
+    table = collect_instructions(job, admitted, request.pool_texts, checked.encoder["max_length"])
     embeddings = computed.embedder_folder(workspace.output, checked.embedder)
-    embed_instructions(job, embeddings, checked.embedder_version)
-    find_neighbours(job, table)
+    embed_instructions(job, table.shards, embeddings, checked.embedder_version)
+    retrieval = find_neighbours(job, table)
     written = None
     if request.generating is not None:
         written = generate_instructions(job, admitted, request.generator_folder(), request.generating.actor)
-        embed_instructions(job, embeddings, checked.embedder_version, generated=True)
+        shards = Shards(generated_index(job.index), [written.distinct])
+        embed_instructions(job, shards, embeddings, checked.embedder_version, generated=True)
     folder = computed.scorer_folder(workspace.output, request.scorer.fingerprint)
     computed.describe(folder, request.scorer.model, request.scorer.dtype, request.scorer.template_hash)
-    blocks = recall_pairs(job, place(job, admitted, table.tokens), folder)
+    placed = place(job, admitted, table)
+    blocks = recall_pairs(job, placed, offer(job, placed, table.shards), folder)
     scorer = Scorer(checked.encoder, checked.model(request.dtype), folder)
     if config.select.mode == "bounded":
         blocks = score_bounded(job, blocks, sum(part.rows for part in admitted), scorer)
@@ -121,5 +125,5 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     ]
     scored = scored_parts(blocks)
     alternatives = account_of(job, written, scored) if written else None
-    manifest = request.manifest(workspace, columns, table, counts, accounts.work_of(blocks), alternatives)
+    manifest = request.manifest(workspace, columns, table, retrieval, counts, accounts.work_of(blocks), alternatives)
     return finish(job, workspace, Outcome(scored, rejected, manifest), since)

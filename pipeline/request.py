@@ -19,13 +19,14 @@ from pipeline.preflight import Checked, check_models, check_quota, read_template
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
+from pipeline.retrieval.instructions import InstructionTable
 from pipeline.runs import accounts
 from pipeline.runs.manifest import AlternativesAccount, Counts, GeneratorName, Manifest, ScorerName, Tokens
 from pipeline.runs.output import check_output, require_apart, working_on
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
-from pipeline.storage.records import InstructionTable
+from pipeline.storage.records import Retrieval
 
 # Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
 # what an earlier release began or published is then made again, from the likelihoods that are stored.
@@ -97,6 +98,7 @@ class Request:
         workspace: Workspace,
         columns: list[str],
         table: InstructionTable,
+        retrieval: Retrieval,
         counts: dict[str, Counts],
         work: Work,
         alternatives: AlternativesAccount | None,
@@ -111,8 +113,9 @@ class Request:
             pairs=accounts.pairs_of(work, workspace.resumed),
             files={},
             columns=columns,
-            instructions=table.instructions,
+            instructions=table.shards.rows,
             pool=table.pool,
+            retrieval=retrieval,
             base=accounts.base_of(self.config),
             tokens=Tokens(work.tokens, work.forwarded_tokens),
             inputs=self.inputs,

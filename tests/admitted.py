@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from operators.hashing import content_hash
-from operators.retrieval.alternatives import instruction_key
+from operators.retrieval.instruction_table import instruction_key
 
 
 def rows_of(texts):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 from pipeline.scoring import score_block
 
 
@@ -44,6 +44,6 @@ def held_back(parts: int, go: Path) -> type:
 
 
 if __name__ == "__main__":
-    place.BLOCK_TOKENS = int(sys.argv[1])  # only drivers ask for it
+    blocks.BLOCK_TOKENS = int(sys.argv[1])  # only drivers ask for it
     score_block.ScoreBlock = held_back(int(sys.argv[2]), Path(sys.argv[3]))
     raise SystemExit(cli.main(sys.argv[4:]))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.hashing import content_hash, fold_wording
-from operators.retrieval.neighbours import exact_similarities
+from operators.retrieval.nearest import exact_similarities
 
 
 def input_key(input: str) -> bytes:
@@ -43,7 +43,7 @@ class Generated:
         others = [row for row in rows if fold_wording(self._texts[row]) != wording]  # rule 1
         if not others:
             return [], 0
-        similar = exact_similarities(embedding_D, self._embeddings, np.array(others, dtype=np.int64)).tolist()
+        similar = exact_similarities(embedding_D, self._embeddings[others]).tolist()
         offers = [
             Offer(self._texts[row], similarity)
             for row, similarity in zip(others, similar, strict=True)

@@ -7,6 +7,7 @@ together is computed once, so the fewer different prompts a block has, the bette
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 
 import numpy as np
 
@@ -34,20 +35,22 @@ def neighbourhood_order(embeddings_PD: np.ndarray) -> np.ndarray:
     return np.concatenate(ordered) if ordered else np.zeros(0, dtype=np.int64)
 
 
-def shared_order(base_P: np.ndarray, prompts: list[np.ndarray], costs_P: np.ndarray, width: int) -> np.ndarray:
+def shared_order(
+    base_P: np.ndarray, prompts: list[np.ndarray], costs_P: np.ndarray, width: int, begin: int = 0
+) -> np.ndarray:
     """Int64 [P]: a permutation of instructions, grown block by block.
 
-    `prompts[i]`: the rows of all prompts that instruction i's rows ask for, without repetition. `costs_P`: tokens of its rows;
-    a block is `width` of them. A block begins with the first instruction in the order `base_P` that has no place yet; the next
-    is always the instruction that has the most prompts in the block already, and of several the one that got them last. About
-    P K log(P K) steps of Python for K prompts an instruction.
+    `prompts[i]`: whole numbers that name all prompts that instruction i's rows ask for, without repetition. `costs_P`: tokens
+    of its rows; a block is `width` of them, and `begin` of the first are spent before. A block begins with the first
+    instruction in the order `base_P` that has no place yet; the next is always the instruction that has the most prompts in the
+    block already, and of several the one that got them last. About P K log(P K) steps of Python for K prompts an instruction.
     """
-    users: list[list[int]] = [[] for _ in prompts]
+    users: dict[int, list[int]] = defaultdict(list)
     for instruction, rows in enumerate(prompts):
         for prompt in rows.tolist():
             users[prompt].append(instruction)
     unplaced = np.ones(len(prompts), dtype=bool)
-    begin, cost, block = 0, 0, 0
+    next_base, cost, block = 0, begin, begin // max(1, width)
     order: list[int] = []
     inside: set[int] = set()
     common: dict[int, int] = {}  # prompts that an instruction left over has in common with the block
@@ -58,8 +61,8 @@ def shared_order(base_P: np.ndarray, prompts: list[np.ndarray], costs_P: np.ndar
             count, _, candidate = heapq.heappop(waiting)
             chosen = candidate if unplaced[candidate] and common[candidate] == -count else -1
         while chosen < 0:
-            chosen = int(base_P[begin]) if unplaced[base_P[begin]] else -1
-            begin += 1
+            chosen = int(base_P[next_base]) if unplaced[base_P[next_base]] else -1
+            next_base += 1
         unplaced[chosen] = False
         order.append(chosen)
         cost += int(costs_P[chosen])

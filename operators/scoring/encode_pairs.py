@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from operators.hashing import fold_wording
 from operators.prompts.tokenise import Encoder, Ids, Problem, Row, TooLong
-from operators.retrieval.alternatives import Pool, Query
 from operators.retrieval.generated import Offer
 from operators.schema import ENCODED, RETRIEVED, WRITTEN_ANEW, from_rows
-
-# Candidates that may be tried for a row, as a multiple of k: where a row is nearly as long as a sequence may be, most of them
-# are too long, and it must not render and tokenise the whole pool.
-TRIES = 16
 
 
 class Alternative(NamedTuple):
@@ -29,27 +24,24 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ranked candidates of one row, from its NEIGHBOURS row, and from what was written for its input; the cluster of its
-    instruction."""
+    """The ranked candidates of one row: of the pool, and what was written for its input; the cluster of its instruction."""
 
-    query: Query
-    rows: Sequence[int]
+    texts: Sequence[str]
     similarities: Sequence[float]
-    complete: bool
-    paraphrases_skipped: int
+    paraphrases_skipped: int = 0
     written: Sequence[Offer] = ()  # for the row's input: they come before those of the pool
     cluster: int | None = None
 
     def __len__(self) -> int:
-        return len(self.written) + len(self.rows)
+        return len(self.written) + len(self.texts)
 
-    def at(self, place: int, pool: Pool) -> Alternative:
+    def at(self, place: int) -> Alternative:
         """The candidate at a place of the ranking."""
         if place < len(self.written):
             offer = self.written[place]
             return Alternative(offer.text, WRITTEN_ANEW, offer.similarity)
         place -= len(self.written)
-        return Alternative(pool.texts[self.rows[place]], RETRIEVED, self.similarities[place])
+        return Alternative(self.texts[place], RETRIEVED, self.similarities[place])
 
 
 class _Prompts:
@@ -88,7 +80,7 @@ class _Choice:
         return not written or fold_wording(text) not in map(fold_wording, written)
 
 
-def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encoder: Encoder, k: int) -> pa.Table:
+def encode_rows(rows: pa.Table, candidates: list[Candidates], encoder: Encoder, k: int) -> pa.Table:
     """ENCODED of rows (columns of ADMITTED) with their candidates: the ids of every prompt and target that may be scored."""
     records = rows.to_pylist()
     inputs: list[_Input] = [
@@ -103,7 +95,7 @@ def encode_rows(rows: pa.Table, candidates: list[Candidates], pool: Pool, encode
     prompts = _Prompts(encoder)
     prompts.learn([(record["instruction"], *input) for record, input in zip(records, inputs, strict=True)])
     room = [encoder.max_length - len(targets[record["output"]]) for record in records]
-    choices = _choose_alternatives(inputs, room, candidates, pool, prompts, k)
+    choices = _choose_alternatives(inputs, room, candidates, prompts, k)
     return from_rows(
         [
             {
@@ -130,17 +122,15 @@ _Input = tuple[str, str | None]  # the input of a row as far as it is scored, an
 
 
 def _choose_alternatives(
-    inputs: list[_Input], room: list[int], candidates: list[Candidates], pool: Pool, prompts: _Prompts, k: int
+    inputs: list[_Input], room: list[int], candidates: list[Candidates], prompts: _Prompts, k: int
 ) -> list[_Choice]:
     """The first `k` candidates of each row whose prompt has at most `room` ids, all known to the model; any other is replaced
-    by the next, up to candidate TRIES * k of the row's ranking. A row for which fewer than `k` of these will do has fewer."""
+    by the next. A row for which fewer than `k` of its candidates will do has fewer."""
     choices = [_Choice() for _ in inputs]
-    candidates = list(candidates)  # longer ones take the place of some
     open_rows = list(range(len(inputs)))
     while open_rows:
-        _rank_further(candidates, [row for row in open_rows if choices[row].next >= len(candidates[row])], pool, k)
         offers = {row: offer for row in open_rows if (offer := _offer(choices[row], candidates[row], k))}
-        offered = {row: [candidates[row].at(i, pool) for i in offer] for row, offer in offers.items()}
+        offered = {row: [candidates[row].at(place) for place in offer] for row, offer in offers.items()}
         prompts.learn([(offer.instruction, *inputs[row]) for row, tried in offered.items() for offer in tried])
         for row, offer in offers.items():
             choice = choices[row]
@@ -153,20 +143,7 @@ def _choose_alternatives(
     return choices
 
 
-def _rank_further(candidates: list[Candidates], rows: list[int], pool: Pool, k: int) -> None:
-    """Put longer lists in place of those of `rows`, which end too early, unless they hold all that may be tried."""
-    ended = [row for row in rows if not candidates[row].complete and len(candidates[row].rows) < TRIES * k]
-    queries = list(dict.fromkeys(candidates[row].query for row in ended))
-    longer = {
-        query: (ranked.tolist(), similar.tolist(), complete)
-        for query, ranked, similar, complete, _ in pool.search(queries, TRIES * k)
-    }
-    for row in ended:
-        rows_of_pool, similarities, complete = longer[candidates[row].query]
-        candidates[row] = replace(candidates[row], rows=rows_of_pool, similarities=similarities, complete=complete)
-
-
 def _offer(choice: _Choice, ranked: Candidates, k: int) -> range:
     """Places in the ranking of the candidates to try next."""
     missing = k - len(choice.alternatives)
-    return range(choice.next, min(choice.next + missing, len(ranked), TRIES * k + len(ranked.written)))
+    return range(choice.next, min(choice.next + missing, len(ranked)))

@@ -13,7 +13,7 @@ from operators.normalise import Example, RejectedTurn, normalise, normalise_each
 from operators.prompts.measure import Measured, measure
 from operators.prompts.tokenise import Encoder
 from operators.rejections import Rejection
-from operators.retrieval.alternatives import instruction_key
+from operators.retrieval.instruction_table import instruction_key
 from operators.schema import ADMITTED, REJECTED, from_rows
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.rows import RawRow, Unread

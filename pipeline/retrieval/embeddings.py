@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from operators.error_text import first_line
 from operators.retrieval.embedder import Embedder, embed_folded, load_embedder
-from operators.schema import EMBEDDINGS
+from operators.schema import EMBEDDINGS, conform
 from pipeline.engine.attempts import Attempts, Died, GivenUp, at_most, halve_by_deaths, this_actor
-from pipeline.engine.job import Job, execute, in_actors, items, once
+from pipeline.engine.job import Job, execute, in_actors, items, mapped, over_parts
 from pipeline.engine.resources import no_more_than, threads_here
-from pipeline.retrieval.index import RowRange, generated_index, ranges_of
+from pipeline.retrieval.shards import (
+    RowRange,
+    Shards,
+    embeddings_path,
+    in_shards,
+    instructions_path,
+    ranges_of,
+    shards_of_keys,
+)
 from pipeline.storage import computed, urls
 from pipeline.storage.arrays import load_array, save_array
 from pipeline.storage.computed import GENERATED
@@ -23,60 +33,125 @@ from pipeline.storage.records import record_table, records_of
 
 EMBED_BATCHES = 4  # batches of the embedder in one range of instructions
 SHOWN_CHARS = 200  # of an instruction that cannot be embedded
+_STORED = pa.schema([pa.field("shard", pa.int64()), pa.field("run", pa.string()), *EMBEDDINGS])
+
+
+class MissingEmbeddings(NamedTuple):
+    """How many instructions of a shard the store has no embedding of."""
+
+    shard: int
+    missing: int
 
 
 class EmbeddedRange(NamedTuple):
-    """The part of the store that holds the embeddings of the missing instructions from `start` on."""
+    """The part of the store that holds the embeddings of a shard's missing instructions from `start` on."""
 
+    shard: int
     start: int
     path: str
 
 
-def embed_instructions(job: Job, embeddings: str, version: str, *, generated: bool = False) -> None:
-    """Write one array of all embeddings, computing those that the store's folder `embeddings` does not hold yet: of the
+class EmbeddedShard(NamedTuple):
+    """The parts that hold the embeddings of a shard's missing instructions, in order, and whether others were recalled."""
+
+    shard: int
+    paths: list[str]
+    recalled: bool
+
+
+class StoredPart(NamedTuple):
+    """A part of the store, and the run that wrote it."""
+
+    run: str
+    path: str
+
+
+def embed_instructions(job: Job, shards: Shards, embeddings: str, version: str, *, generated: bool = False) -> None:
+    """Write the embeddings of each shard, computing those that the store's folder `embeddings` does not hold yet: of the
     instructions of the run, or of those that were generated."""
     config = job.config
-    index = generated_index(job.index) if generated else job.index
     folder = urls.join(embeddings, job.run)
-    stored = [(run, path) for run, path, _ in computed.by_run(embeddings) if not job.fresh and run != job.run]
-    missing: int = once("embed", recall_embeddings, stored, index, job.work)
-    ranges = ranges_of(missing, EMBED_BATCHES * config.embedder.batch_size)
+    stored = [StoredPart(run, path) for run, path, _ in computed.by_run(embeddings) if not job.fresh and run != job.run]
+    missing = _recall(job, shards, stored) if stored else {}
+    ranges = [
+        rows
+        for shard in shards.used()
+        for rows in ranges_of(
+            missing.get(shard, shards.sizes[shard]), EMBED_BATCHES * config.embedder.batch_size, shard
+        )
+    ]
     with job.reporter.stage("embed", len(ranges), "ranges") as stage:
         kwargs = {
             "work": job.work,
-            "index": index,
+            "index": shards.index,
             "folder": urls.join(folder, GENERATED) if generated else folder,
+            "recalled": sorted(missing),
             "a_node": job.pools.embedders_a_node,
             "embedder": {**config.embedder.model_dump(), "version": version},
         }
-        embedded = []
+        parts: dict[int, list[str]] = {shard: [] for shard in shards.used()}
         if ranges:
             dataset = in_actors(items(ranges), EmbedRange, kwargs, no_more_than(job.pools.embedders, len(ranges)))
-            embedded = execute("embed", EmbeddedRange, dataset, lambda record: stage.advance())
-        once("embed", build_matrix, embedded, index)
-        stage.advance(0, f"{missing:,} new instructions")
+            for record in sorted(execute("embed", EmbeddedRange, dataset, lambda record: stage.advance())):
+                parts[record.shard].append(record.path)
+        embedded = [EmbeddedShard(shard, paths, shard in missing) for shard, paths in parts.items()]
+        if embedded:
+            written = mapped(items(embedded), write_embeddings, fn_kwargs={"index": shards.index})
+            execute("embed", int, written)
+        stage.advance(
+            0, f"{sum(missing.get(shard, shards.sizes[shard]) for shard in shards.used()):,} new instructions"
+        )
 
 
-def recall_embeddings(paths: list[tuple[str, str]], index: str, work: str) -> int:
-    """Which instructions of the table have an embedding in parts (run, path) of the store; how many have none.
+def _recall(job: Job, shards: Shards, stored: list[StoredPart]) -> dict[int, int]:
+    """By shard of which the store holds something: how many instructions it does not hold."""
+    kwargs = {"work": job.work, "count": len(shards.sizes)}
+    divided = in_shards(over_parts(stored, stored_embeddings, **kwargs), "shard", len(shards.sizes))
+    recalled = mapped(divided, recall_embeddings, fn_kwargs={"index": shards.index})
+    return {record.shard: record.missing for record in execute("embed", MissingEmbeddings, recalled)}
 
-    Of two embeddings of one instruction the newest run's is taken.
-    """
-    keys = read_table(f"{index}/instructions.parquet", ["key"])["key"].to_pylist()
-    rows = {key: row for row, key in enumerate(keys)}
-    vectors: dict[int, np.ndarray] = {}
-    ordered = [path for _, path in sorted(paths, reverse=True)]
-    for _, table in computed.undamaged(ordered, work, EMBEDDINGS):
-        for key, vector in zip(table["key"].to_pylist(), table["embedding"].to_numpy(), strict=True):
-            row = rows.get(key)
-            if row is not None:
-                vectors.setdefault(row, vector)
-    recalled = sorted(vectors)
-    missing = np.setdiff1d(np.arange(len(keys)), np.array(recalled, dtype=np.int64))
-    matrix = np.stack([vectors[row] for row in recalled]) if recalled else np.zeros((0, 0), dtype=np.float32)
-    save_array(f"{index}/missing.arrow", missing)
-    save_array(f"{index}/recalled.arrow", matrix.astype(np.float32))
-    return len(missing)
+
+def stored_embeddings(batch: pa.Table, *, work: str, count: int) -> Iterable[pa.Table]:
+    """Stored embeddings (key, run, embedding) with the shard that each belongs to."""
+    yield _STORED.empty_table()
+    for part in records_of(StoredPart, batch):
+        for _, table in computed.undamaged([part.path], work, EMBEDDINGS):
+            columns = {
+                "shard": pa.array(shards_of_keys(table["key"], count)),
+                "run": pa.array([part.run] * len(table), pa.string()),
+                **{name: table[name] for name in EMBEDDINGS.names},
+            }
+            yield conform(pa.table(columns), _STORED)
+
+
+def recall_embeddings(batch: pa.Table, *, index: str) -> pa.Table:
+    """Write which instructions of a shard have a stored embedding, and these; of two of one instruction the newest run's."""
+    if not len(batch):
+        return record_table([])
+    shard = batch["shard"][0].as_py()
+    keys = read_table(instructions_path(index, shard), ["key"])["key"]
+    known = batch.filter(pc.is_in(batch["key"], value_set=keys.combine_chunks()))
+    newest = computed.newest(known, ["key"]) if len(known) else known
+    places = pc.index_in(newest["key"], value_set=keys.combine_chunks()).to_numpy().astype(np.int64)
+    vectors = matrix_of(newest["embedding"])[np.argsort(places)]
+    missing = np.setdiff1d(np.arange(len(keys)), places)
+    save_array(_missing_path(index, shard), missing)
+    save_array(_recalled_path(index, shard), vectors)
+    return record_table([MissingEmbeddings(shard, len(missing))])
+
+
+def matrix_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Float32 [N, D]: a column of lists of one length."""
+    flat = column.combine_chunks().flatten().to_numpy().astype(np.float32)
+    return np.asarray(flat.reshape(len(column), len(flat) // len(column) if len(column) else 0))
+
+
+def _missing_path(index: str, shard: int) -> str:
+    return urls.join(index, "missing", f"{shard:05d}.arrow")
+
+
+def _recalled_path(index: str, shard: int) -> str:
+    return urls.join(index, "recalled", f"{shard:05d}.arrow")
 
 
 class EmbedRange:
@@ -90,12 +165,14 @@ class EmbedRange:
     whole_tries, alone_tries = 3, 2
     _name = "embed"
 
-    def __init__(self, *, work: str, index: str, folder: str, embedder: dict[str, Any], a_node: int):
+    def __init__(
+        self, *, work: str, index: str, folder: str, recalled: list[int], embedder: dict[str, Any], a_node: int
+    ):
         self._work, self._folder, self._settings, self._a_node = work, folder, embedder, a_node
+        self._index, self._recalled = index, recalled
         if urls.name_of(folder) == GENERATED:
             self._name = f"embed-{GENERATED}"  # marks of deaths are not those of the run's own instructions
-        table = read_table(f"{index}/instructions.parquet", ["key", "text"])
-        self._table = table.take(pa.array(load_array(f"{index}/missing.arrow")))
+        self._shard: tuple[int, pa.Table] | None = None
 
     @cached_property
     def _embedder(self) -> Embedder:
@@ -106,27 +183,41 @@ class EmbedRange:
             return load_embedder(**self._settings)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return record_table(self._range(rows.start, rows.stop) for rows in records_of(RowRange, batch))
+        return record_table(self._range(rows) for rows in records_of(RowRange, batch))
 
-    def _range(self, start: int, stop: int) -> EmbeddedRange:
-        folder = urls.join(self._folder, f"range-{start:09d}")
+    def _missing(self, rows: RowRange) -> pa.Table:
+        """Key and text of the missing instructions of a range."""
+        if self._shard is None or self._shard[0] != rows.shard:
+            table = read_table(instructions_path(self._index, rows.shard), ["key", "text"])
+            if rows.shard in self._recalled:
+                table = table.take(pa.array(load_array(_missing_path(self._index, rows.shard))))
+            self._shard = rows.shard, table
+        return self._shard[1][rows.start : rows.stop]
+
+    def _range(self, rows: RowRange) -> EmbeddedRange:
+        folder = urls.join(self._folder, f"range-{rows.shard:05d}-{rows.start:09d}")
+        wanted = self._missing(rows)
         for path, table in computed.undamaged((path for path, _ in computed.parts(folder)), self._work, EMBEDDINGS):
-            if table["key"].equals(self._table["key"][start:stop]):
-                return EmbeddedRange(start, path)
-        rows = pa.table({"key": self._table["key"][start:stop], "embedding": list(self._embed(start, stop))})
-        return EmbeddedRange(start, computed.write(folder, rows, EMBEDDINGS))
+            if table["key"].equals(wanted["key"]):
+                return EmbeddedRange(rows.shard, rows.start, path)
+        vectors = self._embed(wanted["text"].to_pylist(), f"{rows.shard}-{rows.start}")
+        stored = pa.table({"key": wanted["key"], "embedding": list(vectors)})
+        return EmbeddedRange(rows.shard, rows.start, computed.write(folder, stored, EMBEDDINGS))
 
-    def _embed(self, start: int, stop: int) -> np.ndarray:
-        """Float32 [stop - start, D]. Raises BrokenEmbedder or GivenUp, with the instruction that the embedder fails on or that
-        ends its process, if it is only one."""
-        attempts, embedder = Attempts(self._work, f"{self._name}-{start}"), self._embedder
+    def _embed(self, texts: list[str], name: str) -> np.ndarray:
+        """Float32 [N, D]. Raises BrokenEmbedder or GivenUp, with the instruction that the embedder fails on or that ends its
+        process, if it is only one."""
+        attempts, embedder = Attempts(self._work, f"{self._name}-{name}"), self._embedder
 
         def attempt(rows: range, name: str) -> np.ndarray:
             with attempts.trying(name):
-                return embed_folded(embedder, self._table["text"][rows.start : rows.stop].to_pylist())
+                vectors = embed_folded(embedder, texts[rows.start : rows.stop])
+            if not np.isfinite(vectors).all():
+                raise ValueError("an embedding holds numbers that are not finite")
+            return vectors
 
         def alone(row: int, error: Exception) -> np.ndarray:
-            shown = _shown(self._table["text"][row].as_py())
+            shown = _shown(texts[row])
             if isinstance(error, Died):
                 raise GivenUp(f"the embedder's process ends each time it embeds this instruction: {shown}")
             raise BrokenEmbedder(f"the embedder fails on this instruction: {shown} ({_words(error)})") from error
@@ -139,7 +230,7 @@ class EmbedRange:
 
         tries = self.whole_tries, self.alone_tries
         return np.concatenate(
-            halve_by_deaths(range(start, stop), attempts.counts(), attempt, alone, excuse, tries=tries)
+            halve_by_deaths(range(len(texts)), attempts.counts(), attempt, alone, excuse, tries=tries)
         )
 
 
@@ -156,13 +247,19 @@ class BrokenEmbedder(RuntimeError):
     """An embedder that fails on an instruction, or on everything."""
 
 
-def build_matrix(embedded: list[EmbeddedRange], index: str) -> None:
-    """All embeddings as one array, rows as in the table."""
-    missing, recalled = load_array(f"{index}/missing.arrow"), load_array(f"{index}/recalled.arrow")
-    new = [np.stack(computed.read(path, EMBEDDINGS)["embedding"].to_numpy()) for _, path in sorted(embedded)]
-    width = new[0].shape[1] if new else recalled.shape[1]
-    matrix = np.zeros((len(missing) + len(recalled), width), dtype=np.float32)
-    if new:
-        matrix[missing] = np.concatenate(new)
-    matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = recalled.reshape(len(recalled), width)
-    save_array(f"{index}/embeddings.arrow", matrix)
+def write_embeddings(batch: pa.Table, *, index: str) -> pa.Table:
+    """Write all embeddings of shards, rows as in their tables."""
+    records = list(records_of(EmbeddedShard, batch))
+    for shard, paths, recalled in records:
+        new = [matrix_of(computed.read(path, EMBEDDINGS)["embedding"]) for path in paths]
+        if recalled:
+            missing, old = load_array(_missing_path(index, shard)), load_array(_recalled_path(index, shard))
+            matrix = np.zeros((len(missing) + len(old), new[0].shape[1] if new else old.shape[1]), dtype=np.float32)
+            if new:
+                matrix[missing] = np.concatenate(new)
+            if len(old):
+                matrix[np.setdiff1d(np.arange(len(matrix)), missing)] = old
+        else:
+            matrix = np.concatenate(new)
+        save_array(embeddings_path(index, shard), matrix)
+    return record_table(record.shard for record in records)

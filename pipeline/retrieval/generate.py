@@ -12,16 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.retrieval.alternatives import has_input, instruction_key
 from operators.retrieval.answers import Answer
 from operators.retrieval.generated import input_key
 from operators.retrieval.generation_prompt import fill_prompt
+from operators.retrieval.instruction_table import has_input, instruction_key
 from operators.retrieval.parse_instructions import parse_instructions
 from operators.schema import GENERATED, INPUTS, WRITTEN, from_rows
 from pipeline.engine.attempts import at_most, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, mapped, once
 from pipeline.engine.resources import no_more_than
-from pipeline.retrieval.index import RowRange, generated_index, ranges_of
+from pipeline.retrieval.shards import RowRange, generated_index, instructions_path, ranges_of
 from pipeline.retrieval.writers import Writer, make_writer
 from pipeline.storage import computed, urls
 from pipeline.storage.parts import read_table, write_part, write_table
@@ -212,7 +212,7 @@ def build_written(answered: list[GeneratedRange], index: str, generator: dict[st
         "key": pa.array(list(places), pa.binary(16)),
         "text": pa.array([texts[key] for key in places], pa.string()),
     }
-    write_table(f"{index}/instructions.parquet", pa.table(columns))
+    write_table(instructions_path(index, 0), pa.table(columns))
     rows = [{"key": key, "instructions": [places[text] for text in keys]} for key, keys in written]
     write_table(f"{index}/written.parquet", from_rows(rows, WRITTEN))
     return WrittenInputs(

@@ -1,4 +1,8 @@
-"""For every way in which rows ask, the ranked alternatives; and the order in which instructions stand in blocks."""
+"""For every way in which rows ask, the ranked alternatives, and where the rows of each instruction stand.
+
+A table of one shard is searched whole, by ranges of its rows. A larger one, or one of more instructions than are searched
+exactly, goes through an inverted file (`lists.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from operators.retrieval.clusters import auto_count, clusters_of
-from operators.retrieval.prompt_order import neighbourhood_order, shared_order
+from operators.retrieval.alternatives import Queries, Search, facts_of, queries_of, ranked
+from operators.retrieval.clusters import SAMPLE, auto_count, cluster_centres, clusters_of
+from operators.retrieval.query_table import place_queries
 from operators.schema import NEIGHBOURS
 from pipeline.engine.job import Job, execute, items, mapped, once
-from pipeline.retrieval.index import RowRange, cached_pool, pool_settings, ranges_of
-from pipeline.retrieval.place import block_count
-from pipeline.storage.arrays import load_array, save_array
+from pipeline.retrieval.blocks import block_width
+from pipeline.retrieval.instructions import InstructionTable
+from pipeline.retrieval.lists import find_in_lists
+from pipeline.retrieval.shards import (
+    RowRange,
+    Shards,
+    cached_embeddings,
+    cached_instructions,
+    queries_path,
+    ranges_of,
+)
 from pipeline.storage.parts import read_table, write_part, write_table
-from pipeline.storage.records import InstructionTable, Part, record_table, records_of
+from pipeline.storage.records import Part, Retrieval, record_table, records_of
 
 NEIGHBOUR_RANGE = 2048
-SPARE = 2  # candidates kept per query, as a multiple of k: an alternative may prove too long for a row
 
 
 class RangeNeighbours(NamedTuple):
@@ -28,44 +40,50 @@ class RangeNeighbours(NamedTuple):
     part: Part
 
 
-def find_neighbours(job: Job, table: InstructionTable) -> None:
-    """Write the ranked candidates of all queries, the order of the instructions and their clusters."""
-    k = job.config.alternatives.k
-    ranges = ranges_of(table.instructions, NEIGHBOUR_RANGE)
+def find_neighbours(job: Job, table: InstructionTable) -> Retrieval:
+    """Write the QUERIES of every shard; how they were found."""
+    wanted, rows = job.config.alternatives, table.shards.rows
+    clusters = auto_count(rows) if wanted.clusters == "auto" else int(wanted.clusters)
+    if len(table.shards.sizes) > 1 or rows > wanted.exact_below:
+        return find_in_lists(job, table, clusters)
+    ranges = ranges_of(rows, NEIGHBOUR_RANGE)
+    rules = {"paraphrase_max": wanted.paraphrase_max, "same_task": wanted.same_task}
     with job.reporter.stage("neighbours", len(ranges), "ranges") as stage:
-        kwargs = {"work": job.work, "pool": pool_settings(job), "k": k}
+        kwargs = {"work": job.work, "shards": table.shards, "k": wanted.k, "rules": rules}
         dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs)
         parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
-        once("neighbours", build_neighbours, parts, job.index, k, block_count(table.tokens, k))
-        wanted = job.config.alternatives.clusters
-        count = auto_count(table.instructions) if wanted == "auto" else int(wanted)
-        once("neighbours", build_clusters, job.index, count)
+        ordered = [part for _, part in sorted(parts, key=lambda record: record.start)]
+        once(
+            "neighbours", write_queries, ordered, table.shards, wanted.k, block_width(table.tokens, wanted.k), clusters
+        )
+    return Retrieval("exact")
 
 
-def neighbours_of_range(batch: pa.Table, *, work: str, pool: dict[str, Any], k: int) -> pa.Table:
+def neighbours_of_range(batch: pa.Table, *, work: str, shards: Shards, k: int, rules: dict[str, Any]) -> pa.Table:
     """Write the NEIGHBOURS of ranges of instructions."""
-    loaded = cached_pool(**pool)
-    tables = ((rows.start, loaded.neighbours(rows.start, rows.stop, SPARE * k)) for rows in records_of(RowRange, batch))
-    return record_table(
-        RangeNeighbours(start, write_part(f"{work}/neighbours", table, NEIGHBOURS)) for start, table in tables
-    )
+    instructions, embeddings = cached_instructions(shards.index, 0), cached_embeddings(shards.index, 0)
+    facts = facts_of(instructions, shards.rows_of(0))
+
+    def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
+        whole = Search(queries, count, **rules)
+        whole.see(embeddings, facts)
+        table = whole.end()
+        return table, whole.cramped(table, k)
+
+    records = []
+    for rows in records_of(RowRange, batch):
+        places = slice(rows.start, rows.stop)
+        queries = queries_of(instructions[places], facts.rows[places], embeddings[places])
+        part = write_part(f"{work}/neighbours", ranked(queries, k, search), NEIGHBOURS)
+        records.append(RangeNeighbours(rows.start, part))
+    return record_table(records)
 
 
-def build_neighbours(parts: list[RangeNeighbours], index: str, k: int, blocks: int) -> None:
-    """All NEIGHBOURS as one table, in the order of the instructions; and the order in which rows of the instructions are to
-    stand in so many scoring blocks."""
-    ordered = sorted(parts, key=lambda record: record[0])
-    table = pa.concat_tables([read_table(part.path) for _, part in ordered])
-    write_table(f"{index}/neighbours.parquet", table)
-    tokens = read_table(f"{index}/instructions.parquet", ["tokens"])["tokens"].to_numpy()
-    prompted: list[list[int]] = [[row] for row in range(len(tokens))]
-    for row, candidates in zip(table["instruction_row"].to_pylist(), table["candidates"].to_pylist(), strict=True):
-        prompted[row] += candidates[:k]
-    base = neighbourhood_order(load_array(f"{index}/embeddings.arrow"))
-    order = shared_order(base, [np.unique(rows) for rows in prompted], tokens, -(-int(tokens.sum()) // blocks))
-    save_array(f"{index}/order.arrow", order)
-
-
-def build_clusters(index: str, count: int) -> None:
-    """The cluster of each instruction; the run's seed, which `tss select` may change, has no part in it."""
-    save_array(f"{index}/clusters.arrow", clusters_of(load_array(f"{index}/embeddings.arrow"), count))
+def write_queries(parts: list[Part], shards: Shards, k: int, width: int, clusters: int) -> None:
+    """The QUERIES of the only shard, from the NEIGHBOURS of its ranges in order."""
+    neighbours = pa.concat_tables([read_table(part.path) for part in parts])
+    embeddings = cached_embeddings(shards.index, 0)
+    labels = clusters_of(embeddings, cluster_centres(embeddings[:SAMPLE], clusters))
+    tokens = cached_instructions(shards.index, 0)["tokens"].to_numpy()
+    table = place_queries(neighbours, shards.rows_of(0), embeddings, tokens, labels, k=k, width=width)
+    write_table(queries_path(shards.index, 0), table)

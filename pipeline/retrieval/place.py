@@ -10,72 +10,121 @@ actors: that is why these cannot move a score.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.retrieval.alternatives import has_input
 from operators.schema import PLACED, conform
 from pipeline.engine import metrics
 from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, items, mapped
-from pipeline.storage.arrays import load_array
+from pipeline.retrieval.answers import ASKER, SHARD, answered
+from pipeline.retrieval.blocks import block_count, block_width
+from pipeline.retrieval.instructions import InstructionTable
+from pipeline.retrieval.shards import Shards, cached_instructions, cached_queries, in_shards, shards_of_keys
 from pipeline.storage.parts import read_table, write_part
-from pipeline.storage.records import Part, PlacedBlock, record_table, records_of
+from pipeline.storage.records import BlockPart, Part, PlacedBlock, record_table, records_of
 
-# About so many tokens, over all sequences of its rows, make a block: prefixes are shared within it, so it is large; it is also
-# what a failed actor loses, and no more actors than blocks can work.
-BLOCK_TOKENS = 1 << 20
 # Rows with one input and one output, from which on they are no longer kept together: labels of a classification would else
 # make one block of millions of rows. About as many make a block by themselves.
 GROUP_ROWS = 1000
 _TEXTS = ("instruction", "input", "output", "messages", "extra")
+# Of the instructions of an admitted part: their rows in the table of all, and where on the axis of costs theirs begin and end.
+_STRETCHES = pa.schema(
+    [("key", pa.binary(16)), ("instruction_row", pa.int64()), ("first", pa.int64()), ("last", pa.int64())]
+)
+_ANSWERS = pa.schema([(ASKER, pa.int64()), *_STRETCHES])
 
 
-def place(job: Job, admitted: list[Part], tokens: int) -> list[PlacedBlock]:
+@dataclass(frozen=True)
+class PartToPlace:
+    """An admitted part with its number, and the stretches of its instructions where the table of these has several shards."""
+
+    number: int
+    part: Part
+    stretches: Part | None = None
+
+
+def place(job: Job, admitted: list[Part], table: InstructionTable) -> list[PlacedBlock]:
     """Shuffle rows to their places and mark duplicates; the blocks in order."""
-    blocks = block_count(tokens, job.config.alternatives.k)
+    k, shards = job.config.alternatives.k, table.shards
+    blocks = block_count(table.tokens, k)
     shuffles = max(1, -(-sum(part.bytes for part in admitted) * TEXT_PER_PARQUET_BYTE // SHUFFLE_BYTES))
-    dataset = mapped(items(admitted), read_parts).repartition(shuffles, keys=["pair_key"])
-    dataset = mapped(dataset, place_rows, fn_kwargs={"index": job.index, "blocks": blocks})
-    dataset = dataset.sort("block", boundaries=list(range(1, blocks))) if blocks > 1 else dataset.repartition(1)
     with job.reporter.stage("place", blocks, "blocks") as stage:
-        written = mapped(dataset, write_block, fn_kwargs={"work": job.work})
+        parts = [PartToPlace(number, part) for number, part in enumerate(admitted)]
+        if len(shards.sizes) > 1:
+            parts = _with_stretches(job, parts, shards)
+        dataset = mapped(items(parts), rows_of_parts, fn_kwargs={"shards": shards})
+        dataset = dataset.repartition(shuffles, keys=["pair_key"])
+        dataset = mapped(dataset, place_rows, fn_kwargs={"width": block_width(table.tokens, k), "blocks": blocks})
+        written = mapped(in_shards(dataset, "block", blocks), write_block, fn_kwargs={"work": job.work})
         placed = execute("place", PlacedBlock, written, lambda block: stage.advance())
         metrics.count("tss_rows", sum(sum(block.duplicates.values()) for block in placed), outcome="duplicate")
         return by_block("place", placed)
 
 
-def read_parts(batch: pa.Table) -> Iterable[pa.Table]:
-    """The ADMITTED tables of recorded parts."""
-    for part in records_of(Part, batch):
-        yield read_table(part.path)
+def _with_stretches(job: Job, parts: list[PartToPlace], shards: Shards) -> list[PartToPlace]:
+    """The parts, each with the stretches of its instructions, as the shards know them."""
+    questions = mapped(items(parts), keys_of_parts, fn_kwargs={"count": len(shards.sizes)})
+    answers = answered(questions, stretches_of_keys, _ANSWERS, len(parts), shards)
+    written = execute("place", BlockPart, mapped(answers, write_stretches, fn_kwargs={"work": job.work}))
+    by_number = {record.block: record.part for record in written}
+    return [PartToPlace(part.number, part.part, by_number[part.number]) for part in parts]
 
 
-def block_count(tokens: int, k: int) -> int:
-    """How many blocks a run has: `tokens` is the sum of prompt and target tokens over its rows."""
-    return max(1, -(-tokens * (k + 1) // BLOCK_TOKENS))
+def keys_of_parts(batch: pa.Table, *, count: int) -> Iterable[pa.Table]:
+    """The distinct keys of the instructions of each part, as questions."""
+    for asking in records_of(PartToPlace, batch):
+        keys = read_table(asking.part.path, ["instruction_key"])["instruction_key"].unique()
+        asker = pa.array([asking.number] * len(keys), pa.int64())
+        yield pa.table({ASKER: asker, SHARD: pa.array(shards_of_keys(keys, count)), "key": keys})
 
 
-@lru_cache(maxsize=1)
-def _lookups(index: str) -> tuple[dict[bytes, int], np.ndarray, dict[tuple[int, bool, str | None], int]]:
-    instructions = read_table(f"{index}/instructions.parquet", ["key", "tokens"])
-    queries = read_table(f"{index}/neighbours.parquet", ["instruction_row", "has_input", "task"]).to_pydict()
-    rows = {key: row for row, key in enumerate(instructions["key"].to_pylist())}
-    order, tokens = load_array(f"{index}/order.arrow"), instructions["tokens"].to_numpy()
-    stretches = np.zeros((len(order), 2), dtype=np.int64)
-    stretches[order, 1] = np.cumsum(tokens[order])
-    stretches[:, 0] = stretches[:, 1] - tokens
-    by_query = {
-        key: row
-        for row, key in enumerate(zip(queries["instruction_row"], queries["has_input"], queries["task"], strict=True))
-    }
-    return rows, stretches, by_query
+def stretches_of_keys(questions: pa.Table, shards: Shards, shard: int) -> pa.Table:
+    """Answers: the stretch of each key's instruction."""
+    keys = cached_instructions(shards.index, shard)["key"].combine_chunks()
+    places = pc.index_in(questions["key"], value_set=keys).to_numpy().astype(np.int64)
+    queries = cached_queries(shards.index, shard)
+    rows = places + shards.first_row(shard)
+    of_rows = np.searchsorted(queries["instruction_row"].to_numpy(), rows)
+    return pa.table(
+        {
+            ASKER: questions[ASKER],
+            "key": questions["key"],
+            "instruction_row": pa.array(rows),
+            **{name: queries[name].take(pa.array(of_rows)) for name in ("first", "last")},
+        }
+    )
 
 
-def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
-    """ADMITTED rows, all with one hash of (input, output) together, become PLACED rows with a column `block` beside."""
+def write_stretches(batch: pa.Table, *, work: str) -> pa.Table:
+    """Write the stretches of one part's instructions."""
+    if not len(batch):
+        return record_table([])
+    part = write_part(f"{work}/stretches", batch.drop_columns([ASKER]), _STRETCHES)
+    return record_table([BlockPart(batch[ASKER][0].as_py(), part)])
+
+
+def rows_of_parts(batch: pa.Table, *, shards: Shards) -> Iterable[pa.Table]:
+    """The ADMITTED tables of parts, with the stretches of their instructions beside."""
+    for asking in records_of(PartToPlace, batch):
+        table = read_table(asking.part.path)
+        if asking.stretches is None:
+            keys = table["instruction_key"].unique()
+            asker = pa.array([asking.number] * len(keys), pa.int64())
+            stretches = stretches_of_keys(pa.table({ASKER: asker, "key": keys}), shards, 0)
+        else:
+            stretches = read_table(asking.stretches.path)
+        places = pc.index_in(table["instruction_key"], value_set=stretches["key"].combine_chunks())
+        for name in ("instruction_row", "first", "last"):
+            table = table.append_column(name, stretches[name].take(places))
+        yield table
+
+
+def place_rows(table: pa.Table, *, width: int, blocks: int) -> pa.Table:
+    """ADMITTED rows with their stretches, all with one hash of (input, output) together, become PLACED rows with a column
+    `block` beside."""
     if not len(table):
         return conform_placed(pa.table({name: pa.array([], PLACED.field(name).type) for name in PLACED.names}), [])
     ids = np.array(table["id"].to_pylist())
@@ -85,22 +134,17 @@ def place_rows(table: pa.Table, *, index: str, blocks: int) -> pa.Table:
     duplicate = np.zeros(len(ids), dtype=bool)
     duplicate[by_id[~first]] = True
 
-    rows, stretches, by_query = _lookups(index)
-    instruction_rows = np.array([rows[key] for key in table["instruction_key"].to_pylist()])
     pair_keys = np.array([int.from_bytes(key[:8], "big") for key in table["pair_key"].to_pylist()], dtype=np.uint64)
-    place = _places(pair_keys, ids, instruction_rows, stretches)
-    queries = zip(
-        instruction_rows.tolist(), map(has_input, table["input"].to_pylist()), table["task"].to_pylist(), strict=True
-    )
-    placed = table.append_column("duplicate", pa.array(duplicate)).append_column("place", pa.array(place))
-    placed = placed.append_column("query_row", pa.array([by_query[query] for query in queries], pa.int64()))
+    stretches = np.stack([table[name].to_numpy() for name in ("first", "last")], axis=1)
+    place = _places(pair_keys, ids, stretches)
+    placed = table.drop_columns(["first", "last"])
+    placed = placed.append_column("duplicate", pa.array(duplicate)).append_column("place", pa.array(place))
     for name in _TEXTS:
         column = pa.array(
             [None if gone else text for gone, text in zip(duplicate, placed[name].to_pylist(), strict=True)],
             pa.string(),
         )
         placed = placed.set_column(placed.column_names.index(name), name, column)
-    width = max(1, -(-int(stretches[:, 1].max()) // blocks))
     return conform_placed(placed, np.minimum(place // width, blocks - 1).tolist())
 
 
@@ -109,7 +153,7 @@ def conform_placed(table: pa.Table, block: list[int]) -> pa.Table:
     return conform(table, PLACED).append_column("block", pa.array(block, pa.int64()))
 
 
-def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray, stretches: np.ndarray) -> np.ndarray:
+def _places(pair_keys: np.ndarray, ids: np.ndarray, stretches_N2: np.ndarray) -> np.ndarray:
     """Int64 [N]: each group of equal (input, output) stands in its first row's instruction's stretch of the cost axis, and
     where it is large each row of it in its own instruction's."""
     order = np.lexsort((ids, pair_keys))
@@ -117,7 +161,7 @@ def _places(pair_keys: np.ndarray, ids: np.ndarray, instruction_rows: np.ndarray
     sizes = np.diff(np.r_[heads, len(order)])
     head_of = np.empty(len(order), dtype=np.int64)
     head_of[order] = np.where(np.repeat(sizes > GROUP_ROWS, sizes), order, order[np.repeat(heads, sizes)])
-    first, last = stretches[instruction_rows[head_of]].T
+    first, last = stretches_N2[head_of].T
     places: np.ndarray = (first + pair_keys / 2.0**64 * (last - first)).astype(np.int64)
     return places
 

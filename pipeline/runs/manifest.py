@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.reading.snapshot import InputFile
 from pipeline.selection.overlap import Overlap
 from pipeline.storage.files import digest_of
-from pipeline.storage.records import Part, WrittenInputs
+from pipeline.storage.records import Part, Retrieval, WrittenInputs
 
 _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 
@@ -146,6 +146,7 @@ class Manifest:
     inputs: list[InputFile] = field(default_factory=list)
     content: str | None = None  # a digest of all that scored rows follow from
     embedder: str | None = None  # its fingerprint
+    retrieval: Retrieval | None = None  # how alternatives were looked for
     generator: GeneratorName | None = None  # of alternatives that were written
     alternatives: AlternativesAccount | None = None
     damaged: list[str] = field(default_factory=list)  # parts of the store that were found so

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.retrieval.alternatives import has_input
+from operators.retrieval.instruction_table import has_input
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.runs.manifest import AlternativesAccount
 from pipeline.storage.parts import read_table

@@ -10,17 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.retrieval.alternatives import Pool, Query, has_input
 from operators.retrieval.generated import Generated
+from operators.retrieval.instruction_table import has_input, have_inputs
+from operators.retrieval.query_table import query_labels
 from operators.scoring.draw import Threshold
 from operators.scoring.encode_pairs import Candidates, encode_rows
 from pipeline.engine.attempts import at_most
 from pipeline.engine.encoder import cached_encoder
-from pipeline.retrieval.index import cached_clusters, cached_generated, cached_neighbours, cached_pool
+from pipeline.retrieval.shards import cached_generated
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import Part, records_of
 
@@ -46,10 +46,12 @@ class Round:
 
 @dataclass(frozen=True)
 class BlockToScore:
-    """A block as a round of scoring takes it: its PLACED rows, what earlier rounds have scored, and stored pairs."""
+    """A block as a round of scoring takes it: its PLACED rows, the OFFERS of their queries, what earlier rounds have scored,
+    and stored pairs."""
 
     block: int
     placed: Part
+    offers: Part
     scored: Part | None
     recalled: Part | None
 
@@ -60,7 +62,7 @@ def encode_block(
     work: str,
     index: str,
     encoder: dict[str, Any],
-    pool: dict[str, Any],
+    paraphrase_max: float,
     source: str,
     k: int,
     round: Round,
@@ -72,11 +74,12 @@ def encode_block(
         # Every row was tokenised before, when it was admitted: if a process ends here, it is no row's fault.
         with at_most(work, f"encode-{block.block:06d}-{round.label}", f"encoding block {block.block}"):
             rows = rows_of_round(block, round, threshold)
-            candidates = candidates_of(rows, cached_neighbours(index), cached_clusters(index))
+            offers = offers_of_rows(rows, read_table(block.offers.path))
+            candidates = candidates_of(offers)
             if source != "retrieved":
-                written = cached_generated(index, pool["paraphrase_max"])
-                candidates = with_written(rows, candidates, cached_pool(**pool), written, alone=source == "generated")
-            encoded = encode_rows(rows, candidates, cached_pool(**pool), cached_encoder(**encoder), k)
+                written = cached_generated(index, paraphrase_max)
+                candidates = with_written(rows, offers, candidates, written, alone=source == "generated")
+            encoded = encode_rows(rows, candidates, cached_encoder(**encoder), k)
             blocks.append(to_bytes(encoded))
     return pa.table({"item": batch["item"], "encoded": pa.array(blocks, pa.large_binary())})
 
@@ -99,34 +102,37 @@ def rows_of_round(block: BlockToScore, round: Round, threshold: Threshold | None
     return rows.filter(drawn if round.name == "pilot" else pc.invert(drawn))
 
 
-def candidates_of(rows: pa.Table, neighbours: pa.Table, clusters: np.ndarray) -> list[Candidates]:
-    """The ranked candidates of PLACED rows."""
+def offers_of_rows(rows: pa.Table, offers: pa.Table) -> pa.Table:
+    """The OFFERS of PLACED rows, a row each."""
+    asked = rows.append_column("has_input", have_inputs(rows["input"]))
+    labels = query_labels(offers)
+    known = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+    return offers.take(pc.index_in(query_labels(asked), value_set=known))
+
+
+def candidates_of(offers: pa.Table) -> list[Candidates]:
+    """The ranked candidates of rows with these OFFERS."""
     return [
-        Candidates(
-            Query(row["instruction_row"], row["has_input"], row["task"]),
-            row["candidates"],
-            row["similarities"],
-            row["complete"],
-            row["paraphrases_skipped"],
-            cluster=int(clusters[row["instruction_row"]]),
-        )
-        for row in neighbours.take(rows["query_row"]).to_pylist()
+        Candidates(row["candidates"], row["similarities"], row["paraphrases_skipped"], cluster=row["cluster"])
+        for row in offers.drop_columns(["embedding"]).to_pylist()
     ]
 
 
 def with_written(
-    rows: pa.Table, candidates: list[Candidates], pool: Pool, written: Generated, *, alone: bool
+    rows: pa.Table, offers: pa.Table, candidates: list[Candidates], written: Generated, *, alone: bool
 ) -> list[Candidates]:
     """The candidates of PLACED rows with what was written for their inputs before them; with `alone`, a row that has an input
     has no others."""
     ranked = []
-    texts = zip(rows["instruction"].to_pylist(), rows["input"].to_pylist(), candidates, strict=True)
-    for instruction, input, retrieved in texts:
+    texts = zip(
+        rows["instruction"].to_pylist(), rows["input"].to_pylist(), offers["embedding"], candidates, strict=True
+    )
+    for instruction, input, embedding, retrieved in texts:
         if has_input(input):
-            offers, skipped = written.offers(input, instruction, pool.embeddings[retrieved.query.row])
-            of_pool = replace(retrieved, rows=[], similarities=[], complete=True, paraphrases_skipped=0)
+            offered, skipped = written.offers(input, instruction, embedding.values.to_numpy())
+            of_pool = replace(retrieved, texts=[], similarities=[], paraphrases_skipped=0)
             kept = of_pool if alone else retrieved
-            ranked.append(replace(kept, written=offers, paraphrases_skipped=kept.paraphrases_skipped + skipped))
+            ranked.append(replace(kept, written=offered, paraphrases_skipped=kept.paraphrases_skipped + skipped))
         else:
             ranked.append(retrieved)
     return ranked

@@ -36,11 +36,14 @@ class Source:
     run: str | None = None
 
 
-def recall_pairs(job: Job, placed: list[PlacedBlock], scorer: str) -> list[Block]:
-    """The blocks, each with what earlier runs have stored of its pairs."""
+def recall_pairs(job: Job, placed: list[PlacedBlock], offers: dict[int, Part], scorer: str) -> list[Block]:
+    """The blocks, each with the OFFERS of its queries and what earlier runs have stored of its pairs."""
     stored = [part for part in computed.by_run(scorer) if not job.fresh and part[0] != job.run]
     recalled = _stored_pairs(job, placed, stored) if stored else {}
-    return [Block(block.block, block.part, block.duplicates, recalled.get(block.block)) for block in placed]
+    return [
+        Block(block.block, block.part, offers[block.block], block.duplicates, recalled.get(block.block))
+        for block in placed
+    ]
 
 
 def _stored_pairs(job: Job, placed: list[PlacedBlock], stored: list[tuple[str, str, int]]) -> dict[int, Part]:

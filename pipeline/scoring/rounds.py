@@ -12,7 +12,6 @@ from operators.scoring.draw import Threshold
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, in_actors, items, mapped, stream
 from pipeline.engine.resources import no_more_than
-from pipeline.retrieval.index import pool_settings
 from pipeline.scoring import encode, score_block
 from pipeline.scoring.encode import BlockToScore, Round
 from pipeline.storage import computed, urls
@@ -79,13 +78,13 @@ def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dat
         "work": job.work,
         "index": job.index,
         "encoder": scorer.encoder,
-        "pool": pool_settings(job),
+        "paraphrase_max": job.config.alternatives.paraphrase_max,
         "source": job.config.alternatives.source,
         "k": job.config.alternatives.k,
         "round": round,
         "threshold": _threshold(job, round),
     }
-    asked = [BlockToScore(block.block, block.placed, block.scored, block.recalled) for block in blocks]
+    asked = [BlockToScore(block.block, block.placed, block.offers, block.scored, block.recalled) for block in blocks]
     return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs)
 
 

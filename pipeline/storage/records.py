@@ -54,12 +54,18 @@ class AdmittedChunk:
 
 
 @dataclass(frozen=True)
-class InstructionTable:
-    """The distinct instructions of a run: how many, how many of them are offered as alternatives, the tokens of their rows."""
+class Retrieval:
+    """How alternatives were looked for: "exact", among all instructions, or in "lists", `probes` of so many. `recall` is the
+    share of the k nearest allowed ones that the lists gave, measured on a sample of queries, with the ends of its 95%
+    interval."""
 
-    instructions: int
-    pool: int
-    tokens: int
+    kind: str
+    lists: int | None = None
+    probes: int | None = None
+    recall: float | None = None
+    low: float | None = None
+    high: float | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Block:
 
     block: int
     placed: Part
+    offers: Part  # what retrieval knows of its queries
     duplicates: dict[str, int]
     recalled: Part | None = None  # sums of its pairs that earlier runs have stored
     scored: Part | None = None

@@ -20,12 +20,12 @@ import transformers
 
 from operators.prompts.template import load_template
 from operators.prompts.tokenise import Encoder
-from operators.retrieval.alternatives import has_input
 from operators.retrieval.answers import Answer
 from operators.retrieval.embedder import embed_folded, load_embedder
 from operators.retrieval.generated import Generated, input_key
 from operators.retrieval.generation_prompt import DEFAULT, fill_prompt
 from operators.retrieval.generator import Generator, Request
+from operators.retrieval.instruction_table import has_input
 from operators.retrieval.parse_instructions import parse_instructions
 from operators.schema import WRITTEN, from_rows
 from operators.scoring import models

@@ -34,11 +34,12 @@ from pipeline.engine.session import session
 from pipeline.preflight import check_models, read_template
 from pipeline.reading.admit import admit
 from pipeline.reading.chunks import plan
+from pipeline.retrieval import blocks as scoring_blocks
 from pipeline.retrieval import place
 from pipeline.retrieval.embeddings import embed_instructions
-from pipeline.retrieval.index import pool_settings
 from pipeline.retrieval.instructions import collect_instructions
 from pipeline.retrieval.neighbours import find_neighbours
+from pipeline.retrieval.offers import offer
 from pipeline.runs import workspace
 from pipeline.scoring import encode, rounds
 from pipeline.scoring import score_block as score_module
@@ -145,7 +146,7 @@ def main() -> None:
     rows = rows_a_block * options.blocks * most * 11 // 10
     options.output.mkdir(parents=True, exist_ok=True)
     corpus.write(options.output / "rows.jsonl", rows)
-    place.BLOCK_TOKENS = rows_a_block * 19 * 9
+    scoring_blocks.BLOCK_TOKENS = rows_a_block * 19 * 9
     wanted = read_config.validate(demo.settings(options.output / "rows.jsonl", options.output / "out"), "benchmark")
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 << 20})
@@ -161,12 +162,12 @@ def main() -> None:
         read = admit(job, plan(wanted), checked.encoder)
         admitted = [part for record in read for part in record.admitted]
         embeddings = str(options.output / "out" / "embeddings" / "scaling")
-        table = collect_instructions(job, admitted, None)
-        embed_instructions(job, embeddings, checked.embedder_version)
+        table = collect_instructions(job, admitted, None, checked.encoder["max_length"])
+        embed_instructions(job, table.shards, embeddings, checked.embedder_version)
         find_neighbours(job, table)
-        blocks = [
-            Block(block.block, block.part, block.duplicates) for block in place.place(job, admitted, table.tokens)
-        ]
+        placed = place.place(job, admitted, table)
+        offers = offer(job, placed, table.shards)
+        blocks = [Block(block.block, block.part, offers[block.block], block.duplicates) for block in placed]
         print(f"placed       {len(blocks)} blocks of about {rows_a_block} rows", flush=True)
         for number, actors in enumerate([*options.actors, 1]):
             sleeping = number < len(options.actors)
@@ -209,7 +210,7 @@ def encoding(job: Job, blocks: list[Block], checked: object) -> None:
         "work": job.work,
         "index": job.index,
         "encoder": checked.encoder,  # type: ignore[attr-defined]
-        "pool": pool_settings(job),
+        "paraphrase_max": job.config.alternatives.paraphrase_max,
         "source": job.config.alternatives.source,
         "k": job.config.alternatives.k,
         "round": vars(encode.Round()),

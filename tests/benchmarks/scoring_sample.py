@@ -16,8 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from operators.scoring.encode_pairs import encode_rows
 
 _SHARED_SHAPE = {
@@ -63,9 +61,9 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     from pipeline.reading.admit import admit
     from pipeline.reading.chunks import plan
     from pipeline.retrieval.embeddings import embed_instructions
-    from pipeline.retrieval.index import pool_settings
     from pipeline.retrieval.instructions import collect_instructions
     from pipeline.retrieval.neighbours import find_neighbours
+    from pipeline.retrieval.offers import offer
     from pipeline.retrieval.place import place
 
     settings = {
@@ -80,11 +78,12 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
     with session(None):
         run = Job(config, str(folder), "sample", pools(config), Reporter())
         admitted = [part for record in admit(run, chunks, checked.encoder) for part in record.admitted]
-        table = collect_instructions(run, admitted, None)
-        embed_instructions(run, str(folder / "embeddings"), checked.embedder_version)
+        table = collect_instructions(run, admitted, None, checked.encoder["max_length"])
+        embed_instructions(run, table.shards, str(folder / "embeddings"), checked.embedder_version)
         find_neighbours(run, table)
-        placed = place(run, admitted, table.tokens)
-        found = {"placed": [asdict(block) for block in placed], "encoder": checked.encoder, "pool": pool_settings(run)}
+        placed = place(run, admitted, table)
+        offers = {number: asdict(part) for number, part in offer(run, placed, table.shards).items()}
+        found = {"placed": [asdict(block) for block in placed], "offers": offers, "encoder": checked.encoder}
     (folder / "placed.json").write_text(json.dumps(found))
 
 
@@ -96,13 +95,12 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     places of its pairs among those of all calls, [l(0), l(I), l(I_1) .. l(I_K)]. `texts`: the same rows as text.
     """
     from pipeline.engine.encoder import cached_encoder
-    from pipeline.retrieval.index import cached_pool
-    from pipeline.scoring.encode import BlockToScore, Round, candidates_of, rows_of_round
-    from pipeline.storage.records import PlacedBlock, from_json
+    from pipeline.scoring.encode import BlockToScore, Round, candidates_of, offers_of_rows, rows_of_round
+    from pipeline.storage.parts import read_table
+    from pipeline.storage.records import Part, PlacedBlock, from_json
 
     found = json.loads((folder / "placed.json").read_text())
-    encoder, pool = cached_encoder(**found["encoder"]), cached_pool(**found["pool"])
-    neighbours = pq.read_table(Path(found["pool"]["index"]) / "neighbours.parquet")
+    encoder = cached_encoder(**found["encoder"])
     context = list(encoder.context)
     placed = sorted(
         (from_json(PlacedBlock, json.dumps(block)) for block in found["placed"]), key=lambda block: block.block
@@ -112,8 +110,10 @@ def take_sample(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     limit = asked / count if asked else math.inf
     calls, places, texts = [], [], []
     for part in [placed[len(placed) * (2 * i + 1) // (2 * count)] for i in range(count)]:
-        block = rows_of_round(BlockToScore(part.block, part.part, None, None), Round())
-        encoded = encode_rows(block, candidates_of(block, neighbours), pool, encoder, job["k"]).to_pylist()
+        offers = Part(**found["offers"][str(part.block)])
+        block = rows_of_round(BlockToScore(part.block, part.part, offers, None, None), Round())
+        candidates = candidates_of(offers_of_rows(block, read_table(offers.path)))
+        encoded = encode_rows(block, candidates, encoder, job["k"]).to_pylist()
         distinct: dict[tuple, int] = {}
         before = sum(len(call["prompts"]) for call in calls)
         taken = 0

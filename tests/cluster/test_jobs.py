@@ -20,7 +20,7 @@ from nodes import Machines, machines, namespaces
 from small_runs import corpus, run, settings, table
 
 from pipeline.engine import metrics
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 
 pytest.importorskip("aiohttp", reason="Ray's job API is not installed")
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,7 +276,7 @@ def scorer_nodes(cluster: Machines) -> list[str]:
 def undisturbed(ray_session, unseen):
     """The output of a run over the same rows and blocks as those of `submit_held_back`, which nobody meddles with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", BLOCK_TOKENS)
+        patch.setattr(blocks, "BLOCK_TOKENS", BLOCK_TOKENS)
         run(unseen / "alone", [unseen / "rows.jsonl"], unseen / "model", alternatives__k=8)
     return unseen / "alone"
 

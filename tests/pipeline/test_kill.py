@@ -10,7 +10,7 @@ from small_runs import corpus, settings
 
 from pipeline import flow
 from pipeline.engine.progress import Reporter
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 
 
 def test_killed_runs_go_on_to_the_same_end(ray_session, model_folder, tmp_path):
@@ -23,7 +23,7 @@ def test_killed_runs_go_on_to_the_same_end(ray_session, model_folder, tmp_path):
     rng, stored, go = random.Random(0), 0, tmp_path / "go"
     for kind in ("power", "actor"):
         before = len(parts_of(output))
-        held_back = (str(ROOT / "tests" / "held_back.py"), str(place.BLOCK_TOKENS), str(before + 5), str(go))
+        held_back = (str(ROOT / "tests" / "held_back.py"), str(blocks.BLOCK_TOKENS), str(before + 5), str(go))
         started = Started(config, "--quiet", script=held_back)
         assert started.wait_for(lambda before=before: len(parts_of(output)) >= before + 5), config.with_suffix(
             ".log"

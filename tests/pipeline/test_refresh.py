@@ -13,13 +13,13 @@ from operators.prompts.template import from_text
 from operators.prompts.tokenise import Encoder
 from operators.scoring.score_rows import pair_digest
 from pipeline.errors import BadRequest
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 
 
 @pytest.fixture(scope="module", autouse=True)
 def several_blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", 4000)
+        patch.setattr(blocks, "BLOCK_TOKENS", 4000)
         yield
 
 

@@ -23,15 +23,15 @@ from small_runs import corpus, reselect, run, table
 from operators.hashing import content_hash
 from operators.prompts.template import from_text
 from operators.prompts.tokenise import Encoder
-from operators.retrieval.alternatives import instruction_key
 from operators.retrieval.embedder import LexicalEmbedder, embed_folded
+from operators.retrieval.instruction_table import instruction_key
 from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline import cli, flow, read_config
 from pipeline.config import Score
 from pipeline.engine import job
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 from pipeline.runs import open_run
 
 BAD_ROWS = [
@@ -64,7 +64,7 @@ def files(tmp_path_factory):
 def done(ray_session, files, model_folder, tmp_path_factory):
     """A run over several blocks of rows, with every kind of bad row and with duplicates in and between files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", 2000)
+        patch.setattr(blocks, "BLOCK_TOKENS", 2000)
         return run(tmp_path_factory.mktemp("out"), files, model_folder)
 
 
@@ -198,7 +198,7 @@ def test_pairs_are_accounted_for(done):
 def test_nothing_but_the_corpus_moves_a_score(done, request, model_folder, tmp_path, monkeypatch, more):
     if "ray__scorers" in more:
         request.getfixturevalue("actors")
-        monkeypatch.setattr(place, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
+        monkeypatch.setattr(blocks, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
     rows = corpus()
     random.Random(str(more)).shuffle(rows)
     path = write_jsonl(tmp_path / "shuffled.jsonl", rows)

@@ -20,7 +20,7 @@ from pipeline import cli, finish
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.preflight import check_models, read_template
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 from pipeline.runs import maintenance, open_run, publish
 from pipeline.runs import workspace as workspaces
 from pipeline.runs.compact import rewrite
@@ -37,7 +37,7 @@ LIKELIHOODS = ("loglik_sum", "loglik_mean", "loglik_empty_mean", "alternatives",
 @pytest.fixture(scope="module", autouse=True)
 def several_blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", 4000)
+        patch.setattr(blocks, "BLOCK_TOKENS", 4000)
         yield
 
 

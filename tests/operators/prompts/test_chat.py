@@ -25,7 +25,6 @@ from operators.prompts.conversation import turns_to_question
 from operators.prompts.measure import Measured, measure
 from operators.prompts.template import TemplateProblem, bos_opens_turns, load_template
 from operators.prompts.tokenise import Encoder, empty_context
-from operators.retrieval.alternatives import Pool, distinct_instructions
 from operators.scoring.encode_pairs import Candidates, encode_rows
 
 
@@ -225,11 +224,8 @@ def test_an_alternative_stands_in_the_place_of_the_instruction_alone():
     texts = [("Sort: b a", "system: Be brief.", "a b"), ("Count: b a", "system: Be brief.", "2")]
     rows = rows_of(texts).to_pylist()
     rows = [{**row, "messages": conversation_of("Be brief.", row["instruction"], row["output"])} for row in rows]
-    table = distinct_instructions(rows_of(texts))
-    pool = Pool(table, None, paraphrase_max=1.01)
-    other = {text: 1 - place for place, text in enumerate(pool.texts)}
-    candidates = [Candidates(None, [other[row["instruction"]]], [0.5], True, 0) for row in rows]
-    encoded = encode_rows(rows_of(texts).from_pylist(rows), candidates, pool, encoder, 1).to_pylist()
+    candidates = [Candidates([texts[1][0]], [0.5]), Candidates([texts[0][0]], [0.5])]
+    encoded = encode_rows(rows_of(texts).from_pylist(rows), candidates, encoder, 1).to_pylist()
     for row, (alternative, _, _) in zip(encoded, texts[::-1], strict=True):
         asked = [SYSTEM, {"role": "user", "content": alternative}, {"role": "assistant", "content": row["output"]}]
         assert row["alternatives"][0]["prompt"] + row["target"] == trained(encoder, asked, "<|im_end|>")

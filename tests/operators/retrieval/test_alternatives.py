@@ -5,11 +5,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pools import Pool, unit
 from reference import alternatives as slow_alternatives
 
-from operators.retrieval import neighbours
-from operators.retrieval.alternatives import Pool, distinct_instructions, instruction_key, merge_instructions
+from operators.retrieval import nearest
 from operators.retrieval.embedder import LexicalEmbedder, SentenceEmbedder, embed_folded
+from operators.retrieval.instruction_table import (
+    distinct_instructions,
+    has_input,
+    have_inputs,
+    instruction_key,
+    merge_instructions,
+)
 
 ROW = st.fixed_dictionaries(
     {
@@ -46,67 +53,78 @@ def table_of(rows):
     )
 
 
-def pool_of(rows, vectors=None, paraphrase_max=0.95):
-    table = merge_instructions([distinct_instructions(table_of(rows))])
-    if vectors is None:
-        # Few directions, so that ties and exact duplicates of vectors are common.
-        rng = np.random.default_rng(len(table))
-        vectors = rng.integers(-1, 2, (len(table), 3)).astype(np.float32) + np.float32(0.01)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return table, Pool(table, vectors, paraphrase_max=paraphrase_max)
+def pool_of(rows, **options):
+    table = merge_instructions([distinct_instructions(table_of(rows), 100)])
+    # Few directions, so that ties and exact duplicates of vectors are common.
+    rng = np.random.default_rng(len(table))
+    return Pool(table, unit(rng.integers(-1, 2, (len(table), 3)) + 0.01), **options)
 
 
 @given(
     rows=st.lists(ROW, min_size=1, max_size=25),
     k=st.integers(1, 6),
     paraphrase_max=st.sampled_from([0.5, 0.95, 1.01]),
-    cells=st.sampled_from([1, 20, 10**6]),
+    stretch=st.sampled_from([1, 3, 100]),
+    narrowest=st.sampled_from([1, 128]),
 )
-def test_equals_the_walk_over_the_pool(rows, k, paraphrase_max, cells):
-    neighbours.BLOCK_CELLS = cells
-    table, pool = pool_of(rows, paraphrase_max=paraphrase_max)
-    plain = [
-        {"text": text, "hash": key, "vector": vector}
-        for text, key, vector in zip(table["text"].to_pylist(), table["key"].to_pylist(), pool.embeddings, strict=True)
-    ]
-    keys = table["key"].to_pylist()
+def test_equals_the_walk_over_the_pool(rows, k, paraphrase_max, stretch, narrowest):
+    before, nearest._NARROWEST = nearest._NARROWEST, narrowest
+    pool = pool_of(rows, paraphrase_max=paraphrase_max, stretch=stretch)
+    columns = (pool.table["text"].to_pylist(), pool.table["key"].to_pylist(), pool.vectors)
+    plain = [{"text": text, "hash": key, "vector": vector} for text, key, vector in zip(*columns, strict=True)]
+    keys = pool.table["key"].to_pylist()
     found = {
-        (query.row, query.has_input, query.task): ([pool.texts[i] for i in picked], skipped, complete)
-        for query, picked, _, complete, skipped in pool.search(pool.queries(0, len(pool)), k)
+        (row["instruction_row"], row["has_input"], row["task"]): (
+            [pool.texts[i] for i in row["candidates"]],
+            row["paraphrases_skipped"],
+            row["complete"],
+        )
+        for row in pool.neighbours(k).to_pylist()
     }
+    nearest._NARROWEST = before
     for row in rows:
         texts, skipped, complete = found[
             keys.index(instruction_key(row["instruction"])), bool(row["input"].strip()), row["task"]
         ]
         assert (texts, skipped) == slow_alternatives(row, rows, plain, k, paraphrase_max)
-        assert complete or len(texts) == k
-    neighbours.BLOCK_CELLS = 20_000_000
+        assert complete == (len(slow_alternatives(row, rows, plain, k + 1, paraphrase_max)[0]) <= k)
 
 
 def test_the_same_task_can_be_allowed():
     rows = [{"instruction": text, "input": "x", "task": "t"} for text in ("Add", "Sort")]
-    table, pool = pool_of(rows)
-    assert all(len(picked) == 0 for _, picked, _, _, _ in pool.search(pool.queries(0, 2), 3))
-    relaxed = Pool(table, pool.embeddings, paraphrase_max=0.95, same_task="allow")
-    assert [len(picked) for _, picked, _, _, _ in relaxed.search(relaxed.queries(0, 2), 3)] == [1, 1]
+    assert pool_of(rows).neighbours(3)["candidates"].to_pylist() == [[], []]
+    assert pool_of(rows, same_task="allow").neighbours(3)["candidates"].to_pylist() == [[1], [0]]
+
+
+def test_an_instruction_of_several_tasks_is_no_alternative_in_any_of_them():
+    uses = [("Add", "t1"), ("Add", "t2"), ("Add", None), ("Sort", "t2"), ("Cut", "t3")]
+    pool = pool_of([{"instruction": text, "input": "x", "task": task} for text, task in uses], paraphrase_max=1.01)
+    offered = {
+        (pool.texts[row["instruction_row"]], row["task"]): {pool.texts[i] for i in row["candidates"]}
+        for row in pool.neighbours(3).to_pylist()
+    }
+    assert offered["Sort", "t2"] == {"Cut"} and offered["Cut", "t3"] == {"Add", "Sort"}
+    assert offered["Add", None] == {"Sort", "Cut"} and offered["Add", "t2"] == {"Cut"}
 
 
 def test_merging_does_not_depend_on_order():
     rows = [{"instruction": text, "input": "", "task": None} for text in ("a  b", "a b", "a b ", "c")]
-    one = merge_instructions([distinct_instructions(table_of(rows))])
-    other = merge_instructions([distinct_instructions(table_of([row])) for row in reversed(rows)])
+    one = merge_instructions([distinct_instructions(table_of(rows), 100)])
+    other = merge_instructions([distinct_instructions(table_of([row]), 100) for row in reversed(rows)])
     assert one.equals(other) and one["text"].to_pylist().count("a  b") == 1 and sum(one["tokens"].to_pylist()) == 20
 
 
-def test_many_rows_against_plain_sorting():
-    rng = np.random.default_rng(3)
-    vectors = rng.normal(size=(400, 16)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors[100:120] = vectors[0]  # exact ties
-    sims = neighbours.similarities(vectors[:1], vectors)[0]
-    exact = vectors.astype(np.float64) @ vectors[0].astype(np.float64)
-    rows, _ = neighbours.top(sims, vectors[0], vectors, 50)
-    assert rows.tolist() == sorted(range(400), key=lambda i: (-round(exact[i], 12), i))[:50]
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), min_size=1, max_size=20))
+def test_inputs_of_white_space_alone_are_none_in_both_ways(texts):
+    assert have_inputs(pa.array(texts, pa.string())).to_pylist() == [has_input(text) for text in texts]
+
+
+def test_what_is_left_of_a_sequence_is_that_of_the_longest_row():
+    rows = [{"instruction": "Add", "input": text, "task": None} for text in ("x", "y", "")]
+    tokens = pa.array([3, 9, 5])
+    table = table_of(rows).set_column(4, "n_prompt_tokens", tokens)
+    (uses,) = distinct_instructions(table, 20)["uses"].to_pylist()
+    assert [(use["has_input"], use["room"]) for use in uses] == [(False, 13), (True, 9)]
 
 
 def test_lexical_embeddings_are_unit_fixed_and_follow_wording():

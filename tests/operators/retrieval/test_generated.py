@@ -7,7 +7,6 @@ from conftest import byte_tokenizer
 
 from operators.prompts.template import load_template
 from operators.prompts.tokenise import Encoder
-from operators.retrieval.alternatives import Pool, distinct_instructions
 from operators.retrieval.generated import Generated, Offer, input_key
 from operators.schema import WRITTEN, from_rows
 from operators.scoring.encode_pairs import Candidates, encode_rows
@@ -62,15 +61,10 @@ RETRIEVED = ["Copy it.", "Count the WORDS", "Double it.", "Write it twice."]
 
 def alternatives(offers, k, *, rows=True, max_length=100, skipped=(1, 2)):
     """What is chosen from written offers, and then from a pool of RETRIEVED in this order."""
-    table = distinct_instructions(rows_of([ROW, *((text, "x", "y") for text in RETRIEVED)]))
-    own = table["text"].to_pylist()
-    vectors = np.stack([at(0 if text == ROW[0] else 30 + 10 * RETRIEVED.index(text)) for text in own])
-    pool = Pool(table, vectors, paraphrase_max=1.01)
-    (query,) = pool.queries(own.index(ROW[0]), own.index(ROW[0]) + 1)
-    ranked = [own.index(text) for text in RETRIEVED[:2]] if rows else []
-    candidates = Candidates(query, ranked, [0.5] * len(ranked), not rows, sum(skipped), tuple(offers))
+    ranked = RETRIEVED if rows else []
+    candidates = Candidates(ranked, [0.5] * len(ranked), sum(skipped), tuple(offers))
     encoder = Encoder(byte_tokenizer(bos=True), load_template("plain"), True, max_length)
-    (row,) = encode_rows(rows_of([ROW]), [candidates], pool, encoder, k).to_pylist()
+    (row,) = encode_rows(rows_of([ROW]), [candidates], encoder, k).to_pylist()
     assert row["paraphrases_skipped"] == sum(skipped)
     return [(one["instruction"], one["origin"], round(one["similarity"], 3)) for one in row["alternatives"]]
 
@@ -82,7 +76,7 @@ def test_written_alternatives_come_first_and_the_pool_fills_up_what_is_missing()
     written = [("Count the words.", "generated", 0.25), ("Translate it.", "generated", 0.125)]
     assert alternatives(OFFERS, 2) == written and alternatives(OFFERS, 1) == written[:1]
     assert alternatives(OFFERS, 3) == [*written, ("Copy it.", "retrieved", 0.5)]
-    # "Count the WORDS" has the wording of a written one; what comes after it is ranked further.
+    # "Count the WORDS" has the wording of a written one.
     found = alternatives(OFFERS, 5)
     assert found[:3] == [*written, ("Copy it.", "retrieved", 0.5)]
     assert [text for text, *_ in found[3:]] == ["Double it.", "Write it twice."]

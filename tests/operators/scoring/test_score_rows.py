@@ -5,12 +5,13 @@ import pyarrow as pa
 import pytest
 from admitted import rows_of
 from conftest import byte_tokenizer, random_model
+from pools import Pool, unit
 from reference import loglik
 
 from operators.prompts.template import from_text, load_template
 from operators.prompts.tokenise import Encoder, empty_context
-from operators.retrieval.alternatives import Pool, distinct_instructions, merge_instructions
-from operators.scoring.encode_pairs import Candidates, encode_rows
+from operators.retrieval.instruction_table import distinct_instructions, merge_instructions
+from operators.scoring.encode_pairs import encode_rows
 from operators.scoring.score_rows import Scoring
 from operators.scoring.scorer import TargetScorer
 
@@ -29,20 +30,16 @@ def score(texts, *, k=2, max_length=400, template=None, count=2, input_chars=Non
         rows = rows.set_column(
             rows.column_names.index("input_chars"), "input_chars", pa.array([input_chars] * len(rows))
         )
-    table = merge_instructions([distinct_instructions(rows_of([(one, "x", "y") for one in INSTRUCTIONS] + texts))])
-    vectors = np.random.default_rng(0).normal(size=(len(table), 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    pool = Pool(table, vectors, paraphrase_max=1.01)
-    by_key = {key: row for row, key in enumerate(table["key"].to_pylist())}
-    found = {
-        (q.row, q.has_input): Candidates(q, picked.tolist(), similar.tolist(), complete, skipped)
-        for q, picked, similar, complete, skipped in pool.search(pool.queries(0, len(pool)), count)
-    }
-    candidates = [found[by_key[row["instruction_key"]], bool(row["input"].strip())] for row in rows.to_pylist()]
+    table = merge_instructions(
+        [distinct_instructions(rows_of([(one, "x", "y") for one in INSTRUCTIONS] + texts), max_length)]
+    )
+    pool = Pool(table, unit(np.random.default_rng(0).normal(size=(len(table), 8))), paraphrase_max=1.01)
+    found = pool.candidates(pool.neighbours(count))
+    candidates = [found[row["instruction"], bool(row["input"].strip()), None] for row in rows.to_pylist()]
     tokenizer = byte_tokenizer(bos=True)
     encoder = Encoder(tokenizer, template or load_template("plain"), True, max_length)
     model = random_model("llama")
-    encoded = encode_rows(rows, candidates, pool, encoder, k)
+    encoded = encode_rows(rows, candidates, encoder, k)
     scoring = Scoring(encoded, empty_context(tokenizer), lambda: TargetScorer(model, 500))
     scoring.score_all()
     return scoring.table().to_pylist(), scoring.work, encoder, model, pool
@@ -78,13 +75,11 @@ def test_equal_pairs_are_computed_once():
         }
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_an_alternative_that_is_too_long_is_replaced_by_the_next(count):
-    # The stored list may end before enough are found; the whole ranking then goes on where it ended.
+def test_an_alternative_that_is_too_long_is_replaced_by_the_next():
     texts = [("Sort.", "b a", "a b")]
     (free,), _, encoder, _, _ = score(texts, k=4, count=4)
     longest = max(len(encoder.prompt(one["instruction"], "b a")) for one in free["alternatives"])
-    (row,), *_ = score(texts, k=3, count=count, max_length=longest - 1 + len(encoder.targets(["a b"])[0]))
+    (row,), *_ = score(texts, k=3, count=4, max_length=longest - 1 + len(encoder.targets(["a b"])[0]))
     assert [one["instruction"] for one in row["alternatives"]] == [
         one["instruction"] for one in free["alternatives"] if len(encoder.prompt(one["instruction"], "b a")) < longest
     ]

@@ -9,7 +9,7 @@ from operators.retrieval.generated import input_key
 from operators.schema import GENERATED, INPUTS, from_rows
 from pipeline.engine.attempts import GivenUp
 from pipeline.retrieval.generate import GenerateRange, build_written, inputs_of_part, recall_answers
-from pipeline.retrieval.index import RowRange
+from pipeline.retrieval.shards import RowRange, instructions_path
 from pipeline.storage import computed
 from pipeline.storage.parts import read_table, write_table
 from pipeline.storage.records import Part, from_json, record_table
@@ -112,7 +112,7 @@ def test_distinct_inputs_meet_what_is_stored_and_are_taken_apart(tmp_path):
     written = build_written([New()._range(RowRange(0, 2))], index, GENERATOR)
     assert (written.requested, written.stored, written.computed) == (4, 2, 2)
     assert (written.refused, written.too_few, written.distinct, written.tokens) == (1, 3, 4, 10)
-    texts = read_table(f"{index}/instructions.parquet")["text"].to_pylist()
+    texts = read_table(instructions_path(index, 0))["text"].to_pylist()
     of_input = {
         row["key"]: [texts[place] for place in row["instructions"]]
         for row in read_table(f"{index}/written.parquet").to_pylist()

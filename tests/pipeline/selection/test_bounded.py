@@ -7,7 +7,7 @@ from conftest import write_jsonl
 from small_runs import corpus, reselect, run, settings, table
 
 from pipeline.errors import BadRequest
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 from pipeline.selection import bounded
 
 
@@ -18,7 +18,7 @@ def both(ray_session, model_folder, tmp_path_factory):
     path = write_jsonl(folder / "rows.jsonl", corpus(240, seed=3))
     more = {"alternatives__k": 9, "score__hardest": 2, "select__budget__token_fraction": 0.1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", 20_000)
+        patch.setattr(blocks, "BLOCK_TOKENS", 20_000)
         patch.setattr(bounded, "PILOT_SHARE", 1 / 6)
         full = run(folder / "full", [path], model_folder, **more)
         some = run(folder / "some", [path], model_folder, select__mode="bounded", **more)

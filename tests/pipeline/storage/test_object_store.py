@@ -11,7 +11,7 @@ from small_runs import corpus, run, settings
 from pipeline import flow, read_config
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 from pipeline.runs import open_run, report
 from pipeline.selection import choose
 from pipeline.storage.lock import hold
@@ -53,7 +53,7 @@ def outcome(ray_session, object_store, model_folder, tmp_path_factory):
     path = write_jsonl(folder / "rows.jsonl", corpus(30))
     wanted = settings(OUTPUT, [path], model_folder, keep_runs=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", 4000)
+        patch.setattr(blocks, "BLOCK_TOKENS", 4000)
         on_disk = run(folder / "out", [path], model_folder)
         with patch.context() as broken, pytest.raises(Stopped):
             broken.setattr(choose, "select", stop)

@@ -1,0 +1,233 @@
+"""Neighbours in a table of many instructions: an inverted file, whose lists are looked into as far as the recall asks for.
+
+Centres come from a sample, in one task; each shard's rows go to their lists in one shuffle; groups of lists, near each other in
+meaning, are searched as tasks, each of which reads the lists that its own instructions are nearest to. How many lists these are
+is decided on a sample of queries, of which the exact neighbours are found as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from operators.retrieval.alternatives import Queries, queries_of, ranked
+from operators.retrieval.clusters import SAMPLE, cluster_centres, clusters_of
+from operators.retrieval.instruction_table import use_order
+from operators.retrieval.lists import SAMPLE_PER_LIST, find_centres, list_count, nearest_lists
+from operators.retrieval.query_table import place_queries
+from operators.schema import QUERIES
+from pipeline.engine.job import Job, execute, items, mapped, once
+from pipeline.retrieval.blocks import block_width
+from pipeline.retrieval.cells import (
+    CELLS,
+    Cells,
+    Group,
+    cached_centres,
+    cached_group,
+    centres_path,
+    group_path,
+    search_lists,
+    vectors_path,
+)
+from pipeline.retrieval.instructions import InstructionTable
+from pipeline.retrieval.probes import Wanted, choose_probes, in_words
+from pipeline.retrieval.shards import (
+    Shards,
+    cached_embeddings,
+    cached_instructions,
+    in_shards,
+    queries_path,
+)
+from pipeline.storage import urls
+from pipeline.storage.arrays import load_array, save_array
+from pipeline.storage.parts import read_table, write_part, write_table
+from pipeline.storage.records import Part, Retrieval, record_table, records_of
+
+GROUP_ROWS = 8192  # instructions of a group of lists, about
+
+
+@dataclass(frozen=True)
+class ShardLists:
+    """Of a shard: instructions of each list, and the tokens of their rows."""
+
+    shard: int
+    rows: list[int]
+    tokens: list[int]
+
+
+def find_in_lists(job: Job, table: InstructionTable, clusters: int) -> Retrieval:
+    """Write the QUERIES of every shard from an inverted file; how they were found."""
+    asked, shards = job.config.alternatives, table.shards
+    exact = shards.rows <= asked.exact_below
+    wanted = Wanted(asked.k, {"paraphrase_max": asked.paraphrase_max, "same_task": asked.same_task})
+    with job.reporter.stage("lists", None, "shards") as stage:
+        lists = once("lists", write_centres, shards, list_count(shards.rows), clusters)
+        stage.advance(note=f"{lists:,} lists")
+        groups = _write_cells(job, shards, lists)
+        cells = Cells(shards.index, [group.first_list for group in groups])
+        retrieval = Retrieval("exact") if exact else choose_probes(job, shards, cells, wanted, lists)
+        stage.advance(note=in_words(retrieval))
+    with job.reporter.stage("neighbours", len(groups), "groups of lists") as stage:
+        kwargs = {
+            "work": job.work,
+            "cells": cells,
+            "probes": retrieval.probes or lists,
+            "wanted": wanted,
+            "width": block_width(table.tokens, asked.k),
+        }
+        dataset = mapped(items(groups), queries_of_group, fn_kwargs=kwargs)
+        parts = execute("neighbours", Part, dataset, lambda part: stage.advance())
+        divided = in_shards(
+            mapped(items(parts), divide_queries, fn_kwargs={"shards": shards}), "shard", len(shards.sizes)
+        )
+        execute("neighbours", Part, mapped(divided, write_queries, fn_kwargs={"index": shards.index}))
+    return retrieval
+
+
+def write_centres(shards: Shards, lists: int, clusters: int) -> int:
+    """Write the centres of lists and of clusters, found on a sample; how many lists there are."""
+    # Keys are hashes: the first rows of shards are a sample of all.
+    sample = _sample_of(shards, max(SAMPLE_PER_LIST * lists, SAMPLE))
+    centres = find_centres(sample[: SAMPLE_PER_LIST * lists], lists)
+    save_array(centres_path(shards.index), centres)
+    save_array(_cluster_centres_path(shards.index), cluster_centres(sample[:SAMPLE], clusters))
+    return len(centres)
+
+
+def _sample_of(shards: Shards, count: int) -> np.ndarray:
+    """Float32 [N, D]: embeddings of about `count` instructions, in no order of meaning."""
+    share = min(1.0, count / shards.rows)
+    sample = np.concatenate([vectors[: math.ceil(len(vectors) * share)] for _, vectors in shards.embeddings()])
+    # Mixed, so that a part of it has rows of all shards as well.
+    return np.ascontiguousarray(sample[np.random.default_rng(0).permutation(len(sample))])
+
+
+def _cluster_centres_path(index: str) -> str:
+    return urls.join(index, "cluster_centres.arrow")
+
+
+def _write_cells(job: Job, shards: Shards, lists: int) -> list[Group]:
+    """Write the files of an inverted file; its groups."""
+    used = shards.used()
+    sizes = execute(
+        "lists", ShardLists, mapped(items(used), assign_lists, fn_kwargs={"shards": shards, "lists": lists})
+    )
+    rows, tokens = (np.sum([getattr(record, name) for record in sizes], axis=0) for name in ("rows", "tokens"))
+    groups = _grouped(rows, tokens)
+    first_lists = [group.first_list for group in groups]
+    kwargs = {"shards": shards, "first_lists": first_lists}
+    divided = in_shards(mapped(items(used), cells_of_shard, fn_kwargs=kwargs), "group", len(groups))
+    written = mapped(divided, write_group, fn_kwargs={"index": shards.index})
+    execute("lists", int, written)
+    return groups
+
+
+def _grouped(rows: np.ndarray, tokens: np.ndarray) -> list[Group]:
+    """Groups of about GROUP_ROWS instructions, given those of each list and the tokens of their rows; none is empty."""
+    groups: list[Group] = []
+    first, begin, held = 0, 0, 0
+    for number in range(len(rows)):
+        held += int(rows[number])
+        if held >= GROUP_ROWS or number == len(rows) - 1:
+            if held or not groups:
+                groups.append(Group(len(groups), first, number + 1, begin))
+            else:
+                groups[-1] = replace(groups[-1], last_list=number + 1)
+            begin += int(tokens[first : number + 1].sum())
+            first, held = number + 1, 0
+    return groups
+
+
+def _lists_path(index: str, shard: int) -> str:
+    return urls.join(index, "lists", f"{shard:05d}.arrow")
+
+
+def assign_lists(batch: pa.Table, *, shards: Shards, lists: int) -> pa.Table:
+    """Write the list of each instruction of shards."""
+    records = []
+    for shard in records_of(int, batch):
+        numbers = nearest_lists(cached_embeddings(shards.index, shard), cached_centres(shards.index))
+        save_array(_lists_path(shards.index, shard), numbers)
+        tokens = cached_instructions(shards.index, shard)["tokens"].to_numpy()
+        sums = np.bincount(numbers, weights=tokens, minlength=lists).astype(np.int64)
+        records.append(ShardLists(shard, np.bincount(numbers, minlength=lists).tolist(), sums.tolist()))
+    return record_table(records)
+
+
+def cells_of_shard(batch: pa.Table, *, shards: Shards, first_lists: list[int]) -> Iterable[pa.Table]:
+    """The CELLS of shards with the bytes of their embeddings and the group that each belongs to."""
+    for shard in records_of(int, batch):
+        lists = load_array(_lists_path(shards.index, shard))
+        table = cached_instructions(shards.index, shard).drop_columns(["key", "text"])
+        vectors = cached_embeddings(shards.index, shard)
+        data = pa.py_buffer(vectors.tobytes())
+        width = vectors.shape[1] * vectors.itemsize
+        columns = {
+            "list": pa.array(lists),
+            "row": pa.array(shards.rows_of(shard)),
+            "vector": pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(vectors), [None, data]),
+            "group": pa.array(np.searchsorted(first_lists, lists, side="right") - 1),
+        }
+        for name, column in columns.items():
+            table = table.append_column(name, column)
+        yield table
+
+
+def write_group(batch: pa.Table, *, index: str) -> pa.Table:
+    """Write the files of one group of lists; its number."""
+    if not len(batch):
+        return record_table([])
+    group = batch["group"][0].as_py()
+    table = batch.sort_by([("list", "ascending"), ("row", "ascending")]).combine_chunks()
+    flat: np.ndarray = np.frombuffer(b"".join(table["vector"].to_pylist()), dtype=np.float32)
+    save_array(vectors_path(index, group), flat.reshape(len(table), -1))
+    write_table(group_path(index, group), table.select(CELLS.names))
+    return record_table([group])
+
+
+def queries_of_group(batch: pa.Table, *, work: str, cells: Cells, probes: int, wanted: Wanted, width: int) -> pa.Table:
+    """Write the QUERIES of the instructions of groups."""
+    parts = []
+    for group in records_of(Group, batch):
+        loaded = cached_group(cells.index, group.number)
+
+        def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
+            return search_lists(cells, queries, count, probes, wanted.k, wanted.rules)
+
+        neighbours = []
+        for number in np.unique(loaded.lists).tolist():
+            start, stop = np.searchsorted(loaded.lists, [number, number + 1]).tolist()
+            own = loaded.table[start:stop].combine_chunks()
+            queries = queries_of(own, loaded.facts.rows[start:stop], loaded.vectors[start:stop])
+            neighbours.append(ranked(queries, wanted.k, search))
+        table = place_queries(
+            pa.concat_tables(neighbours).combine_chunks(),
+            loaded.facts.rows,
+            loaded.vectors,
+            loaded.table["tokens"].to_numpy(),
+            clusters_of(loaded.vectors, load_array(_cluster_centres_path(cells.index))),
+            k=wanted.k,
+            width=width,
+            begin=group.begin,
+        )
+        parts.append(write_part(f"{work}/queries", table, QUERIES))
+    return record_table(parts)
+
+
+def divide_queries(batch: pa.Table, *, shards: Shards) -> Iterable[pa.Table]:
+    """QUERIES of recorded parts with the shard that each belongs to."""
+    for part in records_of(Part, batch):
+        table = read_table(part.path)
+        yield table.append_column("shard", pa.array(shards.of_rows(table["instruction_row"].to_numpy())))
+
+
+def write_queries(batch: pa.Table, *, index: str) -> pa.Table:
+    """Write the QUERIES of one shard."""
+    if not len(batch):
+        return record_table([])
+    table = batch.drop_columns(["shard"]).take(use_order(batch, "instruction_row"))
+    return record_table([write_table(queries_path(index, batch["shard"][0].as_py()), table)])
