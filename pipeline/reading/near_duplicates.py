@@ -63,7 +63,7 @@ def drop_near_duplicates(job: Job, admitted: list[Part], threshold: float) -> Si
         keyed = keyed.repartition(max(1, -(-records * _KEY_BYTES // SHUFFLE_BYTES)), keys=["key"])
         candidates = execute("near", CandidatePart, mapped(keyed, pair_rows, fn_kwargs={"folder": folder}))
         stage.advance()
-        groups, compared = once("near", group_pairs, [record.part for record in candidates], folder)
+        groups, compared = once("near", group_pairs, [record.part for record in candidates], folder, GROUP_CHARS)
         stage.advance(note=f"{compared:,} pairs to compare")
         similar = _compare(job, admitted, threshold, folder, groups)
         stage.advance(note=f"{sum(part.rows for part in similar):,} pairs of near duplicates")
@@ -78,7 +78,9 @@ def drop_near_duplicates(job: Job, admitted: list[Part], threshold: float) -> Si
         numbered = [BlockPart(number, part) for number, part in enumerate(admitted)]
         sieve = mapped(items(numbered), sieve_part, fn_kwargs={"work": job.work, "folder": folder})
         sieved = sorted(execute("near", SievedPart, sieve), key=lambda record: record.number)
-        near: NearDuplicates = once("near", list_dropped, [part.dropped for part in sieved if part.dropped], folder)
+        near: NearDuplicates = once(
+            "near", list_dropped, [part.dropped for part in sieved if part.dropped], folder, PUBLISHED_ROWS
+        )
         stage.advance(note=f"{sum(near.rows.values()):,} rows")
     metrics.count("tss_rows", sum(near.rows.values()), outcome="near_duplicate")
     metrics.count("tss_rows", sum(near.copies.values()), outcome="duplicate")
@@ -145,8 +147,9 @@ def _pair_table(some: np.ndarray, others: np.ndarray, beside: dict[str, np.ndarr
     return pa.table({**columns, **beside})
 
 
-def group_pairs(parts: list[Part], folder: str) -> tuple[int, int]:
-    """Cut the distinct pairs into groups that a task can compare, and note which rows each needs; groups, and pairs."""
+def group_pairs(parts: list[Part], folder: str, chars: int) -> tuple[int, int]:
+    """Cut the distinct pairs into groups of so much text, which a task can compare, and note which rows each needs; groups, and
+    pairs."""
     table = pa.concat_tables([CANDIDATE_PAIRS.empty_table(), *(read_table(part.path) for part in parts)])
     some, others = _ids(table, "some"), _ids(table, "other")
     order = sort_ids(some, after=(others[:, 1], others[:, 0]))
@@ -154,7 +157,7 @@ def group_pairs(parts: list[Part], folder: str) -> tuple[int, int]:
     if not len(order):
         return 0, 0
     costs = np.cumsum(table["chars"].to_numpy()[order] + 2 * _ROW_CHARS)
-    _, groups = np.unique((costs - costs[0]) // GROUP_CHARS, return_inverse=True)
+    _, groups = np.unique((costs - costs[0]) // chars, return_inverse=True)
     count = int(groups[-1]) + 1
     keys, members = [], []
     for group, rows in enumerate(np.split(order, np.searchsorted(groups, np.arange(1, count)))):
@@ -250,9 +253,9 @@ def sieve_part(batch: pa.Table, *, work: str, folder: str) -> pa.Table:
     return record_table(records)
 
 
-def list_dropped(parts: list[Part], folder: str) -> NearDuplicates:
-    """Write where near duplicates stood, in the order of the input, and which row stays for each. Copies of one are duplicates
-    of the first of them."""
+def list_dropped(parts: list[Part], folder: str, rows: int) -> NearDuplicates:
+    """Write where near duplicates stood, so many in a part, in the order of the input, and which row stays for each. Copies of
+    one are duplicates of the first of them."""
     table = pa.concat_tables([read_table(part.path) for part in parts])
     table = table.sort_by([(name, "ascending") for name in ("input_index", "file_index", "line", "turn", "id")])
     words, dropped = id_words(table["id"].to_pylist()), _dropped(folder)
@@ -266,7 +269,7 @@ def list_dropped(parts: list[Part], folder: str) -> NearDuplicates:
     listed = listed.append_column("stayed", pa.array(hex_ids(dropped.stayed[places]), pa.string()))
     listed = listed.append_column("similarity", pa.array(dropped.similarity[places]))
     written = [
-        write_part(urls.join(folder, "listed"), listed.slice(start, PUBLISHED_ROWS), NEAR_DUPLICATES)
-        for start in range(0, len(listed), PUBLISHED_ROWS)
+        write_part(urls.join(folder, "listed"), listed.slice(start, rows), NEAR_DUPLICATES)
+        for start in range(0, len(listed), rows)
     ]
     return NearDuplicates(written, dict(Counter(listed["source"].to_pylist())), dict(copies))

@@ -13,13 +13,12 @@ from operators.hashing import content_hash
 from operators.schema import NEAR_DUPLICATES, SCORED
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.reading import collect
 from pipeline.reading import near_duplicates as stage
 from pipeline.request import requested
 from pipeline.runs import open_run
 from pipeline.runs.report import of_run
 
-NEAR, LENGTH = 0.8, 600
+NEAR, LENGTH = 0.8, 512
 QUESTION = "Which of these rivers is the longest one in all of southern Europe, from source to mouth?"
 WORDS = [
     "river",
@@ -79,10 +78,11 @@ def inputs(tmp_path_factory):
 def done(ray_session, inputs, model_folder, tmp_path_factory):
     """A run whose parts, groups of pairs and listed parts are small, so that there are many of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "PART_CHARS", 2000)
         patch.setattr(stage, "GROUP_CHARS", 5000)
+        patch.setattr(stage, "PUBLISHED_ROWS", 4)
         folder = tmp_path_factory.mktemp("out")
-        return run(folder, inputs[0], model_folder, dedup__near=NEAR, scorer__max_length=LENGTH)
+        asked = {"dedup__near": NEAR, "scorer__max_length": LENGTH, "ray__read_blocks": 6}
+        return run(folder, inputs[0], model_folder, **asked)
 
 
 def test_the_rows_that_go_are_those_of_the_slow_twin_and_are_listed(done, inputs):
@@ -125,7 +125,7 @@ def test_neither_order_nor_parts_decide(done, inputs, model_folder, tmp_path):
     rng, paths = random.Random(3), []
     for number, rows in enumerate(inputs[1]):
         paths.append(write_jsonl(tmp_path / f"{number}.jsonl", rng.sample(rows, len(rows))))
-    again = run(tmp_path / "out", paths, model_folder, dedup__near=NEAR, scorer__max_length=LENGTH, ray__read_blocks=5)
+    again = run(tmp_path / "out", paths, model_folder, dedup__near=NEAR, scorer__max_length=LENGTH)
     columns = ("id", "stayed", "similarity")
     some, others = (
         {tuple(row[name] for name in columns) for row in table(one, "near_duplicates")} for one in (done, again)
