@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +66,6 @@ class Request:
     output: str
     chunks: list[Chunk]
     pool_texts: list[str] | None
-    excluded: list[ExcludedFile]
     checked: Checked
     pools: Pools
     dtype: str
@@ -74,6 +73,7 @@ class Request:
     inputs: list[InputFile]
     fresh: bool  # as it was asked for; a run that goes on is what it was begun as
     generating: Generating | None = None  # where alternatives are written
+    excluded: Sequence[ExcludedFile] = ()  # texts that no row may share words with
 
     @property
     def content(self) -> str:

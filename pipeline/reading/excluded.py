@@ -16,6 +16,7 @@ from pipeline.storage import urls
 from pipeline.storage.arrays import load_array, save_array
 
 CHARS_AT_ONCE = 1 << 20
+SHOWN_CHARS = 1000  # of the words that are shared, which may be long
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ExcludedIndex:
     folder: str
 
 
-def index_excluded(job: Job, excluded: list[ExcludedFile]) -> list[ExcludedIndex]:
+def index_excluded(job: Job, excluded: Sequence[ExcludedFile]) -> list[ExcludedIndex]:
     """Write what workers look up."""
     indexes = []
     for number, file in enumerate(excluded):
@@ -75,7 +76,9 @@ def _compare(examples: list[Example], places: list[int], index: ExcludedIndex, r
         for place, shared in zip(places, find_shared(texts, wholes, _texts(index.folder), index.ngram), strict=True):
             if shared is not None:
                 what = "its instruction or input is the text" if shared.whole else f"it shares {index.ngram} words"
-                reasons[place] = Rejection("contaminated", f"{index.path}:{shared.line}: {what}: {shared.words}")
+                reasons[place] = Rejection(
+                    "contaminated", f"{index.path}:{shared.line}: {what}: {shared.words[:SHOWN_CHARS]}"
+                )
 
 
 def _texts_of(example: Example) -> list[str]:

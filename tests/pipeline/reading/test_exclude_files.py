@@ -159,6 +159,12 @@ def test_turns_of_a_conversation_are_looked_into_where_exports_hold_them(monkeyp
     assert rejected[0]["detail"].startswith("messages[3]: bench.jsonl:1: ") and "The Po." in rejected[0]["raw"]
 
 
+def test_a_detail_shows_the_beginning_of_long_words(tmp_path):
+    words = " ".join(f"{'x' * 500}{i}" for i in range(13))
+    (reason,) = contaminations([Example("a", words, "c", None, "{}")], [index(tmp_path, [words])])
+    assert reason is not None and len(reason.detail) < excluded.SHOWN_CHARS + 100
+
+
 def test_many_characters_are_compared_in_stretches(monkeypatch, tmp_path):
     monkeypatch.setattr(excluded, "CHARS_AT_ONCE", 100)
     examples = [Example("a", QUESTION if i % 3 else "b", "c", None, "{}") for i in range(10)]
