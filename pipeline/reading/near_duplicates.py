@@ -128,7 +128,8 @@ def _chars(table: pa.Table) -> np.ndarray:
 
 
 def _ids(table: pa.Table, side: str) -> np.ndarray:
-    return np.c_[table[f"{side}_0"].to_numpy(), table[f"{side}_1"].to_numpy()].astype(np.uint64)
+    words: np.ndarray = np.c_[table[f"{side}_0"].to_numpy(), table[f"{side}_1"].to_numpy()].astype(np.uint64)
+    return words
 
 
 def pair_rows(table: pa.Table, *, folder: str) -> pa.Table:
