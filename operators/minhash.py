@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operators.shingles import mix, shingle_hashes
+from operators.shingles import FoldedRow, mix, shingle_hashes
 
 HASHES = 128
 RECALL = 0.99  # of pairs that are just similar enough, at least so many share a band
@@ -44,18 +44,18 @@ def bands_for(threshold: float) -> Bands:
     return next((bands for bands in choices if bands.recall(threshold) >= RECALL), choices[-1])
 
 
-def signatures(rows: list[tuple[str, str]]) -> np.ndarray:
-    """Uint32 [N, HASHES] of folded (prompt, output)."""
+def signatures(rows: list[FoldedRow]) -> np.ndarray:
+    """Uint32 [N, HASHES] of prompts and outputs."""
     return np.concatenate([np.zeros((0, HASHES), np.uint32), *(_signatures(some) for some in _slices(rows))])
 
 
-def _slices(rows: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+def _slices(rows: list[FoldedRow]) -> Iterator[list[FoldedRow]]:
     """Rows in stretches of so many characters, or single longer ones: memory does not grow with a part."""
-    some: list[tuple[str, str]] = []
+    some: list[FoldedRow] = []
     chars = 0
     for row in rows:
         some.append(row)
-        chars += len(row[0]) + len(row[1])
+        chars += len(row.prompt) + len(row.output)
         if chars >= _CHARS_AT_ONCE:
             yield some
             some, chars = [], 0
@@ -63,7 +63,7 @@ def _slices(rows: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
         yield some
 
 
-def _signatures(rows: list[tuple[str, str]]) -> np.ndarray:
+def _signatures(rows: list[FoldedRow]) -> np.ndarray:
     hashes, starts = row_shingles(rows)
     starts = starts[::2]  # of rows: prompt and output together
     values = np.full((len(rows), HASHES), np.iinfo(np.uint64).max, dtype=np.uint64)
@@ -82,9 +82,9 @@ def _signatures(rows: list[tuple[str, str]]) -> np.ndarray:
     return (values >> np.uint64(32)).astype(np.uint32)
 
 
-def row_shingles(rows: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+def row_shingles(rows: list[FoldedRow]) -> tuple[np.ndarray, np.ndarray]:
     """As `shingle_hashes` of the texts prompt, output, prompt, ...; no shingle of an output equals any of a prompt."""
-    hashes, starts = shingle_hashes([text for row in rows for text in row])
+    hashes, starts = shingle_hashes([text for row in rows for text in (row.prompt, row.output)])
     of_output = np.repeat(np.arange(len(starts) - 1) % 2 == 1, np.diff(starts))
     hashes[of_output] = mix(hashes[of_output] ^ _OF_OUTPUT)
     return hashes, starts

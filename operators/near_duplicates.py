@@ -1,8 +1,9 @@
 """Which rows are near duplicates, and which of them stay.
 
-Two rows are near duplicates where the Jaccard index of the shingles of their prompts (instruction and input) and that of their
-outputs are both at least a threshold; the lower of the two is their similarity. Rows that share a long input or the earlier
-turns of a conversation, and are answered otherwise, are none.
+Two rows are near duplicates where the Jaccard indices of the shingles of their prompts (instruction and input), of their
+outputs and, where both have one, of their inputs are all at least a threshold; the lowest is their similarity. Rows that share
+a long input or the earlier turns of a conversation and are answered otherwise are none, nor are those that share a long
+instruction.
 
 Rows have a rank: the place of their input in the configuration, then the longest text first, then the lowest id. In the order
 of ranks a row stays unless it is a near duplicate of one that stays. So every row that goes has one that stays and is similar
@@ -15,14 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operators.minhash import HASHES, agreement, row_shingles, signatures
+from operators.minhash import HASHES, agreement, signatures
 from operators.row_ids import firsts, number_ids, sort_ids
-from operators.shingles import jaccard
+from operators.shingles import FoldedRow, jaccard, shingle_hashes
 
 # Rows of a bucket up to which all of them are paired. In a larger one each is paired with the first by rank, and then within
 # those that share the next band too; where these are too many again, with their first and the rows just before it.
 ROOM, HEADS = 32, 4
-_SLACK = 6.0  # standard deviations by which an estimate may fall short before a pair is passed over
+_SLACK = 5.0  # standard deviations by which an estimate may fall short before a pair is passed over
 _PAIRS_AT_ONCE = 1 << 14
 
 
@@ -100,8 +101,8 @@ def distinct_pairs(ids: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return pairs[kept]
 
 
-def similarities(texts: list[tuple[str, str]], pairs: np.ndarray, threshold: float) -> np.ndarray:
-    """Float64 [P]: the similarity of pairs int64 [P, 2] of folded (prompt, output) where it reaches the threshold, else -1.
+def similarities(texts: list[FoldedRow], pairs: np.ndarray, threshold: float) -> np.ndarray:
+    """Float64 [P]: the similarity of pairs int64 [P, 2] of rows where it reaches the threshold, else -1.
 
     Exact over 64-bit hashes of shingles. A pair whose signatures say that it is far from similar enough is not looked into."""
     result = np.full(len(pairs), -1.0)
@@ -113,23 +114,26 @@ def similarities(texts: list[tuple[str, str]], pairs: np.ndarray, threshold: flo
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         some = places[start : start + _PAIRS_AT_ONCE]
         likely[start : start + _PAIRS_AT_ONCE] = agreement(values[some[:, 0]], values[some[:, 1]]) >= least
-    sets: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    sets: dict[int, list[np.ndarray]] = {}
     for place in np.flatnonzero(likely).tolist():
-        prompts, outputs = zip(*(_sets(texts, int(row), sets) for row in pairs[place]), strict=True)
-        similarity = jaccard(*outputs)
-        if similarity >= threshold:
-            similarity = min(similarity, jaccard(*prompts))
-            result[place] = similarity if similarity >= threshold else -1.0
+        mine, theirs = (_sets(texts, row, sets) for row in pairs[place].tolist())
+        with_input = texts[pairs[place, 0]].input and texts[pairs[place, 1]].input
+        similarity = 1.0
+        for kind in range(3 if with_input else 2):
+            similarity = min(similarity, jaccard(mine[kind], theirs[kind]))
+            if similarity < threshold:
+                break
+        else:
+            result[place] = similarity
     return result
 
 
-def _sets(
-    texts: list[tuple[str, str]], row: int, sets: dict[int, tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct shingles of a row's prompt and of its output, kept in `sets`."""
+def _sets(texts: list[FoldedRow], row: int, sets: dict[int, list[np.ndarray]]) -> list[np.ndarray]:
+    """The distinct shingles of a row's output, of its prompt and of its input, kept in `sets`."""
     if row not in sets:
-        hashes, starts = row_shingles([texts[row]])
-        sets[row] = np.unique(hashes[: starts[1]]), np.unique(hashes[starts[1] :])
+        folded = texts[row]
+        hashes, starts = shingle_hashes([folded.output, folded.prompt, folded.input])
+        sets[row] = [np.unique(part) for part in np.split(hashes, starts[1:-1])]
     return sets[row]
 
 

@@ -7,6 +7,7 @@ them too, and a batch of texts is one array of code points whose hashes are a fe
 from __future__ import annotations
 
 import unicodedata
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,9 +23,17 @@ def fold_characters(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
 
 
-def fold_row(instruction: str, input: str, output: str) -> tuple[str, str]:
-    """(prompt, output) as they are compared; the prompt is instruction and input."""
-    return fold_characters(f"{instruction}\n{input}"), fold_characters(output)
+class FoldedRow(NamedTuple):
+    """The texts of a row as they are compared; the prompt is instruction and input."""
+
+    prompt: str
+    input: str
+    output: str
+
+
+def fold_row(instruction: str, input: str, output: str) -> FoldedRow:
+    """The texts of a row, folded."""
+    return FoldedRow(fold_characters(f"{instruction}\n{input}"), fold_characters(input), fold_characters(output))
 
 
 def mix(values: np.ndarray) -> np.ndarray:

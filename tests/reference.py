@@ -237,9 +237,10 @@ def shingles(text: str) -> set[str]:
 
 
 def similarity(row: dict, other: dict) -> float:
-    """The lower of the Jaccard indices of prompts and of outputs."""
+    """The lowest of the Jaccard indices of prompts, of outputs and, where both have one, of inputs."""
     indices = []
-    for texts in (("instruction", "input"), ("output",)):
+    with_input = shingles(row["input"]) and shingles(other["input"])
+    for texts in (("instruction", "input"), ("output",), *([("input",)] if with_input else [])):
         some, others = (shingles("\n".join(one[name] for name in texts)) for one in (row, other))
         indices.append(len(some & others) / len(some | others) if some | others else 1.0)
     return min(indices)

@@ -20,7 +20,7 @@ from operators.minhash import Bands, band_keys, bands_for, signatures
 from operators.near_duplicates import Dropped, Ranked, distinct_pairs, pairs_in_buckets, settle, similarities
 from operators.row_ids import firsts, hex_ids, id_words, number_ids, places_of, sort_ids
 from operators.schema import CANDIDATE_PAIRS, DROPPED, NEAR_DUPLICATES, SIMILAR_PAIRS
-from operators.shingles import fold_row
+from operators.shingles import FoldedRow, fold_row
 from pipeline.engine import metrics
 from pipeline.engine.job import SHUFFLE_BYTES, Job, execute, items, mapped, once
 from pipeline.storage import urls
@@ -116,7 +116,7 @@ def keys_of_part(batch: pa.Table, *, bands: Bands) -> Iterable[pa.Table]:
         )
 
 
-def _folded(table: pa.Table) -> list[tuple[str, str]]:
+def _folded(table: pa.Table) -> list[FoldedRow]:
     return [fold_row(*texts) for texts in zip(*(table[name].to_pylist() for name in _TEXTS), strict=True)]
 
 

@@ -15,7 +15,7 @@ from operators.hashing import content_hash
 from operators.minhash import HASHES, agreement, band_keys, bands_for, signatures
 from operators.near_duplicates import Ranked, distinct_pairs, pairs_in_buckets, settle, similarities
 from operators.row_ids import hex_ids, id_words, number_ids, places_of
-from operators.shingles import fold_characters, fold_row, jaccard, shingle_hashes
+from operators.shingles import FoldedRow, fold_characters, fold_row, jaccard, shingle_hashes
 
 WORDS = [
     "river",
@@ -122,6 +122,17 @@ def test_rows_with_one_prompt_and_other_answers_are_none():
     assert near_duplicates(rows, 0.8) == {}
 
 
+def test_rows_with_one_long_instruction_and_other_inputs_are_none():
+    rng = random.Random(2)
+    long = f"Is it good? {text(rng, 400)}"
+    rows = [{"instruction": long, "input": text(rng, 4), "output": "It is.", "input_index": 0} for _ in range(20)]
+    rows += [{"instruction": f"{long} {name}", "input": "", "output": "It is.", "input_index": 0} for name in "ab"]
+    rows = [{**row, "id": content_hash(str(i)).hex()} for i, row in enumerate(rows)]
+    gone = near_duplicates(rows, 0.9)
+    assert gone == slow_near_duplicates(rows, 0.9)
+    assert gone.keys() <= {row["id"] for row in rows[20:]}  # of rows without an input, prompts are all there is
+
+
 def test_the_first_input_comes_before_the_longest_text():
     long = "a river of stones " * 20
     rows = [
@@ -189,11 +200,11 @@ def test_similarity_is_that_of_sets(one, other):
 
 def test_signatures_estimate_the_index_without_bias():
     rng = random.Random(3)
-    rows = [(text(rng, 30), text(rng, 60)) for _ in range(300)]
-    others = [(edited(rng, a, 3), edited(rng, b, 6)) for a, b in rows]
+    rows = [FoldedRow(text(rng, 30), "", text(rng, 60)) for _ in range(300)]
+    others = [FoldedRow(edited(rng, a, 3), "", edited(rng, b, 6)) for a, _, b in rows]
     estimates = agreement(signatures(rows), signatures(others))
     exact = []
-    for (a, b), (c, d) in zip(rows, others, strict=True):
+    for (a, _, b), (c, _, d) in zip(rows, others, strict=True):
         some, more = ({*slow_shingles(x), *(f"Y{s}" for s in slow_shingles(y))} for x, y in ((a, b), (c, d)))
         exact.append(len(some & more) / len(some | more))
     errors = estimates - np.array(exact)
@@ -204,10 +215,10 @@ def test_signatures_estimate_the_index_without_bias():
 
 def test_signatures_do_not_depend_on_what_is_beside():
     rng = random.Random(4)
-    rows = [(text(rng, rng.choice([1, 30, 9000])), text(rng, 5)) for _ in range(40)]
+    rows = [FoldedRow(text(rng, rng.choice([1, 30, 9000])), "", text(rng, 5)) for _ in range(40)]
     together = signatures(rows)
     assert (together == np.concatenate([signatures([row]) for row in rows])).all()
-    assert (signatures([("", "")]) == np.iinfo(np.uint32).max).all() and len(signatures([])) == 0
+    assert (signatures([FoldedRow("", "", "")]) == np.iinfo(np.uint32).max).all() and len(signatures([])) == 0
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
