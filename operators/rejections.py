@@ -18,6 +18,8 @@ REASONS = {
     "empty_output": "the output is empty or white space alone, or has no tokens",
     "no_user_turn": "a conversation has no turn of a user",
     "no_assistant_turn": "a conversation has no turn of an assistant after one of a user",
+    # what must not be trained on
+    "contaminated": "the row shares words with a text of `exclude`",
     # the prompt
     "template_failed": "the template fails on the row, or goes beyond its limits",
     "encode_failed": "the tokenizer fails on the row",
@@ -30,6 +32,8 @@ REASONS = {
 }
 # They may have been a fault of a machine: a run from scratch would try these rows again, and so does a refresh.
 PASSING = {"reader_died", "scorer_died", "scorer_failed", "not_finite"}
+# They were asked for, and say nothing against the corpus or the scorer.
+ASKED_FOR = {"contaminated"}
 
 
 class Rejection(Exception):

@@ -51,6 +51,33 @@ REJECTED = pa.schema(
     ]
 )
 
+# Rows that are gone since a near duplicate of them stays: where they stood, the id of that row, and how similar it is.
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        _SOURCE,
+        pa.field("file", pa.string()),
+        pa.field("line", pa.int64()),
+        pa.field("turn", pa.int32()),
+        pa.field("stayed", pa.string()),
+        pa.field("similarity", pa.float64()),
+    ]
+)
+# What each admitted part had of them, copies of one row among them.
+DROPPED = pa.schema([pa.field("id", pa.string()), _SOURCE, *_POSITION, pa.field("turn", pa.int32())])
+
+# Pairs of rows to compare, by the two halves of their ids, and the characters of both; then those that are near duplicates,
+# with what decides which of the two comes first.
+_PAIR = [pa.field(name, pa.uint64()) for name in ("some_0", "some_1", "other_0", "other_1")]
+CANDIDATE_PAIRS = pa.schema([*_PAIR, pa.field("chars", pa.int64())])
+SIMILAR_PAIRS = pa.schema(
+    [
+        *_PAIR,
+        *(pa.field(name, pa.int64()) for name in ("some_input", "some_chars", "other_input", "other_chars")),
+        pa.field("similarity", pa.float64()),
+    ]
+)
+
 # One row per distinct instruction, per part, and then of the whole run in shards. `size` is its bytes, `wording` a code that
 # instructions share which differ in case and punctuation alone, `tokens` the cost of its rows.
 INSTRUCTIONS = pa.schema(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from operators.retrieval.generation_prompt import DEFAULT, check_prompt
+from operators.word_ngrams import SHORTEST
 from pipeline.config_section import Section
 from pipeline.config_select import Select
 
@@ -54,6 +55,22 @@ class Input(Section):
     columns: Columns | None = None
     split: str = "train"  # of a Hugging Face dataset
     turns: Literal["last", "each"] = "last"  # of a conversation that are examples
+
+
+class Exclude(Section):
+    """Texts that no row may share words with, such as those of a benchmark."""
+
+    path: str = Field(min_length=1)
+    ngram: int = Field(13, ge=SHORTEST, le=1000)  # words in a row that are shared
+    columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None  # null: all
+
+
+class Dedup(Section):
+    """Which rows go because another one is nearly the same."""
+
+    near: float | None = Field(
+        None, gt=0, le=1
+    )  # Jaccard index of shingles from which on they are; null: only equal rows go
 
 
 class Embedder(Section):
@@ -225,6 +242,8 @@ class Config(Section):
 
     input: Annotated[list[Input], Field(min_length=1)]
     output: str = Field(min_length=1)
+    exclude: list[Exclude] = Field(default_factory=list)
+    dedup: Dedup = Dedup()
     embedder: Embedder = Embedder()
     alternatives: Alternatives = Alternatives()
     scorer: Scorer = Scorer()
@@ -243,10 +262,12 @@ class Config(Section):
 
 
 def expand_inputs(data: dict[str, Any]) -> dict[str, Any]:
-    """Short forms of `input` spelled out: a single input for a list of it, a path for a mapping with a path."""
-    inputs = data.get("input")
-    if isinstance(inputs, (str, dict)):
-        inputs = [inputs]
-    if not isinstance(inputs, list):
-        return data
-    return {**data, "input": [{"path": item} if isinstance(item, str) else item for item in inputs]}
+    """Short forms of `input` and `exclude` spelled out: a single one for a list of it, a path for a mapping with a path."""
+    spelled = dict(data)
+    for key in ("input", "exclude"):
+        items = data.get(key)
+        if isinstance(items, (str, dict)):
+            items = [items]
+        if isinstance(items, list):
+            spelled[key] = [{"path": item} if isinstance(item, str) else item for item in items]
+    return spelled

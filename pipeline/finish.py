@@ -23,11 +23,12 @@ from pipeline.storage.records import BlockPart, Part
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has made before it selects: scored rows, rejected ones, and what its manifest says so far."""
+    """What a run has made before it selects: scored rows, rejected ones, what its manifest says so far, near duplicates."""
 
     scored: list[BlockPart]
     rejected: list[Part]
     manifest: Manifest
+    near_duplicates: list[Part] | None = None  # where they were looked for
 
 
 def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest, since: str | None = None) -> Summary:
@@ -39,8 +40,9 @@ def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest
     choose.require_scores(job, scored, known.counts.bounded)
     if since is None and job.config.select.unit == "conversation":  # a selection that somebody asked for by hand
         require_conversations(scored)
-    parts = [record for record in open_run.parts_of(parent, known.files["rejected"]) if record.part.rows]
-    copied = execute("rejected", BlockPart, over_parts(parts, publish.copy_parts, work=job.work)) if parts else []
+    copied = {
+        kind: _copied(job, parent, known, kind) for kind in ("rejected", "near_duplicates") if kind in known.files
+    }
     manifest = replace(
         known,
         pairs=Pairs(computed=0, reused=known.pairs.computed + known.pairs.reused),
@@ -51,8 +53,17 @@ def finish_rescored(job: Job, workspace: Workspace, parent: str, known: Manifest
         damaged=[],
         parent=known.run,
     )
-    rejected = _parts(sorted(copied, key=lambda record: record.block))
-    return finish(job, workspace, Outcome(scored, rejected, manifest), since)
+    outcome = Outcome(scored, copied["rejected"], manifest, copied.get("near_duplicates"))
+    return finish(job, workspace, outcome, since)
+
+
+def _copied(job: Job, parent: str, known: Manifest, kind: str) -> list[Part]:
+    """The parts of a kind of a published run, copied, in their order."""
+    parts = [record for record in open_run.parts_of(parent, known.files[kind]) if record.part.rows]
+    if not parts:
+        return []
+    records = execute(kind, BlockPart, over_parts(parts, publish.copy_parts, work=job.work))
+    return _parts(sorted(records, key=lambda record: record.block))
 
 
 def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str | None = None) -> Summary:
@@ -83,6 +94,8 @@ def _completed(
     compared, changes = _changes(job, since, {"scored": outcome.scored, "selected": chosen.parts})
     workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
     kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
+    if outcome.near_duplicates is not None:
+        kinds["near_duplicates"] = outcome.near_duplicates
     return replace(
         manifest,
         run=workspace.run_id,

@@ -13,6 +13,8 @@ from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
 from pipeline.reading.admit import admit
 from pipeline.reading.collect import SHOWN_REJECTED, columns_of
+from pipeline.reading.excluded import index_excluded
+from pipeline.reading.near_duplicates import drop_near_duplicates
 from pipeline.reading.snapshot import require_same_content
 from pipeline.request import Request, requested, workspace_of
 from pipeline.retrieval.embeddings import embed_instructions
@@ -87,7 +89,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     job, config, checked = request.job(workspace), request.config, request.checked
     if workspace.whole:
         return finish(job, workspace, None)
-    chunks = admit(job, request.chunks, checked.encoder)
+    chunks = admit(job, request.chunks, checked.encoder, index_excluded(job, request.excluded))
     require_same_content(job.reporter, request.chunks, request.inputs)
     admitted = [part for chunk in chunks for part in chunk.admitted]
     counts = accounts.admitted_counts(chunks)
@@ -99,6 +101,10 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     preflight.require_columns(config, columns)
     preflight.require_numbers(config, columns, {name for chunk in chunks for name in chunk.numbers})
 
+    sieved = None
+    if config.dedup.near is not None:
+        sieved = drop_near_duplicates(job, admitted, config.dedup.near)
+        admitted, counts = sieved.admitted, accounts.add_near_duplicates(counts, sieved.near)
     table = collect_instructions(job, admitted, request.pool_texts, checked.encoder["max_length"])
     embeddings = computed.embedder_folder(workspace.output, checked.embedder)
     embed_instructions(job, table.shards, embeddings, checked.embedder_version)
@@ -125,5 +131,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     ]
     scored = scored_parts(blocks)
     alternatives = account_of(job, written, scored) if written else None
-    manifest = request.manifest(workspace, columns, table, retrieval, counts, accounts.work_of(blocks), alternatives)
-    return finish(job, workspace, Outcome(scored, rejected, manifest), since)
+    work, near = accounts.work_of(blocks), None if sieved is None else sieved.account
+    manifest = request.manifest(workspace, columns, table, retrieval, counts, work, alternatives, near)
+    listed = None if sieved is None else sieved.near.parts
+    return finish(job, workspace, Outcome(scored, rejected, manifest, listed), since)

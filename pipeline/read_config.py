@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config import Columns, Config, Input, expand_inputs
+from pipeline.config import Columns, Config, Exclude, Input, expand_inputs
 from pipeline.errors import BadRequest
 from pipeline.storage import urls
 
@@ -187,7 +187,8 @@ def _keys_at(path: list[Any]) -> list[str]:
     for part in path:
         if isinstance(part, str):
             field = model.model_fields[part].annotation
-            model = Input if part == "input" else Columns if part == "columns" else field
+            sections = {"input": Input, "exclude": Exclude, "columns": Columns}
+            model = sections.get(part, field)
     return list(getattr(model, "model_fields", {}))
 
 

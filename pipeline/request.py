@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,21 +17,33 @@ from pipeline.engine.resources import Pools, gpus_awaited, pools
 from pipeline.engine.session import is_local
 from pipeline.preflight import Checked, check_models, check_quota, read_template, require_conversations
 from pipeline.reading.chunks import Chunk, plan
+from pipeline.reading.exclude_files import ExcludedFile, read_excluded
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.runs import accounts
-from pipeline.runs.manifest import AlternativesAccount, Counts, GeneratorName, Manifest, ScorerName, Tokens
+from pipeline.runs.manifest import (
+    AlternativesAccount,
+    Counts,
+    ExcludedName,
+    GeneratorName,
+    Manifest,
+    ScorerName,
+    Tokens,
+)
 from pipeline.runs.output import check_output, require_apart, working_on
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage import computed, files
 from pipeline.storage.lock import Lock
-from pipeline.storage.records import Retrieval
+from pipeline.storage.records import NearDuplicatesAccount, Retrieval
 
 # Of how this project makes scored rows of given inputs and likelihoods. Counted up by hand where a release makes other rows:
 # what an earlier release began or published is then made again, from the likelihoods that are stored.
 ROWS_VERSION = 3
 
+
+# Of how near duplicates are found, and rows compared with excluded texts: as ROWS_VERSION, where either is asked for.
+NEAR_VERSION, EXCLUDE_VERSION = 1, 1
 
 # Of how this project takes answers of a generator apart and offers what they hold: as ROWS_VERSION, where there are any.
 WRITTEN_VERSION = 1
@@ -62,6 +74,7 @@ class Request:
     inputs: list[InputFile]
     fresh: bool  # as it was asked for; a run that goes on is what it was begun as
     generating: Generating | None = None  # where alternatives are written
+    excluded: Sequence[ExcludedFile] = ()  # texts that no row may share words with
 
     @property
     def content(self) -> str:
@@ -85,6 +98,10 @@ class Request:
         ]
         if self.generating is not None:
             parts.append([WRITTEN_VERSION, source, self.generating.name.fingerprint])
+        if self.excluded:
+            parts.append(["exclude", EXCLUDE_VERSION, [file.identity for file in self.excluded]])
+        if self.config.dedup.near is not None:
+            parts.append(["near", NEAR_VERSION, self.config.dedup.near])
         return files.digest_of(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
     @property
@@ -102,6 +119,7 @@ class Request:
         counts: dict[str, Counts],
         work: Work,
         alternatives: AlternativesAccount | None,
+        near: NearDuplicatesAccount | None,
     ) -> Manifest:
         """What the manifest says before anything is selected: `columns` of the rows' own, and what scoring cost."""
         return Manifest(
@@ -123,6 +141,9 @@ class Request:
             embedder=self.checked.embedder,
             generator=None if self.generating is None else self.generating.name,
             alternatives=alternatives,
+            near_duplicates=near,
+            excluded=[ExcludedName(file.path, file.ngram, file.digest, len(file.texts)) for file in self.excluded]
+            or None,
             damaged=computed.damaged(workspace.folder),
         )
 
@@ -176,6 +197,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     require_apart(output, config.input)
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
+    excluded = read_excluded(config.exclude)
     asked = (config, template_text)
     checks = _check_inputs_and_models(*asked) if is_local(config.ray.address) else None
     with working_on(output, command, config.ray.address) as lock:
@@ -191,6 +213,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
             output=output,
             chunks=chunks,
             pool_texts=pool_texts,
+            excluded=excluded,
             checked=checked,
             pools=sizes,
             dtype=dtype,

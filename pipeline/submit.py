@@ -32,6 +32,7 @@ from pipeline.engine.session import without_native_log
 from pipeline.errors import BadRequest
 from pipeline.preflight import read_template
 from pipeline.read_config import override
+from pipeline.reading.exclude_files import read_excluded
 from pipeline.reading.listing import place_of
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.storage import urls
@@ -80,6 +81,10 @@ def _stage_config(folder: Path, config: Config) -> None:
         pool = Path(config.alternatives.pool)
         settings["alternatives"]["pool"] = f"pool{pool.suffix}"
         shutil.copyfile(pool, folder / settings["alternatives"]["pool"])
+    read_excluded(config.exclude)
+    for index, asked in enumerate(config.exclude):
+        settings["exclude"][index]["path"] = f"exclude-{index}{Path(asked.path).suffix}"
+        shutil.copyfile(asked.path, folder / settings["exclude"][index]["path"])
     settings["ray"]["address"] = None  # of the cluster that the job is on
     (folder / _CONFIG).write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
 

@@ -228,3 +228,49 @@ def select_conversations(rows: list[dict], budget: int, how: str = "mean", most:
     if most:
         units = cap(units, "first", most[1])
     return [row["id"] for name in select(units, budget) for row in whole[name]]
+
+
+def shingles(text: str) -> set[str]:
+    """All stretches of five characters of a folded text; of a shorter one, itself."""
+    folded = " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+    return {folded[i : i + 5] for i in range(max(1, len(folded) - 4))} if folded else set()
+
+
+def similarity(row: dict, other: dict) -> float:
+    """The lowest of the Jaccard indices of prompts, of outputs and, where both have one, of inputs."""
+    indices = []
+    with_input = shingles(row["input"]) and shingles(other["input"])
+    for texts in (("instruction", "input"), ("output",), *([("input",)] if with_input else [])):
+        some, others = (shingles("\n".join(one[name] for name in texts)) for one in (row, other))
+        indices.append(len(some & others) / len(some | others) if some | others else 1.0)
+    return min(indices)
+
+
+def near_duplicates(rows: list[dict], threshold: float) -> dict[str, tuple[str, float]]:
+    """(id of the row that stays, similarity) of each row that goes: every row against all that stay, in the order of ranks."""
+    ranked = sorted(
+        rows,
+        key=lambda row: (row["input_index"], -sum(len(row[n]) for n in ("instruction", "input", "output")), row["id"]),
+    )
+    stay, gone = [], {}
+    for row in ranked:
+        close = [(similarity(one, row), one["id"]) for one in stay]
+        close = [pair for pair in close if pair[0] >= threshold]
+        if close:
+            best = max(pair[0] for pair in close)
+            gone[row["id"]] = next((name, value) for value, name in close if value == best)
+        else:
+            stay.append(row)
+    return gone
+
+
+def words(text: str) -> list[str]:
+    """Words between anything that is neither letter, digit nor mark."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in folded).split()
+
+
+def shared_ngram(texts: list[str], excluded: list[str], length: int) -> bool:
+    """Whether some text holds `length` words in a row that an excluded text holds."""
+    grams = {tuple(words(one)[i : i + length]) for one in excluded for i in range(len(words(one)) - length + 1)}
+    return any(tuple(words(one)[i : i + length]) in grams for one in texts for i in range(len(words(one)) - length + 1))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Names of counters with their tags, besides RUN that all have, and what they count. Prometheus sees ray_<name>_total.
 COUNTERS = {
-    "tss_rows": (("outcome",), "rows: read, rejected, duplicate, scored, selected"),
+    "tss_rows": (("outcome",), "rows: read, rejected, duplicate, near_duplicate, scored, selected"),
     "tss_rejected_rows": (("reason",), "rows that were rejected"),
     "tss_pairs": (
         ("source",),

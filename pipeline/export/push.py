@@ -142,7 +142,8 @@ def _commit(
     """Put the files into one commit, without the parts of the run that was there before; its id."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    folders = {path.partition("/")[0] + "/" for path in sent if "/" in path}
+    # An earlier run may have listed near duplicates where this one did not look for any.
+    folders = {"near_duplicates/", *(path.partition("/")[0] + "/" for path in sent if "/" in path)}
     names = [sibling.rfilename for sibling in (there.siblings or [] if there else [])]
     stale = [path for path in names if path not in sent and path.startswith(tuple(folders))]
     operations: list[Any] = [CommitOperationDelete(path_in_repo=path) for path in stale]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.job import Job, execute, items, mapped, packed
 from pipeline.reading.chunks import CHUNK_BYTES, Chunk, require_unchanged
 from pipeline.reading.collect import PART_CHARS, ChunkRows, Parts
+from pipeline.reading.excluded import ExcludedIndex
 from pipeline.reading.readers import read_chunk
 from pipeline.reading.rows import NOTHING, RawRow, Unread
 from pipeline.reading.text_files import count_lines
@@ -29,8 +30,10 @@ ROWS_AT_ONCE = 2000
 WHOLE_TRIES, ROW_TRIES, OUTSIDE_TRIES = 3, 2, 6
 
 
-def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[AdmittedChunk]:
-    """Admit or reject every row; what came of each chunk."""
+def admit(
+    job: Job, chunks: list[Chunk], encoder: dict[str, Any], excluded: Sequence[ExcludedIndex] = ()
+) -> list[AdmittedChunk]:
+    """Admit or reject every row, those that share words with excluded texts too; what came of each chunk."""
     chunks = _with_line_numbers(chunks)
     with job.reporter.stage("read", len(chunks), "chunks") as stage:
         rows = 0
@@ -42,7 +45,12 @@ def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[Admitt
             metrics.rejected(chunk.reasons)
             stage.advance(note=f"{rows:,} rows")
 
-        kwargs = {"work": job.work, "encoder": encoder, "too_long": job.config.scorer.too_long}
+        kwargs = {
+            "work": job.work,
+            "encoder": encoder,
+            "too_long": job.config.scorer.too_long,
+            "excluded": list(excluded),
+        }
         dataset = mapped(in_packs(chunks, job.config.ray.read_blocks), admit_chunks, fn_kwargs=kwargs)
         return execute("read", AdmittedChunk, dataset, tick)
 
@@ -90,14 +98,20 @@ def count_chunk(batch: pa.Table) -> pa.Table:
     )
 
 
-def admit_chunks(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str) -> pa.Table:
+def admit_chunks(
+    batch: pa.Table, *, work: str, encoder: dict[str, Any], too_long: str, excluded: Sequence[ExcludedIndex] = ()
+) -> pa.Table:
     """Read chunks, write ADMITTED and REJECTED parts, return a record for each chunk; rows of several chunks may share a part,
     which stands in the record of the last of them."""
     parts = Parts(work)
     records, unreadable = [], []
     for chunk in records_of(Chunk, batch):
         try:
-            records.append(_admit(chunk, work, encoder, too_long, parts))
+            records.append(
+                _admit(
+                    chunk, work, lambda chunk: ChunkRows(parts, chunk, cached_encoder(**encoder), too_long, excluded)
+                )
+            )
         except UnreadableFile as error:  # whoever mends one file is told of its neighbours too
             unreadable.append(str(error))
     if unreadable:
@@ -108,7 +122,7 @@ def admit_chunks(batch: pa.Table, *, work: str, encoder: dict[str, Any], too_lon
     return record_table(records)
 
 
-def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str, parts: Parts) -> AdmittedChunk:
+def _admit(chunk: Chunk, work: str, collect: Callable[[Chunk], ChunkRows]) -> AdmittedChunk:
     attempts = Attempts(work, f"read-{chunk.input_index}-{chunk.file_index}-{chunk.start}")
     deaths = attempts.counts()
     outside = 2 * deaths["chunk"] - deaths.total()  # each death has left a mark of the chunk
@@ -118,7 +132,7 @@ def _admit(chunk: Chunk, work: str, encoder: dict[str, Any], too_long: str, part
             "is there too little memory? Accepted: more memory, or the same rows as JSON lines (one object a line)"
         )
     with attempts.trying("chunk"):
-        output, start = ChunkRows(parts, chunk, cached_encoder(**encoder), too_long), 0
+        output, start = collect(chunk), 0
         for rows in _batches(_rows(chunk)):
             if deaths["chunk"] < WHOLE_TRIES:
                 output.take(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ from operators.hashing import content_hash
 from operators.normalise import Example, RejectedTurn, normalise, normalise_each, rejected_turn
 from operators.prompts.measure import Measured, measure
 from operators.prompts.tokenise import Encoder
-from operators.rejections import Rejection
+from operators.rejections import ASKED_FOR, Rejection
 from operators.retrieval.instruction_table import instruction_key
 from operators.schema import ADMITTED, REJECTED, from_rows
 from pipeline.reading.chunks import Chunk
+from pipeline.reading.excluded import ExcludedIndex, contaminations
 from pipeline.reading.rows import RawRow, Unread
 from pipeline.storage.parts import write_part
 from pipeline.storage.records import AdmittedChunk, Part
@@ -57,8 +58,9 @@ class Parts:
 class ChunkRows:
     """The counts of one chunk, whose rows go to parts."""
 
-    def __init__(self, parts: Parts, chunk: Chunk, encoder: Encoder, too_long: str):
+    def __init__(self, parts: Parts, chunk: Chunk, encoder: Encoder, too_long: str, excluded: Sequence[ExcludedIndex]):
         self._parts, self._chunk, self._encoder, self._too_long = parts, chunk, encoder, too_long
+        self._excluded = excluded
         self._read = 0
         self._reasons: Counter[str] = Counter()
         self._special_text = 0
@@ -109,16 +111,28 @@ class ChunkRows:
             self.reject(row, rejection)
 
     def _take_examples(self, examples: list[tuple[RawRow, Example]]) -> None:
-        lengths = measure([example for _, example in examples], self._encoder, too_long=self._too_long)
-        for (row, example), measured in zip(examples, lengths, strict=True):
+        clean = []
+        reasons = contaminations([example for _, example in examples], self._excluded)
+        for (row, example), contaminated in zip(examples, reasons, strict=True):
+            if contaminated is None:
+                clean.append((row, example))
+            else:
+                self._reject_example(row, example, contaminated)
+        lengths = measure([example for _, example in clean], self._encoder, too_long=self._too_long)
+        for (row, example), measured in zip(clean, lengths, strict=True):
             if isinstance(measured, Measured):
                 self._admit(row, example, measured)
-            elif example.messages is None or example.turn is None:
-                self.reject(row, measured)
             else:
-                turn = rejected_turn(json.loads(example.messages)[example.turn], example.turn, measured)
-                self.reject(replace(row, raw=turn.raw), turn.rejection)
+                self._reject_example(row, example, measured)
             self._parts.flush_when_long()
+
+    def _reject_example(self, row: RawRow, example: Example, rejection: Rejection) -> None:
+        """Reject a row, or of a conversation all of whose turns are examples that turn."""
+        if example.messages is None or example.turn is None:
+            self.reject(row, rejection)
+            return
+        turn = rejected_turn(json.loads(example.messages)[example.turn], example.turn, rejection)
+        self.reject(replace(row, raw=turn.raw), turn.rejection)
 
     def _admit(self, row: RawRow, example: Example, measured: Measured) -> None:
         self._read += 1
@@ -151,7 +165,7 @@ class ChunkRows:
         self._read += 1
         self._reasons[rejection.reason] += 1
         detail = _encodable(rejection.detail)
-        if len(self._first_rejected) < SHOWN_REJECTED:
+        if len(self._first_rejected) < SHOWN_REJECTED and rejection.reason not in ASKED_FOR:
             shown = detail if len(detail) <= SHOWN_CHARS else f"{detail[:SHOWN_CHARS]}..."
             self._first_rejected.append(f"{self._chunk.uri}:{row.line}: {rejection.reason}, {shown}")
         self._parts.add(

@@ -11,13 +11,13 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from operators.rejections import PASSING
+from operators.rejections import ASKED_FOR, PASSING
 from operators.scoring.score_rows import Work
 from pipeline.config import Config
 from pipeline.config_select import Select
 from pipeline.errors import RunFailed
 from pipeline.runs.manifest import AllCounts, Counts, Pairs
-from pipeline.storage.records import AdmittedChunk, Block
+from pipeline.storage.records import AdmittedChunk, Block, NearDuplicates
 
 SMALL_FILE = 100  # rows; what a smaller file may have rejected is counted as if it had so many
 SHOWN_FILES = 3
@@ -60,10 +60,22 @@ def admitted_counts(chunks: list[AdmittedChunk]) -> dict[str, Counts]:
     return counts
 
 
+def add_near_duplicates(counts: dict[str, Counts], near: NearDuplicates) -> dict[str, Counts]:
+    """The same counts with near duplicates, and copies of these as duplicates."""
+    return {
+        source: replace(
+            before,
+            near_duplicates=near.rows.get(source, 0),
+            duplicates=before.duplicates + near.copies.get(source, 0),
+        )
+        for source, before in counts.items()
+    }
+
+
 def add_scored(counts: dict[str, Counts], blocks: list[Block]) -> dict[str, Counts]:
     """The same counts with duplicates, scored and unscored rows, and those rejected while scoring; raises RunFailed where a
     row has been lost."""
-    sums = {source: Counter({"duplicates": 0}) for source in counts}
+    sums = {source: Counter({"duplicates": before.duplicates}) for source, before in counts.items()}
     rejected = {source: Counter(before.rejected) for source, before in counts.items()}
     for block in blocks:
         for source, scores in block.sources.items():
@@ -76,7 +88,7 @@ def add_scored(counts: dict[str, Counts], blocks: list[Block]) -> dict[str, Coun
         source: replace(before, rejected=dict(rejected[source]), **sums[source]) for source, before in counts.items()
     }
     for source, rows in result.items():
-        accounted = rows.lost + rows.duplicates + rows.scored
+        accounted = rows.lost + rows.duplicates + rows.near_duplicates + rows.scored
         if rows.read != accounted:
             raise RunFailed(
                 "accounts",
@@ -118,15 +130,20 @@ def pairs_of(work: Work, resumed: bool) -> Pairs:
 
 
 def require_few_rejected(counts: dict[str, Counts], limit: float, stage: str, first: Sequence[str] = ()) -> None:
-    """Raise RunFailed where more than this fraction of all rows read was rejected: something is wrong with the whole corpus, or
-    with the scorer, and not with rows."""
-    total = in_all(counts)
+    """Raise RunFailed where more than this fraction of all rows read was rejected, for reasons that nobody asked for: something
+    is wrong with the whole corpus, or with the scorer, and not with rows."""
+    total = in_all({source: replace(rows, rejected=_unasked(rows.rejected)) for source, rows in counts.items()})
     if total.lost > limit * total.read:
         raise RunFailed(
             stage,
             f"{total.lost:,} of {total.read:,} rows rejected ({by_reason(total)}), more than max_rejected_fraction: {limit:g} "
             f"allows; {_remedy(total.rejected)}if the rows are as they should be, set it higher{_named(first)}",
         )
+
+
+def _unasked(rejected: Mapping[str, int]) -> dict[str, int]:
+    """Rejected rows by reason, without the reasons that were asked for."""
+    return {reason: number for reason, number in rejected.items() if reason not in ASKED_FOR}
 
 
 _REMEDIES = {
@@ -149,7 +166,7 @@ def require_few_rejected_in_files(chunks: list[AdmittedChunk], limit: float) -> 
     first: dict[str, list[str]] = {}
     for chunk in chunks:
         read[chunk.file] += chunk.read
-        rejected.setdefault(chunk.file, Counter()).update(chunk.reasons)
+        rejected.setdefault(chunk.file, Counter()).update(_unasked(chunk.reasons))
         first.setdefault(chunk.file, []).extend(chunk.first_rejected)
     over = [file for file, reasons in rejected.items() if reasons.total() > limit * max(read[file], SMALL_FILE)]
     if not over:
@@ -170,7 +187,7 @@ def require_few_rejected_in_files(chunks: list[AdmittedChunk], limit: float) -> 
 def require_rows(counts: dict[str, Counts], first: Sequence[str] = ()) -> None:
     """Raise RunFailed where no row is left: all were rejected, the first ones as given, or there was none."""
     total = in_all(counts)
-    if total.read == total.lost + total.duplicates:
+    if total.read == total.lost + total.duplicates + total.near_duplicates:
         why = f"none can be scored ({by_reason(total)})" if total.rejected else "the input has no rows"
         raise RunFailed("read", f"{total.read} rows read, {why}{_named(first)}")
 

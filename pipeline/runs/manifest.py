@@ -11,16 +11,16 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.reading.snapshot import InputFile
 from pipeline.selection.overlap import Overlap
 from pipeline.storage.files import digest_of
-from pipeline.storage.records import Part, Retrieval, WrittenInputs
+from pipeline.storage.records import NearDuplicatesAccount, Part, Retrieval, WrittenInputs
 
 _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows, of one source or of all: read = rejected (by reason) + duplicates + scored. Of those that are scored, `unscored`
-    have no score, and a bounded selection left `bounded` of these. `special_text` of the rows that were not rejected when they
-    were read hold text that looks like a special token."""
+    """Rows, of one source or of all: read = rejected (by reason) + duplicates + near_duplicates + scored. Of those that are
+    scored, `unscored` have no score, and a bounded selection left `bounded` of these. `special_text` of the rows that were not
+    rejected when they were read hold text that looks like a special token."""
 
     read: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -30,6 +30,7 @@ class Counts:
     bounded: int = 0
     selected: int = 0
     special_text: int = 0
+    near_duplicates: int = 0
 
     @property
     def lost(self) -> int:
@@ -112,6 +113,16 @@ class AlternativesAccount(WrittenInputs):
 
 
 @dataclass(frozen=True)
+class ExcludedName:
+    """A file of texts that no row may share words with."""
+
+    path: str
+    ngram: int
+    digest: str
+    texts: int
+
+
+@dataclass(frozen=True)
 class RowChanges:
     """Rows since an earlier run: new ones, ones that are gone, ones that are still there, `moved` of these to another rank."""
 
@@ -149,6 +160,8 @@ class Manifest:
     retrieval: Retrieval | None = None  # how alternatives were looked for
     generator: GeneratorName | None = None  # of alternatives that were written
     alternatives: AlternativesAccount | None = None
+    near_duplicates: NearDuplicatesAccount | None = None  # where they were looked for
+    excluded: list[ExcludedName] | None = None  # where there were any
     damaged: list[str] = field(default_factory=list)  # parts of the store that were found so
     parent: str | None = None  # the run that a selection was made from
     since: str | None = None  # the run that a refresh compares with
@@ -158,7 +171,9 @@ class Manifest:
 def to_plain(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON has it, without what does not apply."""
     plain = asdict(manifest)
-    optional = {"parent", "since", "generator", "alternatives"} | ({"changes"} if manifest.since is None else set())
+    optional = {"parent", "since", "generator", "alternatives", "near_duplicates", "excluded"} | (
+        {"changes"} if manifest.since is None else set()
+    )
     return {key: value for key, value in plain.items() if value is not None or key not in optional}
 
 

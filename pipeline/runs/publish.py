@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import yaml
 
-from operators.schema import REJECTED, SCORED, SELECTED
+from operators.schema import NEAR_DUPLICATES, REJECTED, SCORED, SELECTED
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.interruption import Interruption
@@ -30,7 +30,7 @@ from pipeline.storage.parts import checked_bytes, write_table
 from pipeline.storage.pointer import move_pointer
 from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
-_SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED}
+_SCHEMAS = {"scored": SCORED, "selected": SELECTED, "rejected": REJECTED, "near_duplicates": NEAR_DUPLICATES}
 
 
 class Move(NamedTuple):
@@ -45,12 +45,12 @@ def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict
     their paths in the run."""
     published: dict[str, list[Part]] = {}
     moves = []
-    for kind, schema in _SCHEMAS.items():
+    for kind in parts:
         names = [f"{kind}/part-{number:05d}.parquet" for number in range(max(1, len(parts[kind])))]
         moves += [
             Move(part.path, urls.join(workspace.staged, name)) for part, name in zip(parts[kind], names, strict=False)
         ]
-        written = parts[kind] or [write_table(urls.join(workspace.staged, names[0]), schema.empty_table())]
+        written = parts[kind] or [write_table(urls.join(workspace.staged, names[0]), _SCHEMAS[kind].empty_table())]
         published[kind] = [replace(part, path=name) for part, name in zip(written, names, strict=True)]
     with job.reporter.stage("publish", len(moves)) as stage:
         execute("publish", Move, over_parts(moves, move_parts), lambda move: stage.advance())

@@ -28,7 +28,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
     lines = [
         "",
         f"rows         {counts.read:,} read, {counts.lost:,} rejected ({by_reason(counts) or 'none'}), "
-        f"{counts.duplicates:,} duplicates, "
+        f"{counts.duplicates:,} duplicates, {_near(manifest)}"
         f"{counts.scored:,} scored" + _without_score(counts.unscored - counts.bounded, counts.bounded),
         f"pool         {manifest.pool:,} instructions as alternatives, {manifest.instructions:,} distinct in the run",
         *_generated(manifest),
@@ -42,6 +42,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         *_changes(manifest),
         *_special(counts),
         *_warnings(counts),
+        *_crowded(manifest),
         *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.damaged),
         f"output       {run}",
     ]
@@ -52,6 +53,21 @@ def _without_score(alone: int, bounded: int) -> str:
     parts = [f"{alone:,} without alternatives"] if alone else []
     parts += [f"{bounded:,} bounded, without tss_pp"] if bounded else []
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _near(manifest: Manifest) -> str:
+    return "" if manifest.near_duplicates is None else f"{manifest.counts.near_duplicates:,} near duplicates, "
+
+
+def _crowded(manifest: Manifest) -> list[str]:
+    """Whether near duplicates may have stayed since too many rows were alike to compare all pairs."""
+    near = manifest.near_duplicates
+    if near is None or not near.crowded:
+        return []
+    return [
+        f"warning      up to {near.crowded:,} rows are so much alike that not all pairs of them were compared: some near "
+        "duplicates may have stayed"
+    ]
 
 
 def _generated(manifest: Manifest) -> list[str]:

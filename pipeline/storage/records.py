@@ -54,6 +54,42 @@ class AdmittedChunk:
 
 
 @dataclass(frozen=True)
+class CandidatePart:
+    """A part of CANDIDATE_PAIRS, and the rows of the largest bucket in which not all of them were paired."""
+
+    part: Part
+    crowded: int
+
+
+@dataclass(frozen=True)
+class SievedPart:
+    """What is left of an admitted part, by its number, once near duplicates are gone, and the DROPPED rows; None: no row."""
+
+    number: int
+    kept: Part | None
+    dropped: Part | None
+
+
+@dataclass(frozen=True)
+class NearDuplicatesAccount:
+    """Pairs of rows that were compared, those of them that are near duplicates, and the rows of the largest bucket in which not
+    all were paired."""
+
+    compared: int = 0
+    similar: int = 0
+    crowded: int = 0
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """The published parts of near duplicates; by source, how many there are, and how many rows are exact copies of one."""
+
+    parts: list[Part]
+    rows: dict[str, int]
+    copies: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """How alternatives were looked for: "exact", among all instructions, or in "lists", `probes` of so many. `recall` is the
     share of the k nearest allowed ones that the lists gave, measured on a sample of queries, with the ends of its 95%

@@ -3,10 +3,11 @@
 import types
 
 import pytest
+import yaml
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
-from pipeline import cli, submit
+from pipeline import cli, read_config, submit
 from pipeline.errors import BadRequest
 
 
@@ -142,3 +143,23 @@ def test_credentials_and_relative_outputs_go_nowhere(words, tmp_path, capsys, mo
     assert cli.main(["submit", *words]) == 2
     shown = capsys.readouterr().err
     assert "secret" not in shown and "accepted:" in shown
+
+
+def test_excluded_texts_travel_with_the_job(tmp_path):
+    (tmp_path / "bench.txt").write_text("a text of five words")
+    settings = {
+        "input": str(tmp_path / "rows.jsonl"),
+        "output": str(tmp_path / "out"),
+        "exclude": [str(tmp_path / "bench.txt"), {"path": str(tmp_path / "bench.txt"), "ngram": 4}],
+        "scorer": {"model": "owner/name"},
+        "embedder": {"model": "lexical"},
+    }
+    folder = tmp_path / "job"
+    folder.mkdir()
+    submit._stage_config(folder, read_config.validate(settings, "test"))
+    staged = yaml.safe_load((folder / "config.yaml").read_text())["exclude"]
+    assert [(asked["path"], asked["ngram"]) for asked in staged] == [("exclude-0.txt", 13), ("exclude-1.txt", 4)]
+    assert (folder / "exclude-1.txt").read_text() == "a text of five words"
+    (tmp_path / "bench.txt").write_text("")
+    with pytest.raises(BadRequest, match=r"exclude\.0\.path: .*holds no text"):
+        submit._stage_config(folder, read_config.validate(settings, "test"))

@@ -1,19 +1,21 @@
 """What identifies a request."""
 
 import types
+from dataclasses import replace
 
 import pytest
 from small_runs import settings
 
 from pipeline import request
 from pipeline.engine import same_code
+from pipeline.reading.exclude_files import ExcludedFile
 
 
 @pytest.fixture
 def content(tmp_path):
     """The content of a request, made anew each time."""
 
-    def made(generating=None, bos_opens_turns=False, **more):
+    def made(generating=None, bos_opens_turns=False, excluded=(), **more):
         return request.Request(
             config=settings(tmp_path / "out", [tmp_path / "rows.jsonl"], tmp_path / "model", **more),
             reporter=None,
@@ -28,6 +30,7 @@ def content(tmp_path):
             inputs=[],
             fresh=False,
             generating=generating,
+            excluded=excluded,
         ).content
 
     return made
@@ -58,6 +61,17 @@ def test_who_writes_alternatives_is_a_part_of_the_content(content, tmp_path):
 
     found = [content(), written(), written(source="both"), written(k=5), written(fingerprint="of another")]
     assert len(set(found)) == len(found) and written() == found[1]
+
+
+def test_near_duplicates_and_excluded_texts_are_a_part_of_the_content(content, monkeypatch):
+    file = ExcludedFile("a.txt", 13, None, "digest", [(1, "a text of some words")])
+    near = content(dedup__near=0.9)
+    found = [content(), near, content(dedup__near=0.8), content(excluded=[file]), content(excluded=[file] * 2)]
+    found += [content(excluded=[replace(file, **{key: value})]) for key, value in (("ngram", 8), ("digest", "other"))]
+    found += [content(excluded=[replace(file, columns=["q"])]), content(excluded=[replace(file, path="b.txt")])]
+    assert len(set(found)) == len(found)
+    monkeypatch.setattr(request, "NEAR_VERSION", request.NEAR_VERSION + 1)
+    assert content() == found[0] and content(dedup__near=0.9) != near
 
 
 def test_another_context_without_a_prompt_makes_other_content(content):

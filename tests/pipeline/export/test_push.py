@@ -50,6 +50,7 @@ def test_a_run_is_one_commit_and_a_revision_of_a_private_data_set(hub, run, tmp_
 def test_a_later_run_takes_the_place_of_the_one_before(hub, run, tmp_path):
     assert push(run) == 0
     hub.repositories["ann/rows"].files["NOTES.md"] = b"of the owner"
+    hub.repositories["ann/rows"].files["near_duplicates/part-00000.parquet"] = b"of a run that looked for them"
     hub.repositories["ann/rows"].tags = {"earlier": 1}
     later = publish_rows(tmp_path / "later", ROWS[:5])
     assert push(later) == 0

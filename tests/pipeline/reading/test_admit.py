@@ -266,3 +266,15 @@ def test_too_many_rejected_rows_of_one_file_end_the_run_by_its_name():
         RunFailed, match=r"b0: 6 of 6 .*; b1: .*; b2: .*; and 2 more such files: .*the first: b0:1: wrong_type"
     ):
         accounts.require_few_rejected_in_files([of_file(f"b{i}", 6, 6) for i in range(5)], limit)
+
+
+def test_rows_that_were_asked_to_be_rejected_end_no_run():
+    """Of a file and of all rows; others are counted as ever."""
+    contaminated = AdmittedChunk("s", "a", 100, [], [], {"contaminated": 90, "wrong_type": 1}, [], [], [])
+    accounts.require_few_rejected_in_files([contaminated], 0.05)
+    accounts.require_few_rejected(accounts.admitted_counts([contaminated]), 0.05, "read")
+    with pytest.raises(RunFailed, match=r"1 of 100 rows rejected \(wrong_type 1\)"):
+        accounts.require_few_rejected(accounts.admitted_counts([contaminated]), 0.005, "read")
+    everything = AdmittedChunk("s", "a", 100, [], [], {"contaminated": 100}, [], [], [])
+    with pytest.raises(RunFailed, match=r"none can be scored \(contaminated 100\)"):
+        accounts.require_rows(accounts.admitted_counts([everything]))
