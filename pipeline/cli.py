@@ -144,7 +144,6 @@ def _plan(arguments: argparse.Namespace) -> Summary:
     from pipeline.planning import words
     from pipeline.runs.summary import Summary
 
-    # Nothing is written to the output, not even why a plan failed.
     made = plan.plan(read_config.load(arguments.config, arguments.overrides))
     return Summary("", words.as_json(made) if arguments.json else words.as_lines(made))
 

@@ -52,19 +52,19 @@ def candidates_of(instructions: Instructions, vectors_PD: np.ndarray, rules: Rul
     only_without = np.array([kind == {False} for kind in kinds])
     of_task: dict[str, list[int]] = defaultdict(list)
     for row, uses in enumerate(instructions.uses):
-        for task in {task for _, task in uses if task is not None}:
+        for task in {name for _, name in uses if name is not None}:
             of_task[task].append(row)
     queries = [(row, *use) for row, uses in enumerate(instructions.uses) for use in sorted(uses, key=str)]
     found: dict[Query, list[int]] = {}
     for start in range(0, len(queries), AT_ONCE):
         block = queries[start : start + AT_ONCE]
         sims_QP = vectors_PD[[row for row, *_ in block]] @ vectors_PD.T
-        for (row, with_input, task), sims in zip(block, sims_QP, strict=True):
+        for (row, with_input, asked), sims in zip(block, sims_QP, strict=True):
             forbidden = ~instructions.in_pool | (wording == wording[row]) | (sims >= rules.paraphrase_max)
             forbidden |= only_without if with_input else only_with
-            if task is not None and rules.same_task == "exclude":
-                forbidden[of_task[task]] = True
-            found[row, with_input, task] = _top(np.where(forbidden, -np.inf, sims), SPARE * rules.k)
+            if asked is not None and rules.same_task == "exclude":
+                forbidden[of_task[asked]] = True
+            found[row, with_input, asked] = _top(np.where(forbidden, -np.inf, sims), SPARE * rules.k)
     return found
 
 

@@ -1,7 +1,7 @@
 """Places of the inputs at which a plan looks: cells, in an order that follows from the seed and is spread over files by size.
 
 A cell is where a reader can begin: a range of bytes of JSON lines, a row group of Parquet, a range of rows of a dataset. What
-can only be read from its beginning (CSV, JSON, packed text) is one file, of which the first bytes stand for the others.
+can only be read from its beginning (CSV, JSON, packed text) has its cells in its first bytes, which stand for the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.reading.rows import Unread
 from pipeline.storage.urls import is_url, name_of
 from pipeline.storage.whole_file import open_whole
 
-CELL_BYTES = 32 << 10  # of JSON lines
+CELL_BYTES = 32 << 10  # of text
 REMOTE_CELL_BYTES = 256 << 10  # where each look is a request
 CELL_ROWS = 64  # of a dataset
 GROUP_ROWS = 256  # of a row group of Parquet that are looked at
@@ -61,9 +61,7 @@ class Stratum:
             return max(0, chunk.stop - chunk.start)
         if chunk.kind in COUNTED:
             return -(-size // CELL_ROWS)
-        if chunk.kind == "jsonl" and chunk.compression is None:
-            return -(-size // _cell_bytes(chunk))
-        return max(1, -(-size // HEAD_OF_FILE)) if size else 0
+        return -(-size // _cell_bytes(chunk))
 
     def looks(self) -> Iterator[Look]:
         """Looks at cells, none twice, in an order of which every beginning is spread over all of them."""
@@ -73,7 +71,7 @@ class Stratum:
             place = int(np.searchsorted(edges, cell, side="right")) - 1
             chunk, number = self._chunks[place], cell - int(edges[place])
             if self._is_from_beginning(chunk):
-                look = next(heads.setdefault(place, self._pieces_of_head(chunk, self._cells[place])), None)
+                look = next(heads.setdefault(place, self._pieces_of_head(chunk)), None)
             else:
                 look = self._look(chunk, number)
             if look is not None:
@@ -106,11 +104,11 @@ class Stratum:
         size = rows_of_groups(chunk.uri, chunk.size)[group]
         return Look(rows, chunk, size, size)
 
-    def _pieces_of_head(self, chunk: Chunk, cells: int) -> Iterator[Look]:
-        """The rows of the beginning of a file, at random as many each time as its cells share; the first look counts them."""
+    def _pieces_of_head(self, chunk: Chunk) -> Iterator[Look]:
+        """The rows of the beginning of a file, at random as many each time as a cell of it has; the first look counts them."""
         rows, size = _beginning(chunk)
         self._random.shuffle(rows)
-        for number, part in enumerate(np.array_split(np.arange(len(rows)), max(cells, len(rows) // GROUP_ROWS, 1))):
+        for number, part in enumerate(np.array_split(np.arange(len(rows)), max(1, -(-size // _cell_bytes(chunk))))):
             taken = [rows[row] for row in part.tolist()]
             yield Look(taken, chunk, 0 if number else len(rows), 0 if number else size)
 

@@ -22,10 +22,10 @@ def distinct_of(things: Sequence[Hashable], groups: Sequence[int], all_groups: f
     group of neighbours.
 
     Neighbours in a file resemble each other, so what is counted is in how many groups a thing was seen, not how often. From the
-    numbers of those that were seen in one group and in two follows Chao's estimate of what was not seen, extrapolated to all
-    groups (Colwell et al. 2012): right for things that are alike frequent, too low for others. `low` is the same with more
-    things in two groups than there were, by two standard deviations. `high` takes each thing that was seen in one group for as
-    many others as groups were not looked into (the upper bound of Charikar et al. 2000).
+    numbers of those that were seen in one group and in two follows Chao's estimate for a sample without replacement of how many
+    were not seen (Chao and Lin 2012): right for things that are alike frequent, and where no two are the same; too low for a
+    mixture. `low` is the same with more things in two groups than there were, by three standard deviations. `high` takes each
+    thing that was seen in one group for as many others as groups were not looked into (after Charikar et al. 2000).
     """
     places: dict[Hashable, set[int]] = defaultdict(set)
     for thing, group in zip(things, groups, strict=True):
@@ -35,19 +35,15 @@ def distinct_of(things: Sequence[Hashable], groups: Sequence[int], all_groups: f
         return Distinct(seen, seen, seen)
     once = sum(len(found) == 1 for found in places.values())
     twice = sum(len(found) == 2 for found in places.values())
-    more = all_groups - looked
-    high = min(all_things, seen - once + once * all_groups / looked)
-    value = min(high, seen + _unseen(once, twice, looked, more))
-    low = min(value, seen + _unseen(once, twice + 2 * math.sqrt(twice + 1), looked, more))
+    share = looked / all_groups
+    high = min(all_things, seen - once + once / share)
+    value = min(high, seen + _unseen(once, twice, looked, share))
+    low = min(value, seen + _unseen(once, twice + 3 * math.sqrt(twice + 1), looked, share))
     return Distinct(value, low, high)
 
 
-def _unseen(once: float, twice: float, looked: int, more: float) -> float:
-    """Things that `more` further groups add to those of the groups that were looked into."""
+def _unseen(once: float, twice: float, looked: int, share: float) -> float:
+    """Things that are not in the groups that were looked into, a `share` of all."""
     if not once:
         return 0.0
-    left = (looked - 1) / looked * (once**2 / (2 * twice) if twice else once * (once - 1) / 2)
-    if left <= 0:
-        return 0.0
-    rate = once / (looked * left + once)
-    return left * -math.expm1(more * math.log1p(-rate)) if rate < 1 else left
+    return float(once**2 / (2 * twice * looked / max(1, looked - 1) + share / (1 - share) * once))

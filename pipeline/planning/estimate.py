@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,9 +122,9 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
     scored = min(admitted, unique.value)
     if sample.whole and measured.tokenised < len(seen):
         scored *= measured.admitted_share  # of rows that were not tokenised some are rejected
-    rejected = Counter({name: count / len(sample.rows) for name, count in sample.rejected.items()})
+    rejected = {name: count / len(sample.rows) for name, count in sample.rejected.items()}
     for name, count in measured.rejected.items():
-        rejected[name] += laid_out * count / max(1, measured.tokenised)
+        rejected[name] = rejected.get(name, 0.0) + laid_out * count / max(1, measured.tokenised)
     of_row = float(measured.tokens_N2.sum(axis=1).mean())
     rows = Rows(
         corpus=round(sample.corpus),

@@ -87,7 +87,7 @@ def bytes_of_embedding(vectors_PD: np.ndarray, embedder: str, dimensions: int) -
         return 4.0 * dimensions + 16
     some = vectors_PD[:1000]
     rows = pa.table({"key": [content_hash(str(row)) for row in range(len(some))], "embedding": list(some)})
-    return to_parquet(rows.cast(EMBEDDINGS)).size / len(some)
+    return int(to_parquet(rows.cast(EMBEDDINGS)).size) / len(some)
 
 
 def bytes_on_disk(rows: list[EncodedRow]) -> tuple[float, float]:

@@ -72,7 +72,8 @@ def _gpus(plan: Plan) -> str:
 
 
 def _cpu(cpu: CpuHours) -> str:
-    return f"time, CPU    {_hours(cpu.hours)} on this machine ({cpu.cores} cores) at {cpu.tokens_a_second:,.0f} tokens a second, {cpu.how}"
+    where = f"{_hours(cpu.hours)} on this machine ({cpu.cores} cores)"
+    return f"time, CPU    {where} at {cpu.tokens_a_second:,.0f} tokens a second, {cpu.how}"
 
 
 def _hours(hours: float) -> str:

@@ -18,7 +18,7 @@ from pipeline.planning.encoded import EncodedRow, encode_rows
 from pipeline.planning.model_corpus import ModelCorpus
 from pipeline.planning.stored import StoredPairs
 
-BLOCKS = 2  # that are worked through
+BLOCKS = 4  # that are worked through
 GROUP_ROWS = 1000  # rows with one input and one output that stay together, at most
 Pair = tuple[np.ndarray, np.ndarray]
 _COPY = 1 << 18  # added to ids of a copy: more than a vocabulary has
@@ -60,8 +60,8 @@ class How:
 
 @dataclass(frozen=True)
 class Worked:
-    """What the blocks that were worked through cost, each, out of how many; their pairs and rows; embeddings of
-    the instructions."""
+    """What the blocks that were worked through cost, each, out of how many; their pairs, without copies, and rows;
+    embeddings of the instructions."""
 
     costs: list[Cost]
     of: int
@@ -105,8 +105,8 @@ def work_through(
 def _places(corpus: ModelCorpus, edges: np.ndarray) -> np.ndarray:
     """Float64 [R]: where each row stands on the axis of costs, as `pipeline/retrieval/place.py` has it."""
     groups: dict[bytes, list[int]] = defaultdict(list)
-    for place, row in enumerate(corpus.rows):
-        groups[row.pair].append(place)
+    for place, plan_row in enumerate(corpus.rows):
+        groups[plan_row.pair].append(place)
     places = np.zeros(len(corpus.rows))
     for pair, rows in groups.items():
         head = min(rows, key=lambda row: corpus.rows[row].id)
@@ -126,9 +126,10 @@ def _cost(
     exact: bool,
     k: int,
 ) -> tuple[Cost, list[Pair]]:
-    """What a block costs, and its distinct pairs. With `exact`, alternatives are those of the run, and the store is asked for
-    each pair; else for how many it has of the row's input and output."""
+    """What a block costs, and its distinct pairs without copies. With `exact`, alternatives are those of the run, and the store
+    is asked for each pair; else for how many it has of the row's input and output."""
     pairs: dict[bytes, Pair] = {}
+    real: dict[bytes, Pair] = {}  # whose ids the model knows
     left: set[bytes] = set()
     asked = rows = alone = short = row_tokens = 0
     for row in encoded:
@@ -143,6 +144,8 @@ def _cost(
                 )
                 digest = pair_digest(*pair)
                 pairs[digest] = pair
+                if not copy:
+                    real[digest] = pair
                 if open_columns[column]:
                     left.add(digest)
         rows += row.copies
@@ -170,7 +173,7 @@ def _cost(
         alone=alone,
         short=short,
     )
-    return cost, some
+    return cost, list(real.values())
 
 
 def _open_columns(row: EncodedRow, prompts: list[np.ndarray], stored: StoredPairs, exact: bool) -> list[bool]:
