@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from operators.error_text import first_line
@@ -102,37 +102,66 @@ def outline_here(checked: Checked) -> Outline:
 
 def announce(request: Request) -> None:
     """Show the plan of a run in three lines where it will take over LONG_HOURS."""
-    if _certainly_short(request):
-        return
-    stored = (
-        StoredPairs()
-        if request.fresh
-        else stored_pairs(request.output, request.scorer.fingerprint, request.config.seed)
+    asked = _Asked(
+        request.config,
+        request.output,
+        request.chunks,
+        request.checked,
+        request.dtype,
+        request.pool_texts,
+        request.fresh,
+        bool(request.pools.gpus_per_scorer),
+        request.pools.scorers[1],
     )
-    asked = (request.config, request.chunks, request.checked, request.dtype, request.pool_texts, stored)
     try:
-        # Where workers are: the driver of a cluster may not reach the inputs.
-        made = plan_of(*asked) if is_local(request.config.ray.address) else once("plan", plan_of, *asked)
-    except (RunFailed, BadRequest):
-        return  # what is wrong the run says itself
-    hours = next(of.hours for of in made.gpu if of.gpu == "A100") if request.pools.gpus_per_scorer else made.cpu.hours
-    if hours / request.pools.scorers[1] > LONG_HOURS:
-        for line in in_three_lines(made):
-            request.reporter.say(line)
+        # Where workers are: the driver of a cluster may not reach inputs and models.
+        made = long_plan(asked) if is_local(request.config.ray.address) else once("plan", long_plan, asked)
+    except Exception:  # noqa: BLE001 - what is wrong with the request the run says itself, and no plan is worth a run
+        return
+    for line in in_three_lines(made) if made is not None else []:
+        request.reporter.say(line)
 
 
-def _certainly_short(request: Request) -> bool:
+@dataclass(frozen=True)
+class _Asked:
+    """What of a request decides how long its run takes: on GPUs or not, and with how many scorers."""
+
+    config: Config
+    output: str
+    chunks: list[Chunk]
+    checked: Checked
+    dtype: str
+    pool_texts: list[str] | None
+    fresh: bool
+    on_gpus: bool
+    scorers: int
+
+
+def long_plan(asked: _Asked) -> Plan | None:
+    """The plan of a run that takes over LONG_HOURS; of any other, None, mostly before anything is read."""
+    if _certainly_short(asked):
+        return None
+    stored = StoredPairs()
+    if not asked.fresh:
+        fingerprint = asked.checked.scorer(asked.dtype).fingerprint
+        stored = stored_pairs(asked.output, fingerprint, asked.config.seed)
+    made = plan_of(asked.config, asked.chunks, asked.checked, asked.dtype, asked.pool_texts, stored)
+    hours = next(of.hours for of in made.gpu if of.gpu == "A100") if asked.on_gpus else made.cpu.hours
+    return made if hours / asked.scorers > LONG_HOURS else None
+
+
+def _certainly_short(asked: _Asked) -> bool:
     """Whether a run takes less than LONG_HOURS for certain, by the bytes of its inputs and the size of its scorer."""
-    if any(chunk.kind == "hub" for chunk in request.chunks):
+    if any(chunk.kind == "hub" for chunk in asked.chunks):
         return False
-    sizes = {(chunk.uri, chunk.kind, chunk.compression): chunk.size for chunk in request.chunks}
+    sizes = {(chunk.uri, chunk.kind, chunk.compression): chunk.size for chunk in asked.chunks}
     text = sum(
         size * (TEXT_OF_PACKED_BYTE if packed or kind in ("parquet", "lance") else 1)
         for (_, kind, packed), size in sizes.items()
     )
-    tokens = TOKENS_OF_BYTE * text * (request.config.alternatives.k + 2)
-    speed = GPU_SPEED if request.pools.gpus_per_scorer else CPU_SPEED
-    return 2.0 * outline_here(request.checked).working * tokens / speed < LONG_HOURS * 3600
+    tokens = TOKENS_OF_BYTE * text * (asked.config.alternatives.k + 2)
+    speed = asked.scorers * (GPU_SPEED if asked.on_gpus else CPU_SPEED)
+    return 2.0 * outline_here(asked.checked).working * tokens / speed < LONG_HOURS * 3600
 
 
 def _require_columns(config: Config, sample: Sample) -> list[Hazard]:

@@ -85,7 +85,7 @@ class Stratum:
 
     def _is_from_beginning(self, chunk: Chunk) -> bool:
         if chunk.kind == "jsonl":
-            return chunk.compression is not None or not _plain(chunk)
+            return chunk.compression is not None or not _plain(chunk.uri, chunk.size)
         return chunk.kind not in IN_ROWS
 
     def _look(self, chunk: Chunk, number: int) -> Look:
@@ -145,8 +145,9 @@ def _cell_bytes(chunk: Chunk) -> int:
     return REMOTE_CELL_BYTES if is_url(chunk.uri) else CELL_BYTES
 
 
-def _plain(chunk: Chunk) -> bool:
-    with open_whole(chunk.uri, chunk.size) as opened:
+@lru_cache(maxsize=4096)
+def _plain(uri: str, size: int) -> bool:
+    with open_whole(uri, size) as opened:
         return is_plain(bytes(opened.read(HEAD_BYTES)))
 
 

@@ -119,9 +119,10 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
     all_groups = sample.groups if sample.whole else sample.all_groups
     unique = distinct_of([row.id for row in seen], groups, all_groups, admitted)
     instructions = distinct_of([row.key for row in seen], groups, all_groups, admitted)
-    scored = min(admitted, unique.value)
-    if sample.whole and measured.tokenised < len(seen):
-        scored *= measured.admitted_share  # of rows that were not tokenised some are rejected
+    # Of rows that were not tokenised some are rejected.
+    tokenised = len(measured.tokens_N2)
+    good = (tokenised + (len(seen) - tokenised) * measured.admitted_share) / len(seen) if sample.whole else 1.0
+    low, scored, high = (min(admitted, number * good) for number in (unique.low, unique.value, unique.high))
     rejected = {name: count / len(sample.rows) for name, count in sample.rejected.items()}
     for name, count in measured.rejected.items():
         rejected[name] = rejected.get(name, 0.0) + laid_out * count / max(1, measured.tokenised)
@@ -129,11 +130,13 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
     rows = Rows(
         corpus=round(sample.corpus),
         exact=sample.whole,
-        how=sample.how,
+        how=sample.how if tokenised == len(seen) else f"{sample.how}, {measured.tokenised:,} of them tokenised",
         sampled=len(sample.rows),
         admitted=round(admitted),
         duplicates=round(admitted - scored),
         scored=round(scored),
+        scored_low=round(low),
+        scored_high=round(high),
         rejected_share=sum(rejected.values()),
         rejected=dict(sorted(rejected.items())),
     )

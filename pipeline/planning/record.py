@@ -10,7 +10,7 @@ VERSION = 1  # of the keys below
 @dataclass(frozen=True)
 class Rows:
     """Rows of the corpus, `exact` or estimated as `how` says; those that would be admitted, and of these the duplicates and the
-    ones that would be scored; the share that would be rejected, in all and by reason."""
+    ones that would be scored, with bounds; the share that would be rejected, in all and by reason."""
 
     corpus: int
     exact: bool
@@ -19,6 +19,8 @@ class Rows:
     admitted: int
     duplicates: int
     scored: int
+    scored_low: int
+    scored_high: int
     rejected_share: float
     rejected: dict[str, float]
 

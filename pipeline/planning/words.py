@@ -20,11 +20,12 @@ def as_lines(plan: Plan) -> str:
     """All of a plan, for people."""
     rows, tokens, pairs = plan.rows, plan.tokens, plan.pairs
     about = "" if rows.exact else "about "
+    between = "" if rows.scored_low == rows.scored_high else f" (from {rows.scored_low:,} to {rows.scored_high:,})"
     instructions = plan.instructions
     bounds = "" if instructions.exact else f" (from {instructions.low:,} to {instructions.high:,})"
     lines = [
         f"rows         {about}{rows.corpus:,} ({rows.how}), {rows.rejected_share:.1%} rejected ({_shares(rows.rejected)}), "
-        f"{about}{rows.duplicates:,} duplicates, {about}{rows.scored:,} to score",
+        f"{about}{rows.duplicates:,} duplicates, {about}{rows.scored:,} to score{between}",
         f"tokens       about {tokens.prompt:,} of prompts and {tokens.target:,} of outputs; of a row "
         f"{tokens.prompt_of_row:.1f} and {tokens.target_of_row:.1f}",
         f"instructions {about}{instructions.distinct:,} distinct{bounds}, {instructions.pool:,} as alternatives",
