@@ -55,7 +55,7 @@ def candidates_of(instructions: Instructions, vectors_PD: np.ndarray, rules: Rul
         for task in {name for _, name in uses if name is not None}:
             of_task[task].append(row)
     queries = [(row, *use) for row, uses in enumerate(instructions.uses) for use in sorted(uses, key=str)]
-    found: dict[Query, list[int]] = {}
+    nearest: dict[Query, list[int]] = {}
     for start in range(0, len(queries), AT_ONCE):
         block = queries[start : start + AT_ONCE]
         sims_QP = vectors_PD[[row for row, *_ in block]] @ vectors_PD.T
@@ -64,8 +64,8 @@ def candidates_of(instructions: Instructions, vectors_PD: np.ndarray, rules: Rul
             forbidden |= only_without if with_input else only_with
             if asked is not None and rules.same_task == "exclude":
                 forbidden[of_task[asked]] = True
-            found[row, with_input, asked] = _top(np.where(forbidden, -np.inf, sims), SPARE * rules.k)
-    return found
+            nearest[row, with_input, asked] = _top(np.where(forbidden, -np.inf, sims), SPARE * rules.k)
+    return nearest
 
 
 def _top(sims: np.ndarray, count: int) -> list[int]:

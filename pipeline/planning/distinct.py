@@ -33,8 +33,8 @@ def distinct_of(things: Sequence[Hashable], groups: Sequence[int], all_groups: f
     seen, looked = len(places), len(set(groups))
     if looked >= all_groups or not seen:
         return Distinct(seen, seen, seen)
-    once = sum(len(found) == 1 for found in places.values())
-    twice = sum(len(found) == 2 for found in places.values())
+    once = sum(len(seen_in) == 1 for seen_in in places.values())
+    twice = sum(len(seen_in) == 2 for seen_in in places.values())
     share = looked / all_groups
     high = min(all_things, seen - once + once / share)
     value = min(high, seen + _unseen(once, twice, looked, share))

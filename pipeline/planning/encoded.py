@@ -34,8 +34,9 @@ def encode_rows(
     *,
     k: int,
     too_long: str,
+    block_tokens: int,
 ) -> list[EncodedRow]:
-    """Rows of a block, encoded; without those that are rejected."""
+    """Rows of a block of about `block_tokens`, encoded; without those that are rejected."""
     measured = measure([corpus.rows[place].example for place in places], encoder, too_long=too_long)
     good = [
         (place, result.input_chars)
@@ -65,7 +66,7 @@ def encode_rows(
         own = (row.example.instruction, *input)
         fitting = [texts[other] for other in others if prompts.fits((texts[other], *input), room)][:k]
         chosen = [own, *((text, *input) for text in fitting)]
-        copies = max(1, rounded(float(corpus.copies[place]), row.id))
+        copies = max(1, min(rounded(float(corpus.copies[place]), row.id), round(block_tokens / row.cost)))
         ids = [np.asarray(prompts.ids[key], dtype=np.int64) for key in chosen]
         heads = [prompts.head(key) for key in chosen] if copies > 1 else []
         encoded.append(EncodedRow(row, np.asarray(target, dtype=np.int64), ids, heads, copies, fitting))

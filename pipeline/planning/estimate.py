@@ -20,7 +20,7 @@ from pipeline.planning.record import Forward, Instructions, Pairs, Plan, Rows, S
 from pipeline.planning.sample import Sample
 from pipeline.planning.space import Amounts, space_of
 from pipeline.planning.stored import StoredPairs
-from pipeline.planning.work import BLOCKS, Cost, How, Worked, work_through
+from pipeline.planning.work import Cost, How, Worked, work_through
 from pipeline.retrieval.place import block_count
 
 
@@ -65,11 +65,15 @@ def make_plan(subject: Subject, sample: Sample, stored: StoredPairs) -> Plan:
     cost = worked.cost
     left = Cost(*(value * corpus.unique / cost.rows for value in vars(cost).values()))
     by_tokens = corpus.tokens / cost.row_tokens
+    in_pairs = by_tokens * cost.left_tokens * worked.of_pairs
+    on_cpu, on_gpu = (
+        max(0.0, in_pairs - by_tokens * (cost.left_tokens - forward) * worked.of_shared)
+        for forward in (cost.left_cpu, cost.left_gpu)
+    )
     instructions = _instructions(subject, sample, corpus)
     prompt, target = (measured.tokens_N2.mean(axis=0)).tolist()
     batch_cpu, batch_gpu = _batches(subject)
     amounts = Amounts(corpus.unique, left.left, corpus.instructions.value)
-    on_cpu, on_gpu = by_tokens * cost.left_cpu, by_tokens * cost.left_gpu
     return Plan(
         k=config.alternatives.k,
         rows=corpus.rows,
@@ -83,7 +87,7 @@ def make_plan(subject: Subject, sample: Sample, stored: StoredPairs) -> Plan:
             left=round(left.left),
         ),
         forward=Forward(
-            in_pairs=round(by_tokens * cost.left_tokens),
+            in_pairs=round(in_pairs),
             on_cpu=round(on_cpu),
             on_gpu=round(on_gpu),
             batch_on_cpu=batch_cpu,
@@ -153,13 +157,12 @@ def _worked(subject: Subject, sample: Sample, measured: MeasuredSample, corpus: 
         whole=sample.whole,
         corpus=corpus.unique,
         distinct=corpus.instructions.value,
-        room=(BLOCKS + 1) * width,
         pool_texts=subject.pool_texts,
     )
     batch_cpu, batch_gpu = _batches(subject)
     how = How(batch_cpu, batch_gpu, subject.outline.packed, subject.config.scorer.too_long)
     rules = Rules(wanted.k, wanted.paraphrase_max, wanted.same_task)
-    return work_through(model, subject.encoder, rules, how, stored, width, subject.config.seed)
+    return work_through(model, subject.encoder, rules, how, stored, width)
 
 
 def _batches(subject: Subject) -> tuple[int, int]:

@@ -23,16 +23,16 @@ def hazards_of(
     config: Config, sample: Sample, measured: MeasuredSample, encoder: Encoder, rows: Rows, instructions: Instructions
 ) -> list[Hazard]:
     """All that holds, the worst first."""
-    found = [Hazard("unreadable", f"{words}; a run fails on this file") for words in sample.unreadable]
-    found += _rejected(config, rows)
-    found += _template(measured, encoder)
-    found += _long(config, measured)
-    found += _pool(config, instructions)
-    found += _same(measured)
+    hazards = [Hazard("unreadable", f"{words}; a run fails on this file") for words in sample.unreadable]
+    hazards += _rejected(config, rows)
+    hazards += _template(measured, encoder)
+    hazards += _long(config, measured)
+    hazards += _pool(config, instructions)
+    hazards += _same(measured)
     if rows.duplicates > DUPLICATES * rows.admitted:
         share = rows.duplicates / rows.admitted
-        found.append(Hazard("duplicates", f"{share:.0%} of the rows are duplicates, which are scored once"))
-    return found
+        hazards.append(Hazard("duplicates", f"{share:.0%} of the rows are duplicates, which are scored once"))
+    return hazards
 
 
 def _rejected(config: Config, rows: Rows) -> list[Hazard]:
@@ -47,16 +47,16 @@ def _rejected(config: Config, rows: Rows) -> list[Hazard]:
 
 def _long(config: Config, measured: MeasuredSample) -> list[Hazard]:
     longest, policy = config.scorer.max_length, config.scorer.too_long
-    found = []
+    hazards = []
     over = measured.rejected["too_long"] / max(1, measured.tokenised)
     if over >= SHARE:
         words = f"{over:.1%} of the rows have more than scorer.max_length: {longest} tokens and would be rejected"
-        found.append(Hazard("too_long", f"{words} (scorer.too_long: {policy})"))
+        hazards.append(Hazard("too_long", f"{words} (scorer.too_long: {policy})"))
     near = measured.near / max(1, len(measured.tokens_N2))
     if near >= SHARE:
         words = f"{near:.1%} of the rows have more than {NEAR:.0%} of scorer.max_length: {longest} tokens"
-        found.append(Hazard("near_max_length", f"{words}, so that few alternatives may fit"))
-    return found
+        hazards.append(Hazard("near_max_length", f"{words}, so that few alternatives may fit"))
+    return hazards
 
 
 def _pool(config: Config, instructions: Instructions) -> list[Hazard]:
@@ -88,7 +88,7 @@ def _template(measured: MeasuredSample, encoder: Encoder) -> list[Hazard]:
 
 
 def _same(measured: MeasuredSample) -> list[Hazard]:
-    found = []
+    hazards = []
     for kind, name, limit, texts in (
         ("same_output", "output", MOST, [row.example.output for row in measured.rows]),
         ("same_instruction", "instruction", NEARLY_ALL, [row.example.instruction for row in measured.rows]),
@@ -96,5 +96,5 @@ def _same(measured: MeasuredSample) -> list[Hazard]:
         for text, count in Counter(texts).most_common(1):
             if len(texts) > 1 and count >= limit * len(texts):
                 shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-                found.append(Hazard(kind, f"{count / len(texts):.0%} of the rows have one {name}: {shown!r}"))
-    return found
+                hazards.append(Hazard(kind, f"{count / len(texts):.0%} of the rows have one {name}: {shown!r}"))
+    return hazards

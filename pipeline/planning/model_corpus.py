@@ -59,16 +59,16 @@ class ModelCorpus:
 
 
 def model_corpus(
-    rows: list[PlanRow], *, whole: bool, corpus: float, distinct: float, room: float, pool_texts: list[str] | None
+    rows: list[PlanRow], *, whole: bool, corpus: float, distinct: float, pool_texts: list[str] | None
 ) -> ModelCorpus:
     """The model of a corpus of `corpus` rows, without duplicates, and `distinct` instructions, of which `rows` were seen; all
-    of them where `whole`. `room`: about so many tokens are enough."""
+    of them where `whole`."""
     once = _without_duplicates(rows)
     keys = sorted({row.key for row in once})
     # Keys are hashes: of their order, every beginning is a sample.
     kept = set(keys[:MOST_INSTRUCTIONS])
     once = [row for row in once if row.key in kept]
-    copies = np.ones(len(once)) if whole else _copies(once, corpus, distinct, room)
+    copies = np.ones(len(once)) if whole else _copies(once, corpus, distinct)
     texts: dict[bytes, str] = {}
     uses: dict[bytes, set[Use]] = defaultdict(set)
     for row in once:
@@ -96,7 +96,7 @@ def _without_duplicates(rows: list[PlanRow]) -> list[PlanRow]:
     return [replace(row, cost=costs[row.id]) for row in {row.id: row for row in reversed(rows)}.values()][::-1]
 
 
-def _copies(rows: list[PlanRow], corpus: float, distinct: float, room: float) -> np.ndarray:
+def _copies(rows: list[PlanRow], corpus: float, distinct: float) -> np.ndarray:
     """Float64 [R]: for how many rows each stands.
 
     A sample has fewer rows of each instruction than the corpus. The rare ones share the rows that they have together; each that
@@ -109,8 +109,7 @@ def _copies(rows: list[PlanRow], corpus: float, distinct: float, room: float) ->
     rare_in_corpus = max(len(rare), distinct - (len(seen) - len(rare)), 1.0)
     of_rare = max(1.0, rows_of_rare * scale / rare_in_corpus)
     share = min(1.0, len(rare) / rare_in_corpus) if rare else 1.0
-    cost = sum(row.cost for row in rows if row.key not in rare)
-    of_frequent = max(1.0, min(scale * share, room / max(1.0, cost), MOST_COPIES))
+    of_frequent = max(1.0, min(scale * share, MOST_COPIES))
     return np.array(
         [min(MOST_COPIES, max(1.0, of_rare / seen[row.key])) if row.key in rare else of_frequent for row in rows]
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, fields
 from functools import reduce
@@ -16,6 +15,7 @@ from operators.scoring.score_rows import pair_digest
 from pipeline.planning.alternatives import Rules, candidates_of, stretches
 from pipeline.planning.encoded import EncodedRow, encode_rows
 from pipeline.planning.model_corpus import ModelCorpus
+from pipeline.planning.outlook import outlook_of
 from pipeline.planning.stored import StoredPairs
 
 BLOCKS = 4  # that are worked through
@@ -61,13 +61,15 @@ class How:
 @dataclass(frozen=True)
 class Worked:
     """What the blocks that were worked through cost, each, out of how many; their pairs, without copies, and rows;
-    embeddings of the instructions."""
+    embeddings of the instructions; by how much more or less all blocks have of tokens in pairs, and of shared ones."""
 
     costs: list[Cost]
     of: int
     pairs: list[Pair]
     rows: list[EncodedRow]
     vectors: np.ndarray
+    of_pairs: float
+    of_shared: float
 
     @property
     def cost(self) -> Cost:
@@ -76,7 +78,7 @@ class Worked:
 
 
 def work_through(
-    corpus: ModelCorpus, encoder: Encoder, rules: Rules, how: How, stored: StoredPairs, width: int, seed: int
+    corpus: ModelCorpus, encoder: Encoder, rules: Rules, how: How, stored: StoredPairs, width: int
 ) -> Worked:
     """Encode and count some blocks of about `width` tokens of rows; all where there are no more."""
     vectors = corpus.instructions.embeddings()
@@ -88,18 +90,19 @@ def work_through(
     )
     places = _places(corpus, stretches(vectors, candidates, costs, rules.k, width))
     count = max(1, round(float(costs.sum()) / width))
-    blocks = np.minimum(places // width, count - 1).astype(np.int64)
-    chosen = sorted(random.Random(seed).sample(range(count), min(BLOCKS, count)))
+    filled, blocks = np.unique(np.minimum(places // width, count - 1).astype(np.int64), return_inverse=True)
+    outlook = outlook_of(corpus, candidates, blocks, rules.k)
+    chosen = outlook.typical(BLOCKS)
     worked, pairs, rows = [], list[Pair](), list[EncodedRow]()
     outputs = Counter(row.example.output for row in corpus.rows)
-    labels = {output for output, count in outputs.items() if count > 1}
+    labels = {output for output, times in outputs.items() if times > 1}
     for block in chosen:
         some = np.flatnonzero(blocks == block).tolist()
-        encoded = encode_rows(corpus, some, candidates, encoder, k=rules.k, too_long=how.too_long)
+        encoded = encode_rows(corpus, some, candidates, encoder, k=rules.k, too_long=how.too_long, block_tokens=width)
         cost, some_pairs = _cost(encoded, encoder.context, how, stored, labels, exact=corpus.complete, k=rules.k)
         worked.append(cost)
         pairs, rows = pairs + some_pairs, rows + encoded
-    return Worked(worked, count, pairs, rows, vectors)
+    return Worked(worked, len(filled), pairs, rows, vectors, *outlook.weights(chosen))
 
 
 def _places(corpus: ModelCorpus, edges: np.ndarray) -> np.ndarray:
