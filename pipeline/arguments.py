@@ -16,6 +16,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(fresh=False, quiet=False, debug=False, output_folder=None)
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
+    plan = verbs.add_parser(
+        "plan", help="what a run would take, from a sample of its inputs: tokens, pairs, hours, space"
+    )
     refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
     store = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
@@ -25,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
-    for verb in (run, refresh):
+    for verb in (run, plan, refresh):
         verb.add_argument("config", type=Path, help="YAML configuration")
     for verb in (select, report, export, push):
         verb.add_argument("run", help="an output folder, or one of its runs/<id>")
@@ -35,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     store.add_argument("output", help="an output folder")
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
     _add_export(export)
     push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
     push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
@@ -43,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
 
     _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
-    for verb in (run, refresh, select, demo):
+    for verb in (run, plan, refresh, select, demo):
         _add_overrides(verb)
     _add_flag([run, refresh, select, demo, store, export, push], "--quiet", "no progress on standard error")
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")

@@ -53,7 +53,7 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
         again = "what was asked is done" if arguments.name in _AFTER_INTERRUPT else "`tss report` prints it again"
         say(f"tss: the summary could not be printed; {again}", error=True)
-        return 1 if arguments.name == "report" or getattr(arguments, "what", "") == "stats" else 0
+        return 1 if arguments.name in ("report", "plan") or getattr(arguments, "what", "") == "stats" else 0
     return 0
 
 
@@ -137,6 +137,15 @@ def _refresh(arguments: argparse.Namespace) -> Summary:
     from pipeline import flow
 
     return flow.refresh(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+
+
+def _plan(arguments: argparse.Namespace) -> Summary:
+    from pipeline import plan, read_config
+    from pipeline.planning import words
+    from pipeline.runs.summary import Summary
+
+    made = plan.plan(read_config.load(arguments.config, arguments.overrides))
+    return Summary("", words.as_json(made) if arguments.json else words.as_lines(made))
 
 
 def _config_of(arguments: argparse.Namespace) -> Config:
@@ -264,19 +273,22 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("report", "export", "push", "submit")
+_WITHOUT_RAY = ("plan", "report", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _AFTER_FAILURE = {
+    "plan": "a run would fail as well. Plan again once the cause is gone.",
     "store": "nothing that was stored is lost. Run the same command again once the cause is gone.",
     "export": "nothing was written. Run the same command again once the cause is gone, or name another run.",
     "push": "the run is not there as a revision yet. Run the same command again once the cause is gone.",
 }
 _AFTER_INTERRUPT = {
+    "plan": "nothing was written.",
     "export": "nothing was written.",
     "push": "the run may be there or not. The same command says so, or sends what is missing.",
 }
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "run": _run,
+    "plan": _plan,
     "refresh": _refresh,
     "store": _store,
     "select": _select,

@@ -11,6 +11,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
+from pipeline.plan import announce
 from pipeline.reading.admit import admit
 from pipeline.reading.collect import SHOWN_REJECTED, columns_of
 from pipeline.reading.excluded import index_excluded
@@ -40,6 +41,7 @@ def run(config: Config, reporter: Reporter, *, fresh: bool = False) -> Summary:
     """The main job; goes on with the same request where it was interrupted, unless `fresh`. Raises BadRequest before any work,
     RunFailed after."""
     with requested("tss run", config, reporter, fresh) as request, workspace_of(request) as workspace:
+        announce(request)
         return _make(request, workspace)
 
 

@@ -161,7 +161,7 @@ class Request:
         return Job(self.config, workspace.folder, workspace.run_id, self.pools, self.reporter, workspace.fresh)
 
 
-def _check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
+def check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
     """The chunks of the inputs, and what the models' files say; raises BadRequest. Runs where workers do: a driver on a cluster
     may reach neither."""
     chunks = plan(config)
@@ -199,10 +199,10 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
     excluded = read_excluded(config.exclude)
     asked = (config, template_text)
-    checks = _check_inputs_and_models(*asked) if is_local(config.ray.address) else None
+    checks = check_inputs_and_models(*asked) if is_local(config.ray.address) else None
     with working_on(output, command, config.ray.address) as lock:
         sizes = pools(config)
-        chunks, checked = checks or once("preflight", _check_inputs_and_models, *asked)
+        chunks, checked = checks or once("preflight", check_inputs_and_models, *asked)
         reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
         dtype = resolved_dtype(config.scorer.dtype, sizes)
         inputs = take_snapshot(reporter, chunks)

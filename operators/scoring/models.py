@@ -161,6 +161,11 @@ def device_of(*, gpu: bool) -> str:
     return "cpu"
 
 
+def gpu_count() -> int:
+    """GPUs of this machine that torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def load_model(
     name: str,
     *,
@@ -191,6 +196,12 @@ def load_model(
         raise ModelProblem(f"scorer.model: {name!r}: {problem}")
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(torch.device(device))
     return loaded
+
+
+def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
+    """The causal LM of a configuration in float32, with tensors that have shapes and no content."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).to(torch.float32)
 
 
 def identity(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, Ray
 from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
 
@@ -68,16 +68,8 @@ def pools(config: Config) -> Pools:
     """
     cluster, settings = _Cluster.now(), config.ray
     per_scorer = (1.0 if cluster.gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
-    here = is_local(settings.address)
-    if per_scorer > cluster.gpus and here:
-        raise BadRequest(
-            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and this machine has {cluster.gpus} GPUs; set it to auto or 0"
-        )
+    require_gpus(settings, cluster.gpus)
     scorers = _range(settings.scorers, max(1, int(cluster.gpus / per_scorer)) if per_scorer else cluster.nodes)
-    if per_scorer and scorers[0] * per_scorer > cluster.gpus and here:
-        raise BadRequest(
-            f"ray.scorers: {scorers[0]} scorers of {per_scorer:g} GPUs each do not fit on {cluster.gpus} GPUs"
-        )
     embedders = _range(settings.embedders, cluster.plain_nodes)
     return Pools(
         scorers=scorers,
@@ -86,6 +78,20 @@ def pools(config: Config) -> Pools:
         scorers_a_node=-(-scorers[1] // cluster.nodes),
         embedders_a_node=-(-embedders[1] // cluster.plain_nodes),
     )
+
+
+def require_gpus(settings: Ray, gpus: int) -> None:
+    """Raise BadRequest where more is asked for than the GPUs of this machine, and no other will come."""
+    per_scorer = (1.0 if gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
+    if not per_scorer or not is_local(settings.address):
+        return
+    if per_scorer > gpus:
+        raise BadRequest(
+            f"ray.gpus_per_scorer: {per_scorer:g} wanted, and this machine has {gpus} GPUs; set it to auto or 0"
+        )
+    fewest, _ = _range(settings.scorers, max(1, int(gpus / per_scorer)))
+    if fewest * per_scorer > gpus:
+        raise BadRequest(f"ray.scorers: {fewest} scorers of {per_scorer:g} GPUs each do not fit on {gpus} GPUs")
 
 
 def gpus_awaited(sizes: Pools) -> str:
