@@ -20,6 +20,7 @@ from pipeline.planning.encoded import EncodedRow
 from pipeline.planning.record import Space
 from pipeline.planning.work import Worked
 from pipeline.retrieval.blocks import BLOCK_TOKENS
+from pipeline.retrieval.shards import SHARD_ROWS
 from pipeline.storage.parts import to_parquet
 
 PROCESS = 450 << 20  # of a process that has loaded the libraries (tests/benchmarks/RESULTS.md)
@@ -47,8 +48,9 @@ def space_of(
     """Memory of one process of each stage, and bytes of the output."""
     dimensions = dimensions_of(embedder, version)
     texts = [len(text.encode("utf-8", "replace")) for row in worked.rows for text in row.alternatives]
-    table = amounts.instructions * (2 * (np.mean(texts) if texts else 100) + 300)
-    vectors = amounts.instructions * dimensions * 4
+    shard = min(amounts.instructions, SHARD_ROWS)  # no process holds more of the instructions
+    table = shard * (2 * (np.mean(texts) if texts else 100) + 300)
+    vectors = shard * dimensions * 4
     scored, pair = bytes_on_disk(worked.rows)
     memory = {
         "read": PROCESS + PARTS,
