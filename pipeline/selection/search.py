@@ -44,25 +44,27 @@ def find_ends(stage: str, parts: list[BlockPart], searches: list[Search], passed
     """All searches at their end; `passed` is called after each pass over the parts."""
     first = True
     while any(search.open() for search in searches):
-        searches = _deeper(stage, parts, searches, first)
+        searches = advanced(searches, _histograms(stage, parts, asked(searches)), first)
         first = False
         passed()
     return searches
 
 
-def _deeper(stage: str, parts: list[BlockPart], searches: list[Search], first: bool) -> list[Search]:
-    """All open cuts one digit deeper, with the sum of all parts' histograms."""
-    wanted = [{"ranking": asdict(search.ranking), "prefixes": search.open()} for search in searches]
-    sums = _histograms(stage, parts, wanted)
+def asked(searches: list[Search]) -> list[dict[str, Any]]:
+    """What tasks count for these searches."""
+    return [{"ranking": asdict(search.ranking), "prefixes": search.open()} for search in searches]
+
+
+def advanced(searches: list[Search], sums: pa.Table, first: bool) -> list[Search]:
+    """All open cuts one digit deeper, by HISTOGRAM of all parts."""
     deeper = []
     for number, search in enumerate(searches):
         of_search = sums.filter(pc.equal(sums["search"], number))
         cuts = dict(search.cuts)
         for place, name in enumerate(search.open()):
             of_cut = of_search.filter(pc.equal(of_search["budget"], place))
-            bins, costs, units = (of_cut[column].to_numpy() for column in ("digit", "cost", "units"))
             # Each digit that occurs has a unit: turns share the key of the first one, wherever it lies.
-            cuts[name] = cuts[name].advance(bins, costs, units)
+            cuts[name] = cuts[name].advance(*(of_cut[column].to_numpy() for column in ("digit", "cost", "units")))
         rows = int(pc.sum(of_search["rows"]).as_py() or 0)
         deeper.append(replace(search, cuts=cuts, eligible=rows if first else search.eligible))
     return deeper
