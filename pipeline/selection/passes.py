@@ -121,8 +121,9 @@ def by_blocks(rows: pa.Table) -> Iterable[tuple[int, pa.Table]]:
     """The rows of each block, in the order in which they are."""
     rows = rows.take(pa.array(np.argsort(rows["block"].to_numpy(), kind="stable")))
     blocks, starts = np.unique(rows["block"].to_numpy(), return_index=True)
-    for block, start, end in zip(blocks.tolist(), starts, [*starts[1:], len(rows)], strict=True):
-        yield block, rows.slice(start, end - start)
+    sizes = np.diff([*starts, len(rows)])
+    for block, start, size in zip(blocks.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        yield block, rows.slice(start, size)
 
 
 def _numbers(names: pa.Array) -> np.ndarray:

@@ -15,9 +15,9 @@ from pipeline.selection.passes import HISTOGRAM, add_up, histogram_of_parts
 from pipeline.selection.ranking import Ranking
 from pipeline.storage.records import BlockPart
 
-# Histograms of so many parts go straight to the driver. Those of more meet in tasks first, digit by digit, in so many shares:
-# what the driver gets is then one row for each digit that occurs.
-_PARTS_FOR_DRIVER = 512
+# Histograms of so many rows go from their tasks straight to the driver. Those of more meet in tasks first, digit by digit, in so
+# many shares: what the driver gets is then one row for each digit that occurs.
+_ROWS_FOR_DRIVER = 50_000_000
 _SHARES = 16
 _HELD_ROWS = 1 << 20  # of histograms that the driver adds up together
 
@@ -73,7 +73,7 @@ def advanced(searches: list[Search], sums: pa.Table, first: bool) -> list[Search
 def _histograms(stage: str, parts: list[BlockPart], wanted: list[dict[str, Any]]) -> pa.Table:
     """HISTOGRAM of all parts, by digit."""
     dataset = over_parts(parts, histogram_of_parts, searches=wanted)
-    if len(parts) > _PARTS_FOR_DRIVER:
+    if sum(record.part.rows for record in parts) > _ROWS_FOR_DRIVER:
         dataset = mapped(dataset.repartition(_SHARES, keys=["digit"]), add_up)
     sums = HISTOGRAM.empty_table()
     for table in tables(stage, dataset):

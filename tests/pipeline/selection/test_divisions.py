@@ -203,7 +203,7 @@ def test_a_run_of_many_small_parts_and_tasks_is_that_of_few(ray_session, model_f
         patch.setattr(weigh, "BYTES_PER_PART", 1)
         patch.setattr(job, "_PARTS_TOGETHER", 1)
         patch.setattr(job, "_ROWS_TOGETHER", 1)
-        patch.setattr(search, "_PARTS_FOR_DRIVER", 1)
+        patch.setattr(search, "_ROWS_FOR_DRIVER", 1)
         patch.setattr(search, "_SHARES", 3)
         patch.setattr(job, "SHUFFLE_ROWS", 30)
         many = run(tmp_path / "many", [rows], model_folder, **more)
