@@ -15,8 +15,8 @@ from pipeline.selection.passes import HISTOGRAM, add_up, histogram_of_parts
 from pipeline.selection.ranking import Ranking
 from pipeline.storage.records import BlockPart
 
-# Histograms of so many rows go from their tasks straight to the driver. Those of more meet in tasks first, digit by digit, in so
-# many shares: what the driver gets is then one row for each digit that occurs.
+# Histograms of so many rows go from their tasks to the driver. Those of more meet in tasks first, digit by digit, in so many
+# shares: what the driver gets is then one row for each digit that occurs.
 _ROWS_FOR_DRIVER = 50_000_000
 _SHARES = 16
 _HELD_ROWS = 1 << 20  # of histograms that the driver adds up together
