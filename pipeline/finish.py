@@ -90,7 +90,7 @@ def _completed(
     counts = accounts.in_all(accounts.add_selected(manifest.counts.sources, chosen.sources))
     metrics.count("tss_rows", counts.selected, outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
-    digest = digest_scores(job, outcome.scored, counts.scored - counts.unscored)
+    scores = digest_scores(job, outcome.scored, counts.scored - counts.unscored)
     compared, changes = _changes(job, since, {"scored": outcome.scored, "selected": chosen.parts})
     workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
     kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
@@ -104,7 +104,7 @@ def _completed(
         counts=counts,
         budget=Budget(chosen.asked, chosen.unit, chosen.used, chosen.total),
         eligible=chosen.eligible,
-        scores=digest.shown(),
+        scores=scores,
         overlap=overlapping,
         seed=job.config.seed,
         files=publish.gather(job, workspace, kinds),

@@ -56,6 +56,7 @@ def in_this_process(patch):
         "over_parts": _over_parts,
         "mapped": lambda dataset, function, fn_kwargs: dataset.map(function, **fn_kwargs),
         "stream": _stream,
+        "tables": lambda stage, dataset: iter(dataset.blocks),
         "execute": lambda stage, kind, dataset: list(_stream(stage, kind, dataset)),
     }
     for module in (choose, conversations, overlap, search):

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +43,7 @@ class Work:
     loaded: int = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(value + more for value, more in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Work(*(value + more for value, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 def pair_digest(prompt: np.ndarray, target: np.ndarray) -> bytes:

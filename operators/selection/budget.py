@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from operators.selection.ranking_key import DIGITS
+from operators.selection.ranking_key import DIGITS, before, digit_of, edge
 
 
 def histogram(
-    digits: np.ndarray, costs: np.ndarray, firsts: np.ndarray, prefix: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Among rows whose digits begin with `prefix`: the next digits that occur, and the cost and the units of each. Rows of a
-    unit have the same digits, and `firsts` is 1 for one of them and 0 for the others."""
-    inside = (digits[:, : len(prefix)] == np.array(prefix, dtype=np.int64)).all(axis=1)
-    bins, inverse = np.unique(digits[inside, len(prefix)], return_inverse=True)
+    keys: np.ndarray, costs: np.ndarray, firsts: np.ndarray, prefix: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Among rows whose keys [W, N] begin with `prefix`: the next digits that occur, and the cost, units and rows of each. Rows
+    of a unit have the same key, and `firsts` is 1 for one of them and 0 for the others."""
+    inside = within(keys, prefix) & ~below(keys, prefix)
+    bins, inverse, rows = np.unique(digit_of(keys[:, inside], len(prefix)), return_inverse=True, return_counts=True)
     cost, units = np.zeros((2, len(bins)), dtype=np.int64)
     np.add.at(cost, inverse, costs[inside])
     np.add.at(units, inverse, firsts[inside])
-    return bins, cost, units
+    return bins.astype(np.int64), cost, units, rows
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,19 @@ class Cut:
         return Cut(prefix, self.room - used, self.used + used, self.units + taken, done)
 
 
-def below(digits: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:
-    """Bool [N]: whether each row comes before every row that begins with `prefix` (all of them where it is None)."""
-    result = np.zeros(len(digits), dtype=bool)
+def below(keys: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:
+    """Bool [N]: whether each of the keys [W, N] comes before every key that begins with `prefix` (all of them where it is
+    None)."""
     if prefix is None:
-        return ~result
-    undecided = np.ones(len(digits), dtype=bool)
-    for place, digit in enumerate(prefix):
-        result |= undecided & (digits[:, place] < digit)
-        undecided &= digits[:, place] == digit
-    return result
+        return np.ones(keys.shape[1], dtype=bool)
+    return before(keys, edge(prefix, 0, len(keys)))
 
 
-def within(digits: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:
-    """Bool [N]: whether each row comes before those that begin with `prefix`, or is one of them."""
-    begins = np.ones(len(digits), dtype=bool)
-    for place, digit in enumerate(prefix or ()):
-        begins &= digits[:, place] == digit
-    return below(digits, prefix) | begins
+def within(keys: np.ndarray, prefix: tuple[int, ...] | None) -> np.ndarray:
+    """Bool [N]: whether each of the keys [W, N] comes before those that begin with `prefix`, or is one of them."""
+    if prefix is None:
+        return np.ones(keys.shape[1], dtype=bool)
+    return before(keys, edge(prefix, 0xFFFF, len(keys)), or_equal=True)
 
 
 def largest_budget(total: int, budget: Mapping[str, float]) -> int:

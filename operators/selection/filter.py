@@ -136,11 +136,19 @@ def group_name(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def groups(table: pa.Table, name: str) -> list[str | None]:
-    """The group of each row by a stored or user column; None where it has no value."""
+def groups(table: pa.Table, name: str) -> pa.Array:
+    """The group of each row by a stored or user column, as text; null where it has no value."""
+    if name in SCORED.names and not pa.types.is_nested(table[name].type):  # each distinct value is named once
+        encoded = table[name].combine_chunks().dictionary_encode()
+        return _group_names(encoded.dictionary.to_pylist()).take(encoded.indices)
     stored = name in SCORED.names
-    values = table[name].to_pylist() if stored else [json.loads(text).get(name) for text in table["extra"].to_pylist()]
-    return [None if value is None else group_name(value) for value in values]
+    return _group_names(
+        table[name].to_pylist() if stored else [json.loads(text).get(name) for text in table["extra"].to_pylist()]
+    )
+
+
+def _group_names(values: list[Any]) -> pa.Array:
+    return pa.array([None if value is None else group_name(value) for value in values], pa.string())
 
 
 def _float(value: float) -> float:

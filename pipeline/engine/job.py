@@ -21,11 +21,15 @@ from pipeline.engine.same_code import guarded
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
 from pipeline.storage import urls
 from pipeline.storage.parts import DamagedPart
-from pipeline.storage.records import records_of, to_json
+from pipeline.storage.records import BlockPart, records_of, to_json
 
 R = TypeVar("R")
-# In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
+# In one task of a pass that reads a few columns of each part: so many parts take less than starting a worker for them, and so
+# do more of them while they hold no more than so many rows.
 _PARTS_TOGETHER = 8
+_ROWS_TOGETHER = 100_000
+_MOST_TOGETHER = 256
+SHUFFLE_ROWS = 250_000  # of a few columns, in one block of a shuffle
 SHUFFLE_BYTES = 64 << 20  # of rows in one block of a shuffle
 TEXT_PER_PARQUET_BYTE = 4  # what compressed text takes in memory
 
@@ -60,12 +64,16 @@ def _keep_off_gpus() -> None:
     ray.data.DataContext.get_current().execution_options.label_selector = off_gpus()
 
 
-def packed(values: Sequence[R], size: Callable[[R], int], room: int, together: int = 1000) -> Dataset:
-    """As `items`: in each block so many values as have `room` of size, or one that has more, and at most `together`."""
+def packed(
+    values: Sequence[R], size: Callable[[R], int], room: int, together: int = 1000, *, fewest: int = 1
+) -> Dataset:
+    """As `items`: in each block so many values as have `room` of size, or `fewest` that may have more, and at most
+    `together`."""
     packs: list[list[R]] = []
     left = 0
     for value in values:
-        if not packs or size(value) > left or len(packs[-1]) == together:
+        full = size(value) > left and len(packs[-1]) >= fewest if packs else True
+        if full or len(packs[-1]) == together:
             packs.append([])
             left = room
         packs[-1].append(value)
@@ -89,17 +97,35 @@ def in_actors(
 
 
 def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:
-    """A light pass: `function` with these keyword arguments over recorded parts, several in a task."""
-    return mapped(items(parts, _PARTS_TOGETHER), function, fn_kwargs=kwargs)
+    """A light pass: `function` with these keyword arguments over recorded parts, several in a task and so many more as are
+    small."""
+    dataset = packed(parts, _rows_of, _ROWS_TOGETHER, _MOST_TOGETHER, fewest=_PARTS_TOGETHER)
+    return mapped(dataset, function, fn_kwargs=kwargs)
+
+
+def _rows_of(value: Any) -> int:
+    """Rows of a recorded part, or of what names it; where nobody has counted them, as many as fill a task."""
+    return int(getattr(getattr(value, "part", value), "rows", _ROWS_TOGETHER))
+
+
+def shuffles_of(parts: Sequence[BlockPart]) -> int:
+    """Into how many blocks a few columns of all rows of these parts are shuffled."""
+    return max(1, -(-sum(record.part.rows for record in parts) // SHUFFLE_ROWS))
+
+
+def tables(stage: str, dataset: Dataset) -> Iterator[pa.Table]:
+    """Run a stage; the tables of its blocks as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one
+    line."""
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    except (RayError, ExecutionTimeoutError) as error:
+        raise _failed(stage, error) from error
 
 
 def stream(stage: str, kind: type[R], dataset: Dataset) -> Iterator[R]:
-    """Run a stage; its records as they arrive. Whatever goes wrong in it becomes RunFailed with the cause in one line."""
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from records_of(kind, batch, "record")
-    except (RayError, ExecutionTimeoutError) as error:
-        raise _failed(stage, error) from error
+    """Run a stage; its records as they arrive. Raises RunFailed as `tables` does."""
+    for table in tables(stage, dataset):
+        yield from records_of(kind, table, "record")
 
 
 def execute(stage: str, kind: type[R], dataset: Dataset, tick: Callable[[R], None] = lambda record: None) -> list[R]:

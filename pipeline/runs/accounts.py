@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -79,7 +79,7 @@ def add_scored(counts: dict[str, Counts], blocks: list[Block]) -> dict[str, Coun
     rejected = {source: Counter(before.rejected) for source, before in counts.items()}
     for block in blocks:
         for source, scores in block.sources.items():
-            sums[source].update(vars(scores))
+            sums[source].update(asdict(scores))
         for source, number in block.duplicates.items():
             sums[source]["duplicates"] += number
         for source, reasons in block.reasons.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.engine.job import Job, mapped, over_parts, stream
 from pipeline.runs.manifest import RowChanges
@@ -56,19 +57,14 @@ def sides_of_parts(batch: pa.Table) -> Iterable[pa.Table]:
         columns = ["id", "selection_rank"] if side.ranked else ["id"]
         table = read_table(side.part.path, columns) if side.after else read_whole(side.part, columns)
         ranks = table["selection_rank"] if side.ranked else pa.array(np.zeros(len(table), dtype=np.int64))
-        yield pa.table([table["id"], pa.array([side.after] * len(table)), ranks], schema=_SIDES)
+        yield pa.table([table["id"], pa.array(np.full(len(table), side.after)), ranks], schema=_SIDES)
 
 
 def count_changes(batch: pa.Table) -> pa.Table:
     """How many of the rows, all sides of an id together, entered, left, stayed, and stayed with another rank."""
     if not len(batch):
         return record_table([])
-    after = np.array(batch["after"].to_pylist(), dtype=bool)
-    sides = [
-        dict(zip(side["id"].to_pylist(), side["rank"].to_pylist(), strict=True))
-        for side in (batch.filter(pa.array(~after)), batch.filter(pa.array(after)))
-    ]
-    before, now = sides
-    stayed = before.keys() & now.keys()
-    moved = sum(before[id] != now[id] for id in stayed)
-    return record_table([RowChanges(len(now) - len(stayed), len(before) - len(stayed), len(stayed), moved)])
+    before, now = (batch.filter(mask).drop_columns("after") for mask in (pc.invert(batch["after"]), batch["after"]))
+    both = before.join(now, "id", join_type="inner", right_suffix="_now")
+    moved = pc.sum(pc.not_equal(both["rank"], both["rank_now"])).as_py() or 0
+    return record_table([RowChanges(len(now) - len(both), len(before) - len(both), len(both), moved)])

@@ -16,7 +16,7 @@ from pipeline.storage.records import BlockPart, WrittenInputs, record_table, rec
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows of a part without an input, and rows with too few alternatives."""
+    """Rows of parts without an input, and rows with too few alternatives."""
 
     without_input: int
     short: int
@@ -33,10 +33,10 @@ def account_of(job: Job, written: WrittenInputs, scored: list[BlockPart]) -> Alt
 
 
 def rows_of_parts(batch: pa.Table, *, k: int) -> pa.Table:
-    """RowCounts of SCORED parts."""
-    counts = []
+    """RowCounts of SCORED parts together."""
+    without, short = 0, 0
     for record in records_of(BlockPart, batch):
         table = read_table(record.part.path, ["input", "n_alternatives"])
-        without = sum(not has_input(text) for text in table["input"].to_pylist())
-        counts.append(RowCounts(without, pc.sum(pc.less(table["n_alternatives"], k)).as_py() or 0))
-    return record_table(counts)
+        without += sum(not has_input(text) for text in table["input"].to_pylist())
+        short += pc.sum(pc.less(table["n_alternatives"], k)).as_py() or 0
+    return record_table([RowCounts(without, short)])

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from operators.schema import LIKELIHOODS, SCORED, of_earlier_release, with_origins
 from operators.scoring.scores import ScoreSettings, add_scores
-from pipeline.engine.job import Job, by_block, execute, items, mapped
+from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, mapped, packed
 from pipeline.storage.parts import read_whole, write_part
 from pipeline.storage.records import BlockPart, record_table, records_of
 
@@ -17,7 +17,9 @@ def rescore(job: Job, published: list[BlockPart]) -> list[BlockPart]:
     """SCORED parts from those of a published run, with the scores of this job's settings."""
     with job.reporter.stage("rescore", len(published)) as stage:
         kwargs = {"work": job.work, "score": job.config.score.model_dump(), "seed": job.config.seed}
-        dataset = mapped(items(published), rescore_part, fn_kwargs=kwargs)
+        # Runs of earlier releases have a part for each block, and these are small.
+        room = SHUFFLE_BYTES // TEXT_PER_PARQUET_BYTE
+        dataset = mapped(packed(published, lambda record: record.part.bytes, room), rescore_part, fn_kwargs=kwargs)
         return by_block("rescore", execute("rescore", BlockPart, dataset, lambda record: stage.advance()))
 
 

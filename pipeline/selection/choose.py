@@ -1,26 +1,27 @@
 """Stage 6: the longest prefix of the ranking that fits the budget, written best first.
 
-The driver holds histograms of fixed size and records of parts, never rows: see `operators/selection/budget.py` for the search.
+The driver holds histograms of fixed size and records of tasks, never rows: see `operators/selection/budget.py` for the search.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
 from operators.selection import budget, ranking_key
 from pipeline.config import Config
-from pipeline.engine.job import Job, by_block, execute, mapped, over_parts
+from pipeline.engine.job import Job, by_block, execute, mapped, over_parts, shuffles_of
 from pipeline.errors import BadRequest
 from pipeline.selection import passes
 from pipeline.selection.conversations import over_conversations
-from pipeline.selection.passes import ChosenPart, FileRows, PartReach, PartTotals
+from pipeline.selection.passes import Chosen, FileRows, Reached, Totals
 from pipeline.selection.ranking import WHOLE, Moments, Ranking, group_label
 from pipeline.selection.search import Search, find_ends
 from pipeline.storage import urls
 from pipeline.storage.records import BlockPart, Part
 
-ORDER_SAMPLE = 50  # orders kept of each part, from which the boundaries of the output files are drawn
+SAMPLED_PER_FILE = 200  # rows for each output file, from which the boundaries of these are drawn
 SCORE_ANEW = "Accepted: select less, or score all rows: `tss run` with select.mode: full"
 
 
@@ -49,9 +50,9 @@ class Reach:
 
 def totals(job: Job, scored: list[BlockPart]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    dataset = over_parts(scored, passes.totals_of_part, cost=_cost(job.config))
-    parts = execute("threshold", PartTotals, dataset)
-    return sum(part.total for part in parts), sum(part.rows for part in parts)
+    dataset = over_parts(scored, passes.totals_of_parts, cost=_cost(job.config))
+    records = execute("threshold", Totals, dataset)
+    return sum(record.total for record in records), sum(record.rows for record in records)
 
 
 def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
@@ -62,9 +63,10 @@ def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", scored, [Search(ranking, cuts)], stage.advance)
         threshold = ranking_key.lowest_score(search.cuts["larger"].prefix)
-        dataset = over_parts(scored, passes.reach_of_part, **search.ends(), threshold=threshold)
-        parts = execute("threshold", PartReach, dataset)
-        result = Reach(sum(part.without_score for part in parts), threshold, {part.block: part.open for part in parts})
+        dataset = over_parts(scored, passes.reach_of_parts, **search.ends(), threshold=threshold)
+        records = execute("threshold", Reached, dataset)
+        above = {block: rows for record in records for block, rows in record.open.items()}
+        result = Reach(sum(record.without_score for record in records), threshold, above)
         stage.advance(note=f"{threshold:.4g}, {result.without_score:,} rows above the budget's end without a score")
     return result
 
@@ -107,19 +109,16 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
             ranking = replace(ranking, caps=[*ranking.caps, (column, _cap(job, scored, ranking, column, n))])
             stage.advance()
         (search,) = find_ends("select", scored, [Search(ranking, cuts)], stage.advance)
-        sweep = over_parts(scored, passes.choose_of_part, **search.ends(), work=job.work, sample=ORDER_SAMPLE)
-        chosen = execute("select", ChosenPart, sweep)
+        every = max(1, passes.ROWS_PER_FILE // SAMPLED_PER_FILE)
+        sweep = over_parts(scored, passes.choose_of_parts, **search.ends(), work=job.work, every=every)
+        chosen = execute("select", Chosen, sweep)
         stage.advance()
-        rows = sum(record.part.rows for record in chosen)
-        written = _write_ranked(job, chosen, rows)
-        stage.advance(note=f"{rows:,} rows")
-    sources: dict[str, int] = {}
-    for part in chosen:
-        for source, number in part.sources.items():
-            sources[source] = sources.get(source, 0) + number
+        sources = sum((Counter(record.sources) for record in chosen), Counter[str]())
+        written = _write_ranked(job, chosen, sources.total())
+        stage.advance(note=f"{sources.total():,} rows")
     return Selection(
         parts=written,
-        sources=sources,
+        sources=dict(sources),
         unit="examples" if cost == "rows" else "tokens",
         asked=asked,
         total=total,
@@ -141,7 +140,7 @@ def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
 def _cap(job: Job, scored: list[BlockPart], ranking: Ranking, column: str, n: int) -> str:
     """Write where a cap cuts the groups of each block; the folder of these cuts."""
     folder = urls.join(job.work, "caps", uuid.uuid4().hex)
-    shuffles = max(1, len(scored) // 16)
+    shuffles = shuffles_of(scored)
     best = over_parts(scored, passes.caps_of_part, ranking=asdict(ranking), column=column, n=n)
     cuts = mapped(best.repartition(shuffles, keys=["group"]), passes.cuts_of_groups, fn_kwargs={"n": n})
     written = mapped(cuts.repartition(shuffles, keys=["block"]), passes.write_cuts, fn_kwargs={"folder": folder})
@@ -149,13 +148,14 @@ def _cap(job: Job, scored: list[BlockPart], ranking: Ranking, column: str, n: in
     return folder
 
 
-def _write_ranked(job: Job, chosen: list[ChosenPart], rows: int) -> list[BlockPart]:
+def _write_ranked(job: Job, chosen: list[Chosen], rows: int) -> list[BlockPart]:
     files = -(-rows // passes.ROWS_PER_FILE)
     if not files:
         return []
-    sample = sorted(order for part in chosen for order in part.orders)
+    sample = sorted(key for record in chosen for key in record.sample)
+    files = min(files, len(sample) + 1)
     boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
-    parts = [record.part for record in chosen]
+    parts = [part for record in chosen for part in record.parts]
     counts = execute("select", FileRows, over_parts(parts, passes.count_files, boundaries=boundaries))
     in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]

@@ -18,8 +18,9 @@ import pyarrow as pa
 from operators.scoring.draw import keys_of
 from operators.scoring.scores import random_of
 from operators.selection import conversations, filter
-from pipeline.engine.job import Job, execute, mapped, over_parts
+from pipeline.engine.job import Job, execute, mapped, over_parts, shuffles_of
 from pipeline.errors import BadRequest
+from pipeline.selection.passes import by_blocks
 from pipeline.selection.ranking import UNITS, Ranking, block_path, groups_of
 from pipeline.storage import urls
 from pipeline.storage.parts import read_table, write_table
@@ -45,7 +46,7 @@ def over_conversations(
 ) -> list[Ranking]:
     """The same rankings over conversations in place of rows; `groups` are the columns of caps and quotas to come."""
     folder = urls.join(job.work, "conversations", uuid.uuid4().hex)
-    shuffles, seed = max(1, len(scored) // 16), job.config.seed
+    shuffles, seed = shuffles_of(scored), job.config.seed
     plain = [asdict(ranking) for ranking in rankings]
     turns = over_parts(scored, turns_of_part, rankings=plain, groups=list(groups), seed=seed)
     settings = {
@@ -72,8 +73,10 @@ def require_conversations(scored: list[BlockPart]) -> None:
 
 def count_conversations(batch: pa.Table) -> pa.Table:
     """Rows of recorded parts that belong to a conversation."""
-    parts = [read_table(scored.part.path, ["conversation"]) for scored in records_of(BlockPart, batch)]
-    return record_table(len(table) - table["conversation"].null_count for table in parts)
+    columns = (
+        read_table(scored.part.path, ["conversation"])["conversation"] for scored in records_of(BlockPart, batch)
+    )
+    return record_table([sum(len(column) - column.null_count for column in columns)])
 
 
 def turns_of_part(
@@ -90,7 +93,7 @@ def turns_of_part(
             drawn = pa.array(random_of(units, seed), pa.float64())
             table = table.set_column(table.column_names.index("random"), "random", drawn)
         scores = np.stack([_scores(table, ranking) for ranking in chosen], axis=1)
-        labels = [groups_of(table, chosen[0], column) for column in groups]
+        labels = [groups_of(table, chosen[0], column).to_numpy(False) for column in groups]
         yield pa.table(
             [
                 pa.array([scored.block] * len(table), pa.int64()),
@@ -98,8 +101,8 @@ def turns_of_part(
                 pa.array(units, pa.string()),
                 table["turn"],
                 table["id"],
-                _lists(scores),
-                pa.array([[label[row] for label in labels] for row in range(len(table))], pa.list_(pa.string())),
+                _lists(scores, pa.float64()),
+                _lists(np.stack(labels, axis=1) if labels else np.zeros((len(table), 0), dtype=object), pa.string()),
             ],
             schema=_TURNS,
         )
@@ -113,10 +116,10 @@ def _scores(table: pa.Table, ranking: Ranking) -> np.ndarray:
     return np.where(keep, scores, np.nan)
 
 
-def _lists(values: np.ndarray) -> pa.Array:
-    """Float64 [N, S] as a column of lists."""
+def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Values [N, S] as a column of lists."""
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).ravel()))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).ravel(), kind))
 
 
 def units_of_turns(
@@ -141,7 +144,7 @@ def units_of_turns(
             batch["row"],
             batch["unit"],
             pa.array(first),
-            _lists(units.spread(keys)),
+            _lists(units.spread(keys), pa.float64()),
             batch["groups"].take(pa.array(units.spread(leads))),
         ],
         schema=_PLACED,
@@ -152,9 +155,7 @@ def write_units(batch: pa.Table, *, folder: str) -> pa.Table:
     """Write UNITS of each block, in the order of its rows; all rows of a block are in `batch`."""
     if not len(batch):
         return record_table([])
-    batch = batch.sort_by([("block", "ascending"), ("row", "ascending")])
-    blocks = batch["block"].to_numpy()
+    rows = batch.sort_by([("block", "ascending"), ("row", "ascending")])
     return record_table(
-        write_table(block_path(folder, int(block)), batch.filter(pa.array(blocks == block)).select(UNITS.names))
-        for block in np.unique(blocks)
+        write_table(block_path(folder, block), table.select(UNITS.names)) for block, table in by_blocks(rows)
     )

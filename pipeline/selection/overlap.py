@@ -10,7 +10,7 @@ from operators.selection import budget
 from pipeline.engine.job import Job, execute, over_parts
 from pipeline.selection.choose import Selection
 from pipeline.selection.conversations import over_conversations
-from pipeline.selection.passes import CommonRows, overlap_of_part
+from pipeline.selection.passes import CommonRows, overlap_of_parts
 from pipeline.selection.ranking import WHOLE, Ranking
 from pipeline.selection.search import Search, find_ends
 from pipeline.storage.records import BlockPart
@@ -46,7 +46,7 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
             stage.advance()
         wanted = [Search(ranking, cuts) for ranking in compared]
         ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
-        parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_part, searches=ends))
+        parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_parts, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")
     common = np.sum(parts, axis=0)
     rows = np.diag(common)

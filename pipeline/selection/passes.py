@@ -1,12 +1,14 @@
-"""What selection does to each scored part: totals, caps, histograms, and the choice itself.
+"""What selection does to scored parts: totals, caps, histograms, and the choice itself.
 
-Every pass reads a few columns and returns numbers of bounded size. All conditions are predicates of a row alone (`where`, a
-cut per capped group, a cut per budget), so the last pass needs no join. A unit is a row, or a conversation whose turns share a
-key.
+Every pass reads a few columns of several parts and returns one record for all of them, of a size that does not grow with parts
+or rows; sums of integers are the same however parts are divided into tasks. All conditions are predicates of a row alone
+(`where`, a cut per capped group, a cut per budget), so the last pass needs no join. A unit is a row, or a conversation whose
+turns share a key.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,62 +29,61 @@ from pipeline.selection.ranking import (
     groups_of,
     inside_budgets,
     read_scored,
+    units_of,
 )
 from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
 ROWS_PER_FILE = 100_000
-CommonRows = list[list[int]]  # how many rows of a part each two rankings select, and each alone
-FileRows = list[int]  # rows of a part by output file
+CommonRows = list[list[int]]  # how many rows each two rankings select, and each alone
+FileRows = list[int]  # rows by output file
 _CHOSEN = pa.schema([*SCORED, pa.field("order", pa.uint64()), pa.field("unit", pa.string())])
+# By the next digit of the selection key, cost and units of the rows that draw on a budget of a ranking, both by their places in
+# what was asked. A unit counts where its first row is.
+HISTOGRAM = pa.schema(
+    [
+        pa.field("search", pa.int32()),
+        pa.field("budget", pa.int32()),
+        pa.field("digit", pa.int32()),
+        pa.field("cost", pa.int64()),
+        pa.field("units", pa.int64()),
+        pa.field("rows", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
-class PartTotals:
-    """The rows of a part and their cost."""
+class Totals:
+    """The rows of parts and their cost."""
 
     rows: int
     total: int
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Of one ranking and one of its budgets: cost and units of a part by the next digit of the selection key, and the rows that
-    may be taken. A unit counts where its first row is."""
+class Reached:
+    """Rows without a tss_pp: among those up to the budget's end, and by block among those that reach a threshold."""
 
-    search: int
-    budget: str
-    bins: list[int]
-    costs: list[int]
-    units: list[int]
-    eligible: int
-
-
-@dataclass(frozen=True)
-class PartReach:
-    """Rows of a block without a tss_pp: among those up to the budget's end, and among those that reach a threshold."""
-
-    block: int
     without_score: int
-    open: int
+    open: dict[int, int]
 
 
 @dataclass(frozen=True)
-class ChosenPart:
-    """The chosen rows of a block, a sample of their orders, and how many they are by source."""
+class Chosen:
+    """The chosen rows of parts, a sample of their keys in hexadecimal, and how many they are by source."""
 
-    part: Part
-    orders: list[int]
+    parts: list[Part]
+    sample: list[str]
     sources: dict[str, int]
 
 
-def totals_of_part(batch: pa.Table, *, cost: str) -> pa.Table:
-    """Records of PartTotals."""
-    records = []
+def totals_of_parts(batch: pa.Table, *, cost: str) -> pa.Table:
+    """A record of Totals."""
+    rows, total = 0, 0
     for scored in records_of(BlockPart, batch):
         table = read_table(scored.part.path, ["n_prompt_tokens", "n_target_tokens"])
-        records.append(PartTotals(len(table), int(costs_of(table, cost).sum())))
-    return record_table(records)
+        rows, total = rows + len(table), total + int(costs_of(table, cost).sum())
+    return record_table([Totals(rows, total)])
 
 
 def caps_of_part(batch: pa.Table, *, ranking: dict[str, Any], column: str, n: int) -> Iterable[pa.Table]:
@@ -91,81 +92,95 @@ def caps_of_part(batch: pa.Table, *, ranking: dict[str, Any], column: str, n: in
     for scored in records_of(BlockPart, batch):
         columns = filter.needed_columns({*chosen.columns(), column})
         rows = eligible(read_scored(scored, chosen, columns), chosen, scored.block)
-        blocks = pa.array([scored.block] * len(rows.table), pa.int64())
-        groups = pa.array(groups_of(rows.table, chosen, column), pa.string())
-        units = pa.array(rows.units.tolist(), pa.string())
-        table = pa.table([blocks, groups, pa.array(rows.orders), units], schema=GROUP_CUTS)
-        yield table.take(pa.array(_best(table, n)))
+        groups = groups_of(rows.table, chosen, column)
+        best = pa.array(ranking_key.best_of_groups(_numbers(groups), rows.keys, n))
+        blocks = pa.array(np.full(len(best), scored.block))
+        units = units_of(rows, chosen).take(best)
+        yield pa.table([blocks, groups.take(best), pa.array(rows.keys[0]).take(best), units], schema=GROUP_CUTS)
 
 
 def cuts_of_groups(batch: pa.Table, *, n: int) -> pa.Table:
     """For each group and each block that has rows of it, the last row that a cap admits; all rows of a group are in `batch`."""
-    best = batch.take(pa.array(_best(batch, n)))
-    last: dict[str, int] = {}
-    count: dict[str, int] = {}
-    for place, group in enumerate(best["group"].to_pylist()):
-        last[group], count[group] = place, count.get(group, 0) + 1
-    orders, ids = best["order"].to_pylist(), best["id"].to_pylist()
-    cuts = []
-    for block, group in sorted(set(zip(batch["block"].to_pylist(), batch["group"].to_pylist(), strict=True))):
-        cut = last[group] if count[group] == n else None
-        order, id = (None, None) if cut is None else (orders[cut], ids[cut])
-        cuts.append({"block": block, "group": group, "order": order, "id": id})
-    return pa.Table.from_pylist(cuts, schema=GROUP_CUTS)
+    names = batch["group"].combine_chunks().dictionary_encode()
+    groups = names.indices.to_numpy(False)
+    best = ranking_key.best_of_groups(groups, ranking_key.keys_of(batch["order"].to_numpy(), batch["id"]), n)
+    sizes = np.bincount(groups[best], minlength=len(names.dictionary))
+    last = best[np.cumsum(sizes) - 1] if len(best) else best
+    pairs = np.unique(np.stack([batch["block"].to_numpy(), groups], axis=1), axis=0)
+    cut = pa.array(last[pairs[:, 1]], mask=sizes[pairs[:, 1]] < n) if len(pairs) else pa.array([], pa.int64())
+    columns = [pa.array(pairs[:, 0]), names.dictionary.take(pa.array(pairs[:, 1]))]
+    return pa.table([*columns, batch["order"].take(cut), batch["id"].take(cut)], schema=GROUP_CUTS)
 
 
 def write_cuts(batch: pa.Table, *, folder: str) -> pa.Table:
     """Write the cuts of each block's own groups; all cuts of a block are in `batch`."""
-    blocks = batch["block"].to_numpy()
-    return record_table(
-        write_table(block_path(folder, int(block)), batch.filter(pa.array(blocks == block)))
-        for block in np.unique(blocks)
+    return record_table(write_table(block_path(folder, block), table) for block, table in by_blocks(batch))
+
+
+def by_blocks(rows: pa.Table) -> Iterable[tuple[int, pa.Table]]:
+    """The rows of each block, in the order in which they are."""
+    rows = rows.take(pa.array(np.argsort(rows["block"].to_numpy(), kind="stable")))
+    blocks, starts = np.unique(rows["block"].to_numpy(), return_index=True)
+    sizes = np.diff([*starts, len(rows)])
+    for block, start, size in zip(blocks.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        yield block, rows.slice(start, size)
+
+
+def _numbers(names: pa.Array) -> np.ndarray:
+    """Int [N]: a number for each distinct text."""
+    numbers: np.ndarray = names.dictionary_encode().indices.to_numpy(False)
+    return numbers
+
+
+def histogram_of_parts(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
+    """HISTOGRAM of all parts together, under the prefix to which each budget of each ranking has been searched."""
+    rankings = [Ranking(**search["ranking"]) for search in searches]
+    ids = any(
+        len(prefix) >= ranking_key.DIGITS_OF_WORD for search in searches for prefix in search["prefixes"].values()
+    )
+    columns, counts = _columns_of(rankings, ids), [HISTOGRAM.empty_table()]
+    for scored in records_of(BlockPart, batch):
+        passing = _passing(read_scored(scored, rankings[0], columns), rankings)
+        for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
+            if prefixes := search["prefixes"]:
+                rows = eligible(passing[ranking.where], replace(ranking, where=None), scored.block)
+                counts += _histograms(rows, ranking, number, prefixes)
+    return add_up(pa.concat_tables(counts))
+
+
+def _histograms(rows: Eligible, ranking: Ranking, number: int, prefixes: dict[str, list[int]]) -> Iterable[pa.Table]:
+    """HISTOGRAM of a part under each prefix."""
+    for place, (name, drawing) in enumerate(inside_budgets(rows.table, ranking, prefixes).items()):
+        keys, costs, firsts = rows.keys[:, drawing], rows.costs[drawing], rows.firsts[drawing]
+        bins, *counts = budget.histogram(keys, costs, firsts, tuple(prefixes[name]))
+        named = [np.full(len(bins), value) for value in (number, place)]
+        yield pa.table([*named, bins, *counts], schema=HISTOGRAM)
+
+
+def add_up(histograms: pa.Table) -> pa.Table:
+    """HISTOGRAM with the sums of all rows for the same digit, in the order of digits."""
+    names = ["search", "budget", "digit"]
+    sums = histograms.group_by(names).aggregate([(name, "sum") for name in ("cost", "units", "rows")])
+    return sums.rename_columns({f"{name}_sum": name for name in ("cost", "units", "rows")}).sort_by(
+        [(name, "ascending") for name in names]
     )
 
 
-def _best(rows: pa.Table, n: int) -> np.ndarray:
-    """Places of the `n` best units of each group; one that several rows or blocks report counts once."""
-    groups, ids = (np.array(rows[name].to_pylist(), dtype=str) for name in ("group", "id"))
-    _, firsts = np.unique(ids, return_index=True)
-    return np.asarray(
-        firsts[ranking_key.best_of_groups(groups[firsts], rows["order"].to_numpy()[firsts], ids[firsts], n)]
-    )
-
-
-def histogram_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
-    """For each ranking and each of its budgets under search: cost and units by the next digit of the selection key."""
-    rankings, records = [Ranking(**search["ranking"]) for search in searches], []
+def overlap_of_parts(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
+    """How many rows each two of the rankings select, and each alone, given where their one budget ends."""
+    rankings = [Ranking(**search["ranking"]) for search in searches]
+    ends = [_prefix(search["prefixes"][WHOLE]) for search in searches]
+    columns = _columns_of(rankings, any(len(end or ()) > ranking_key.DIGITS_OF_WORD for end in ends))
+    common = np.zeros((len(rankings), len(rankings)), dtype=np.int64)
     for scored in records_of(BlockPart, batch):
-        passing = _passing(read_scored(scored, rankings[0], _columns_of(rankings)), rankings)
-        for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
-            prefixes = search["prefixes"]
-            if not prefixes:
-                continue
+        whole = read_scored(scored, rankings[0], columns)
+        passing = _passing(_numbered(whole), rankings)
+        chosen = np.zeros((len(rankings), len(whole)))
+        for number, (ranking, end) in enumerate(zip(rankings, ends, strict=True)):
             rows = eligible(passing[ranking.where], replace(ranking, where=None), scored.block)
-            digits = rows.digits()
-            for name, drawing in inside_budgets(rows.table, ranking, prefixes).items():
-                prefix = tuple(prefixes[name])
-                bins, costs, units = budget.histogram(
-                    digits[drawing], rows.costs[drawing], rows.firsts[drawing], prefix
-                )
-                counts = (bins.tolist(), costs.tolist(), units.tolist())
-                records.append(Histogram(number, name, *counts, eligible=int(drawing.sum())))
-    return record_table(records)
-
-
-def overlap_of_part(batch: pa.Table, *, searches: list[dict[str, Any]]) -> pa.Table:
-    """How many rows of a part each two of the rankings select, and each alone, given where their one budget ends."""
-    rankings, records = [Ranking(**search["ranking"]) for search in searches], []
-    for scored in records_of(BlockPart, batch):
-        whole = read_scored(scored, rankings[0], _columns_of(rankings))
-        passing = _passing(whole.append_column("row", pa.array(np.arange(len(whole)))), rankings)
-        chosen = np.zeros((len(rankings), len(whole)), dtype=np.int64)
-        for number, (ranking, search) in enumerate(zip(rankings, searches, strict=True)):
-            rows = eligible(passing[ranking.where], replace(ranking, where=None), scored.block)
-            inside = budget.below(rows.digits(), _prefix(search["prefixes"][WHOLE]))
-            chosen[number, rows.table["row"].to_numpy()[inside]] = 1
-        records.append((chosen @ chosen.T).tolist())
-    return record_table(records)
+            chosen[number, rows.table["row"].to_numpy()[budget.below(rows.keys, end)]] = 1
+        common += (chosen @ chosen.T).astype(np.int64)  # floats hold the counts of a part exactly, and multiply faster
+    return record_table([common.tolist()])
 
 
 def _passing(whole: pa.Table, rankings: list[Ranking]) -> dict[str | None, pa.Table]:
@@ -177,72 +192,82 @@ def _passing(whole: pa.Table, rankings: list[Ranking]) -> dict[str | None, pa.Ta
     }
 
 
-def _columns_of(rankings: list[Ranking]) -> list[str]:
-    return filter.needed_columns({name for ranking in rankings for name in ranking.columns()})
+def _columns_of(rankings: list[Ranking], ids: bool) -> list[str]:
+    return filter.needed_columns({name for ranking in rankings for name in ranking.columns(ids)})
 
 
 def _prefix(listed: list[int] | None) -> tuple[int, ...] | None:
     return None if listed is None else tuple(listed)
 
 
-def reach_of_part(
+def reach_of_parts(
     batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int] | None], threshold: float
 ) -> pa.Table:
-    """Records of PartReach: `prefixes` says where the budget ends."""
-    chosen, records = Ranking(**ranking), []
+    """A record of Reached: `prefixes` says where the budget ends."""
+    chosen, without_score, above = Ranking(**ranking), 0, {}
     for scored in records_of(BlockPart, batch):
         rows = eligible(read_table(scored.part.path, chosen.columns()), chosen, scored.block)
         unscored = np.isnan(filter.numeric(rows.table, "tss_pp"))
-        inside = budget.within(rows.digits(), _prefix(prefixes["asked"]))
-        reaches = filter.numeric(rows.table, "tss_pp_bound") >= threshold
-        records.append(PartReach(scored.block, int((inside & unscored).sum()), int((reaches & unscored).sum())))
-    return record_table(records)
+        without_score += int((budget.within(rows.keys, _prefix(prefixes["asked"])) & unscored).sum())
+        above[scored.block] = int(((filter.numeric(rows.table, "tss_pp_bound") >= threshold) & unscored).sum())
+    return record_table([Reached(without_score, above)])
 
 
-def choose_of_part(
-    batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int] | None], work: str, sample: int
+def choose_of_parts(
+    batch: pa.Table, *, ranking: dict[str, Any], prefixes: dict[str, list[int] | None], work: str, every: int
 ) -> pa.Table:
-    """Write the rows of a part that every cut admits, with a sample of their orders for the boundaries of the output files."""
-    chosen, records = Ranking(**ranking), []
+    """Write the rows of parts that every cut admits. The boundaries of the output files are drawn from a sample of their units,
+    about one of `every`: the same ones however rows are divided into parts."""
+    chosen, parts, sample, sources = Ranking(**ranking), [], [], Counter[str]()
     for scored in records_of(BlockPart, batch):
-        rows = eligible(read_scored(scored, chosen), chosen, scored.block)
-        inside = _inside_cuts(rows, chosen, prefixes)
-        orders, units = rows.orders[inside], pa.array(rows.units[inside].tolist(), pa.string())
-        taken = rows.table.select(SCORED.names).filter(pa.array(inside))
-        taken = taken.append_column("order", pa.array(orders)).append_column("unit", units)
-        if len(taken):
-            spread = np.linspace(0, len(taken) - 1, min(sample, len(taken))).astype(int)
-            sources = {source["values"]: source["counts"] for source in taken["source"].value_counts().to_pylist()}
-            part = write_part(f"{work}/chosen", taken, _CHOSEN)
-            records.append(ChosenPart(part, np.sort(orders)[spread].tolist(), sources))
-    return record_table(records)
+        columns = filter.needed_columns(set(chosen.columns()))
+        rows = eligible(_numbered(read_scored(scored, chosen, columns)), chosen, scored.block)
+        inside = np.flatnonzero(_inside_cuts(rows, chosen, prefixes))
+        if not len(inside):
+            continue
+        keys, units = rows.keys[:, inside], units_of(rows, chosen).take(pa.array(inside))
+        table = read_table(scored.part.path, SCORED.names).take(rows.table["row"].take(pa.array(inside)))
+        table = table.append_column("order", pa.array(keys[0])).append_column("unit", units)
+        parts.append(write_part(f"{work}/chosen", table, _CHOSEN))
+        drawn = keys[2] % np.uint64(every) == 0  # ids are hashes
+        sample += [key.hex() for key in ranking_key.sortable(keys[:, drawn]).tolist()]
+        sources.update({row["values"]: row["counts"] for row in table["source"].value_counts().to_pylist()})
+    return record_table([Chosen(parts, sample, dict(sources))])
+
+
+def _numbered(table: pa.Table) -> pa.Table:
+    """A table with the place of each row."""
+    return table.append_column("row", pa.array(np.arange(len(table))))
 
 
 def _inside_cuts(rows: Eligible, ranking: Ranking, prefixes: dict[str, list[int] | None]) -> np.ndarray:
     """Bool [N]: whether each row stands before the end of the budget that it draws on."""
-    digits = rows.digits()
     inside = np.zeros(len(rows.table), dtype=bool)
     for name, drawing in inside_budgets(rows.table, ranking, prefixes).items():
-        inside |= drawing & budget.below(digits, _prefix(prefixes[name]))
+        inside |= drawing & budget.below(rows.keys, _prefix(prefixes[name]))
     return inside
 
 
-def file_of_rows(batch: pa.Table, *, boundaries: list[int]) -> Iterable[pa.Table]:
+def file_of_rows(batch: pa.Table, *, boundaries: list[str]) -> Iterable[pa.Table]:
     """The chosen rows of recorded parts with the number of the output file that each belongs to."""
     for part in records_of(Part, batch):
         table = read_table(part.path)
-        numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), table["order"].to_numpy(), side="right")
-        yield table.append_column("output_file", pa.array(numbers, pa.int64()))
+        yield table.append_column("output_file", pa.array(_files_of(table, boundaries), pa.int64()))
 
 
-def count_files(batch: pa.Table, *, boundaries: list[int]) -> pa.Table:
+def count_files(batch: pa.Table, *, boundaries: list[str]) -> pa.Table:
     """Rows of recorded parts by output file."""
-    records = []
+    counts = np.zeros(len(boundaries) + 1, dtype=np.int64)
     for part in records_of(Part, batch):
-        orders = read_table(part.path, ["order"])["order"].to_numpy()
-        numbers = np.searchsorted(np.array(boundaries, dtype=np.uint64), orders, side="right")
-        records.append(np.bincount(numbers, minlength=len(boundaries) + 1).tolist())
-    return record_table(records)
+        counts += np.bincount(_files_of(read_table(part.path, ["order", "unit"]), boundaries), minlength=len(counts))
+    return record_table([counts.tolist()])
+
+
+def _files_of(chosen: pa.Table, boundaries: list[str]) -> np.ndarray:
+    """Int64 [N]: how many boundaries do not stand after each row; turns of a conversation share its key."""
+    keys = ranking_key.sortable(ranking_key.keys_of(chosen["order"].to_numpy(), chosen["unit"]))
+    edges = np.array([bytes.fromhex(boundary) for boundary in boundaries], dtype=keys.dtype)
+    return np.searchsorted(edges, keys, side="right")
 
 
 def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,12 +57,14 @@ class Ranking:
     unit_score: int = 0  # the place of this ranking's score among those of UNITS
     unit_groups: list[str] = field(default_factory=list)  # the columns of their groups
 
-    def columns(self) -> list[str]:
-        """The stored columns that a pass reads."""
+    def columns(self, ids: bool = True) -> list[str]:
+        """The stored columns that a pass reads; without `ids`, those of a pass that compares no more than the orders of rows,
+        which is most of what is read otherwise."""
         if self.units is not None:
-            return ["id", "n_prompt_tokens", "n_target_tokens"]
+            return ["n_prompt_tokens", "n_target_tokens"]
         names = {self.score} if isinstance(self.score, str) else set(self.score)
-        names |= {"id", "source", "n_prompt_tokens", "n_target_tokens"} | {name for name, _ in self.caps}
+        names |= {"n_prompt_tokens", "n_target_tokens"} | {name for name, _ in self.caps}
+        names |= {"id"} if ids or self.caps else set()
         names |= {"tss_pp_bound"} if self.by_bound else set()
         names |= {"random"} if self.temperature else set()
         names |= {self.quota} if self.quota else set()
@@ -72,17 +73,13 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Eligible:
-    """The rows of a block that may be taken, their orders (uint64 [N], ascending is best first) and costs (int64 [N])."""
+    """The rows of a block that may be taken, their keys (uint64 [3, N], or [1, N] where ids were not read) and costs (int64
+    [N])."""
 
     table: pa.Table
-    orders: np.ndarray
+    keys: np.ndarray
     costs: np.ndarray
-    units: np.ndarray  # str [N]: the id of each row, or the conversation of which it is a turn
     firsts: np.ndarray  # int64 [N]: 1 for the first row of each unit, 0 for its others
-
-    def digits(self) -> np.ndarray:
-        """Int64 [N, DIGITS]: the digits of the rows' places in the ranking."""
-        return ranking_key.digits_of(self.orders, self.units)
 
 
 def read_scored(scored: BlockPart, ranking: Ranking, columns: list[str] | None = None) -> pa.Table:
@@ -102,27 +99,30 @@ def read_scored(scored: BlockPart, ranking: Ranking, columns: list[str] | None =
 
 def eligible(table: pa.Table, ranking: Ranking, block: int) -> Eligible:
     """The rows of a block's table, as `read_scored` gives it, that a ranking may take."""
-    keys = _keys(table, ranking)
-    keep = ~np.isnan(keys)
+    scores = _scores(table, ranking)
+    keep = ~np.isnan(scores)
     if ranking.quota and WHOLE not in ranking.shares:
-        keep &= np.array([group in ranking.shares for group in groups_of(table, ranking, ranking.quota)], dtype=bool)
-    table, orders = table.filter(pa.array(keep)), ranking_key.order_of(keys[keep])
+        keep &= pc.is_in(groups_of(table, ranking, ranking.quota), value_set=pa.array(ranking.shares)).to_numpy(False)
+    table, keys = table.filter(pa.array(keep)), ranking_key.order_of(scores[keep])[None, :]
+    units = _unit_column(ranking)
+    if units in table.column_names:
+        keys = ranking_key.keys_of(keys[0], table[units])
     for column, folder in ranking.caps:
         if len(table):
             cuts = read_table(block_path(folder, block))
-            inside = _inside_cap(groups_of(table, ranking, column), orders, _units(table, ranking), cuts)
-            table, orders = table.filter(pa.array(inside)), orders[inside]
+            inside = _inside_cap(groups_of(table, ranking, column), keys, cuts)
+            table, keys = table.filter(pa.array(inside)), keys[:, inside]
     firsts = (
         np.ones(len(table), dtype=np.int64) if ranking.units is None else table["first"].to_numpy().astype(np.int64)
     )
-    return Eligible(table, orders, costs_of(table, ranking.cost), np.array(_units(table, ranking), dtype=str), firsts)
+    return Eligible(table, keys, costs_of(table, ranking.cost), firsts)
 
 
-def _keys(table: pa.Table, ranking: Ranking) -> np.ndarray:
+def _scores(table: pa.Table, ranking: Ranking) -> np.ndarray:
     """Float64 [N]: by what rows are ranked; NaN where they may not be taken."""
     if ranking.units is not None:
-        keys: np.ndarray = pc.list_element(table["scores"], ranking.unit_score).to_numpy()
-        return keys
+        unit_scores: np.ndarray = pc.list_element(table["scores"], ranking.unit_score).to_numpy()
+        return unit_scores
     scores = filter.score_of(table, ranking.score, ranking.moments)
     if ranking.by_bound:
         scores = np.where(np.isnan(scores), filter.numeric(table, "tss_pp_bound"), scores)
@@ -134,9 +134,13 @@ def _keys(table: pa.Table, ranking: Ranking) -> np.ndarray:
     return np.where(keep, scores, np.nan)
 
 
-def _units(table: pa.Table, ranking: Ranking) -> list[str]:
-    names: list[str] = table["id" if ranking.units is None else "unit"].to_pylist()
-    return names
+def _unit_column(ranking: Ranking) -> str:
+    return "id" if ranking.units is None else "unit"
+
+
+def units_of(rows: Eligible, ranking: Ranking) -> pa.ChunkedArray:
+    """The unit of each row: its id, or the conversation of which it is a turn; 32 hex characters."""
+    return rows.table[_unit_column(ranking)]
 
 
 def block_path(folder: str, block: int) -> str:
@@ -152,25 +156,26 @@ def costs_of(table: pa.Table, cost: str) -> np.ndarray:
     return targets if cost == "output" else targets + table["n_prompt_tokens"].to_numpy()
 
 
-def _inside_cap(groups: list[str], orders: np.ndarray, units: list[str], cuts: pa.Table) -> np.ndarray:
-    last: dict[str, tuple[Any, str]] = {
-        cut["group"]: (cut["order"], cut["id"]) for cut in cuts.to_pylist() if cut["order"] is not None
-    }
-    return np.array(
-        [
-            group not in last or (int(order), unit) <= last[group]
-            for group, order, unit in zip(groups, orders, units, strict=True)
-        ],
-        dtype=bool,
-    )
+def _inside_cap(groups: pa.Array, keys: np.ndarray, cuts: pa.Table) -> np.ndarray:
+    """Bool [N]: whether each row stands at or before the last one that the cap admits of its group."""
+    cuts = cuts.filter(pc.is_valid(cuts["order"]))
+    if not len(cuts):
+        return np.ones(len(groups), dtype=bool)
+    last = ranking_key.keys_of(cuts["order"].to_numpy(), cuts["id"])
+    places = pc.index_in(groups, value_set=cuts["group"].combine_chunks())
+    cut = places.is_valid().to_numpy(False)
+    inside: np.ndarray = ~cut
+    inside[cut] = ranking_key.before(keys[:, cut], last[:, places.drop_null().to_numpy()], or_equal=True)
+    return inside
 
 
-def groups_of(table: pa.Table, ranking: Ranking, column: str) -> list[str]:
+def groups_of(table: pa.Table, ranking: Ranking, column: str) -> pa.Array:
     """The group of each row, or of its conversation, as text; rows without a value are one group."""
     if ranking.units is not None:
-        labels: list[str] = pc.list_element(table["groups"], ranking.unit_groups.index(column)).to_pylist()
-        return labels
-    return ["null" if name is None else group_label(name) for name in filter.groups(table, column)]
+        groups: pa.Array = pc.list_element(table["groups"], ranking.unit_groups.index(column)).combine_chunks()
+        return groups
+    names = filter.groups(table, column)
+    return pc.fill_null(pc.binary_join_element_wise("=", names, ""), "null")
 
 
 def group_label(name: str) -> str:
@@ -182,6 +187,6 @@ def inside_budgets(table: pa.Table, ranking: Ranking, names: Iterable[str]) -> d
     """For each budget, bool [N]: which rows draw on it; without a quota, all of them on each."""
     if not ranking.quota:
         return dict.fromkeys(names, np.ones(len(table), dtype=bool))
-    groups = groups_of(table, ranking, ranking.quota)
-    owners = np.array([group if group in ranking.shares else WHOLE for group in groups], dtype=object)
-    return {name: owners == name for name in names}
+    owners = pc.index_in(groups_of(table, ranking, ranking.quota), value_set=pa.array(ranking.shares))
+    places = pc.fill_null(owners, ranking.shares.index(WHOLE) if WHOLE in ranking.shares else -1).to_numpy(False)
+    return {name: places == ranking.shares.index(name) for name in names}

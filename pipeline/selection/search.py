@@ -6,13 +6,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from operators.selection import budget, ranking_key
-from pipeline.engine.job import over_parts, stream
-from pipeline.selection.passes import Histogram, histogram_of_part
+from operators.selection import budget
+from pipeline.engine.job import mapped, over_parts, tables
+from pipeline.selection.passes import HISTOGRAM, add_up, histogram_of_parts
 from pipeline.selection.ranking import Ranking
 from pipeline.storage.records import BlockPart
+
+# Histograms of so many rows go from their tasks to the driver. Those of more meet in tasks first, digit by digit, in so many
+# shares: what the driver gets is then one row for each digit that occurs.
+_ROWS_FOR_DRIVER = 50_000_000
+_SHARES = 16
+_HELD_ROWS = 1 << 20  # of histograms that the driver adds up together
 
 
 @dataclass(frozen=True)
@@ -28,43 +35,49 @@ class Search:
         prefixes = {name: None if cut.prefix is None else list(cut.prefix) for name, cut in self.cuts.items()}
         return {"ranking": asdict(self.ranking), "prefixes": prefixes}
 
+    def open(self) -> dict[str, list[int]]:
+        """The prefix up to which each budget has been searched whose end is not known yet."""
+        return {name: list(cut.prefix or ()) for name, cut in self.cuts.items() if not cut.done}
+
 
 def find_ends(stage: str, parts: list[BlockPart], searches: list[Search], passed: Callable[[], None]) -> list[Search]:
     """All searches at their end; `passed` is called after each pass over the parts."""
     first = True
-    while any(not cut.done for search in searches for cut in search.cuts.values()):
-        searches = _deeper(stage, parts, searches, first)
+    while any(search.open() for search in searches):
+        searches = advanced(searches, _histograms(stage, parts, asked(searches)), first)
         first = False
         passed()
     return searches
 
 
-def _deeper(stage: str, parts: list[BlockPart], searches: list[Search], first: bool) -> list[Search]:
-    """All open cuts one digit deeper, with the sum of all parts' histograms."""
-    wanted: list[dict[str, Any]] = [
-        {
-            "ranking": asdict(search.ranking),
-            "prefixes": {name: list(cut.prefix or ()) for name, cut in search.cuts.items() if not cut.done},
-        }
-        for search in searches
-    ]
-    shape = (2, 1 << ranking_key.DIGIT_BITS)  # cost and units
-    sums = {
-        (number, name): np.zeros(shape, dtype=np.int64)
-        for number, search in enumerate(wanted)
-        for name in search["prefixes"]
-    }
-    eligible = [0] * len(searches)
-    for histogram in stream(stage, Histogram, over_parts(parts, histogram_of_part, searches=wanted)):
-        total = sums[histogram.search, histogram.budget]
-        total[0, histogram.bins] += np.array(histogram.costs, dtype=np.int64)
-        total[1, histogram.bins] += np.array(histogram.units, dtype=np.int64)
-        eligible[histogram.search] += histogram.eligible
-    cuts: list[dict[str, budget.Cut]] = [dict(search.cuts) for search in searches]
-    for (number, name), (costs, units) in sums.items():
-        bins = np.flatnonzero(units)
-        cuts[number][name] = cuts[number][name].advance(bins, costs[bins], units[bins])
-    return [
-        replace(search, cuts=cuts[number], eligible=eligible[number] if first else search.eligible)
-        for number, search in enumerate(searches)
-    ]
+def asked(searches: list[Search]) -> list[dict[str, Any]]:
+    """What tasks count for these searches."""
+    return [{"ranking": asdict(search.ranking), "prefixes": search.open()} for search in searches]
+
+
+def advanced(searches: list[Search], sums: pa.Table, first: bool) -> list[Search]:
+    """All open cuts one digit deeper, by HISTOGRAM of all parts."""
+    deeper = []
+    for number, search in enumerate(searches):
+        of_search = sums.filter(pc.equal(sums["search"], number))
+        cuts = dict(search.cuts)
+        for place, name in enumerate(search.open()):
+            of_cut = of_search.filter(pc.equal(of_search["budget"], place))
+            # Each digit that occurs has a unit: turns share the key of the first one, wherever it lies.
+            cuts[name] = cuts[name].advance(*(of_cut[column].to_numpy() for column in ("digit", "cost", "units")))
+        rows = int(pc.sum(of_search["rows"]).as_py() or 0)
+        deeper.append(replace(search, cuts=cuts, eligible=rows if first else search.eligible))
+    return deeper
+
+
+def _histograms(stage: str, parts: list[BlockPart], wanted: list[dict[str, Any]]) -> pa.Table:
+    """HISTOGRAM of all parts, by digit."""
+    dataset = over_parts(parts, histogram_of_parts, searches=wanted)
+    if sum(record.part.rows for record in parts) > _ROWS_FOR_DRIVER:
+        dataset = mapped(dataset.repartition(_SHARES, keys=["digit"]), add_up)
+    sums = HISTOGRAM.empty_table()
+    for table in tables(stage, dataset):
+        sums = pa.concat_tables([sums, table.cast(HISTOGRAM)])
+        if len(sums) > _HELD_ROWS:
+            sums = add_up(sums)
+    return add_up(sums)

@@ -1,8 +1,12 @@
 """Stage 6a: the run's own score of each row, and the weight of its loss that follows from it.
 
 A weight is min(exp(lambda x), clip) of the row's score x, divided by the mean of these over all rows that have a score
-(section 3.4 of arXiv 2602.03103). The mean is gathered as a logarithm: of scores of hundreds of nats every weight would
-round to nothing before it is divided by a mean that does.
+(section 3.4 of arXiv 2602.03103). Sums over rows are exact, so that it does not matter how these are divided; powers of two are
+kept apart in them, since of scores of hundreds of nats every weight would round to nothing before it is divided by a mean that
+does.
+
+The rows are written anew with their weights: blocks of scoring, which may be hundreds of thousands, become parts as large as
+those of the selection. All later passes read these, and so do readers of the run.
 """
 
 from __future__ import annotations
@@ -14,14 +18,18 @@ import numpy as np
 import pyarrow as pa
 
 from operators.schema import SCORED
-from operators.scoring.scores import log_sum_exp, log_weights
+from operators.scoring.scores import log_weights
 from operators.selection import filter, moments
+from operators.selection.exact_sum import Cells, add, log_of, sum_of_exps
 from pipeline.config import Config
-from pipeline.engine.job import Job, by_block, execute, over_parts
+from pipeline.engine.job import Job, by_block, execute, mapped, over_parts, packed
 from pipeline.errors import BadRequest
+from pipeline.selection.passes import ROWS_PER_FILE
 from pipeline.selection.ranking import Moments
 from pipeline.storage.parts import read_table, write_part
 from pipeline.storage.records import BlockPart, record_table, records_of
+
+BYTES_PER_PART = 32 << 20  # of Parquet, in a part of weighed rows, which has about ROWS_PER_FILE rows at most
 
 
 @dataclass(frozen=True)
@@ -40,38 +48,40 @@ class Score:
 
 
 @dataclass(frozen=True)
-class PartMoments:
-    """Of a part, the moments of each column of a weighted score, over rows that have all of them."""
+class ColumnMoments:
+    """Of parts, the moments of each column of a weighted score, over rows that have all of them."""
 
     columns: list[moments.Moments]
 
 
 @dataclass(frozen=True)
-class PartWeights:
-    """Of a part, its rows with a score, and the log of the sum of their weights; null where that is nothing."""
+class Weights:
+    """Of parts, their rows with a score, and the exact sum of these rows' weights."""
 
     rows: int
-    log_sum: float | None
+    sums: Cells
 
 
 def weigh(job: Job, scored: list[BlockPart]) -> tuple[list[BlockPart], Moments]:
     """SCORED parts with the column `weight`, and the moments of the columns of a weighted score.
 
     Raises BadRequest where the score is a column of the rows' own in which no row has a number."""
-    with job.reporter.stage("weigh", 2 * len(scored)) as stage:
+    with job.reporter.stage("weigh", sum(record.part.rows for record in scored), "rows") as stage:
         names = job.config.select.score
         score = _score(job.config, {} if isinstance(names, str) else _moments(scored, list(names)))
-        parts = execute(
-            "weigh", PartWeights, over_parts(scored, weights_of_part, score=score), lambda _: stage.advance()
-        )
-        rows = sum(part.rows for part in parts)
+        records = execute("weigh", Weights, over_parts(scored, weights_of_parts, score=score))
+        rows = sum(record.rows for record in records)
         _require_numbers(score, rows)
-        sums = np.array([part.log_sum for part in parts if part.log_sum is not None])
-        # Rounded, so that the order in which parts are added, which moves the last bits of a float, moves no weight.
-        log_mean = float(f"{float(log_sum_exp(sums)) - math.log(max(1, rows)):.12g}") if len(sums) else 0.0
-        dataset = over_parts(scored, weigh_part, score=score, log_mean=log_mean, work=job.work)
-        weighed = by_block("weigh", execute("weigh", BlockPart, dataset, lambda _: stage.advance()))
-    return weighed, score.moments
+        sums = add(record.sums for record in records)
+        settings = {"score": score, "log_mean": log_of(sums) - math.log(rows) if sums else 0.0, "work": job.work}
+        dataset = mapped(packed(scored, _size, BYTES_PER_PART), weigh_parts, fn_kwargs=settings)
+        weighed = execute("weigh", BlockPart, dataset, lambda record: stage.advance(record.part.rows))
+    return by_block("weigh", weighed), score.moments
+
+
+def _size(scored: BlockPart) -> int:
+    """Bytes of a part, or those that so many rows may have."""
+    return max(scored.part.bytes, scored.part.rows * BYTES_PER_PART // ROWS_PER_FILE)
 
 
 def _score(config: Config, known: Moments) -> Score:
@@ -89,46 +99,45 @@ def _require_numbers(score: Score, rows: int) -> None:
 
 
 def _moments(scored: list[BlockPart], names: list[str]) -> Moments:
-    """Mean and standard deviation of each column. Rounded to 9 digits, so that the order in which parts were merged, which
-    moves the last bits of a float, cannot move a selection. One column alone is ordered as it is."""
+    """Mean and standard deviation of each column, rounded to 9 digits. One column alone is ordered as it is."""
     if len(names) == 1:
         return {names[0]: (0.0, 1.0)}
-    parts = execute("weigh", PartMoments, over_parts(scored, moments_of_part, names=names))
-    columns = {name: moments.merge(part.columns[place] for part in parts) for place, name in enumerate(names)}
+    records = execute("weigh", ColumnMoments, over_parts(scored, moments_of_parts, names=names))
+    columns = {name: moments.merge(record.columns[place] for record in records) for place, name in enumerate(names)}
     return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
 
 
-def moments_of_part(batch: pa.Table, *, names: list[str]) -> pa.Table:
-    """Records of PartMoments."""
-    records = []
+def moments_of_parts(batch: pa.Table, *, names: list[str]) -> pa.Table:
+    """A record of ColumnMoments."""
+    columns = [moments.Moments() for _ in names]
     for scored in records_of(BlockPart, batch):
         table = read_table(scored.part.path, filter.needed_columns(set(names)))
         values = np.array([filter.numeric(table, name) for name in names])
-        records.append(PartMoments([moments.moments(column) for column in values[:, np.isfinite(values).all(axis=0)]]))
-    return record_table(records)
+        known = values[:, np.isfinite(values).all(axis=0)]
+        columns = [
+            moments.merge([before, moments.moments(column)]) for before, column in zip(columns, known, strict=True)
+        ]
+    return record_table([ColumnMoments(columns)])
 
 
-def weights_of_part(batch: pa.Table, *, score: Score) -> pa.Table:
-    """Records of PartWeights."""
-    records = []
+def weights_of_parts(batch: pa.Table, *, score: Score) -> pa.Table:
+    """A record of Weights."""
+    rows, sums = 0, []
     for scored in records_of(BlockPart, batch):
         logs = _log_weights(read_table(scored.part.path, filter.needed_columns(set(score.names))), score)
-        known = logs[~np.isnan(logs)]
-        log_sum = float(log_sum_exp(known))
-        records.append(PartWeights(len(known), log_sum if math.isfinite(log_sum) else None))
-    return record_table(records)
+        rows += int((~np.isnan(logs)).sum())
+        sums.append(sum_of_exps(logs[np.isfinite(logs)]))
+    return record_table([Weights(rows, add(sums))])
 
 
-def weigh_part(batch: pa.Table, *, score: Score, log_mean: float, work: str) -> pa.Table:
-    """Write SCORED parts anew with the weight of each row."""
-    records = []
-    for scored in records_of(BlockPart, batch):
-        table = read_table(scored.part.path)
-        weights = np.exp(_log_weights(table, score) - log_mean)
-        column = pa.array(np.nan_to_num(weights), pa.float64(), mask=np.isnan(weights))
-        table = table.set_column(table.column_names.index("weight"), "weight", column)
-        records.append(BlockPart(scored.block, write_part(f"{work}/weighed", table, SCORED)))
-    return record_table(records)
+def weigh_parts(batch: pa.Table, *, score: Score, log_mean: float, work: str) -> pa.Table:
+    """Write SCORED parts anew, as one, with the weight of each row."""
+    scored = list(records_of(BlockPart, batch))
+    table = pa.concat_tables(read_table(record.part.path) for record in scored)
+    weights = np.exp(_log_weights(table, score) - log_mean)
+    column = pa.array(np.nan_to_num(weights), pa.float64(), mask=np.isnan(weights))
+    table = table.set_column(table.column_names.index("weight"), "weight", column)
+    return record_table([BlockPart(scored[0].block, write_part(f"{work}/weighed", table, SCORED))])
 
 
 def _log_weights(table: pa.Table, score: Score) -> np.ndarray:

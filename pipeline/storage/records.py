@@ -1,6 +1,7 @@
 """What stages say of their work: records of a few hundred bytes a part, which are all that the driver sees of the data.
 
-They travel between tasks and the driver as JSON. `to_json` and `from_json` are the only ways there and back.
+They travel between tasks and the driver as JSON, and `to_json` and `from_json` are the only ways there and back. Those that
+there is one of for each block have slots: the driver keeps them all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from operators.scoring.score_rows import Work
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """A Parquet file that a stage has written: its place, rows, bytes, and the digest of these."""
 
@@ -29,7 +30,7 @@ class Part:
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BlockPart:
     """A part with the number of its block, or of its place in a published run."""
 
@@ -120,7 +121,7 @@ class WrittenInputs:
     tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlacedBlock:
     """A block of PLACED rows, and its duplicates by source."""
 
@@ -129,7 +130,7 @@ class PlacedBlock:
     duplicates: dict[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceScores:
     """Of one source: SCORED rows, those without a score, and those of these that a bounded selection left."""
 
@@ -138,7 +139,7 @@ class SourceScores:
     bounded: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScoredBlock:
     """What one round of scoring made of a block: the SCORED part holds the rows of all rounds, the rest is of this one."""
 
@@ -151,7 +152,7 @@ class ScoredBlock:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """A block on its way through rounds of scoring: what was placed in it, and what all rounds so far have made of it."""
 

@@ -1,6 +1,8 @@
 """The digit search equals the walk over the sorted rows, with ties, any budget and any split into parts."""
 
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import cap as slow_cap
@@ -22,23 +24,28 @@ def rows_of(drawn):
     ]
 
 
+def keys_of(rows):
+    orders = ranking_key.order_of(np.array([row["score"] for row in rows]))
+    return ranking_key.keys_of(orders, pa.array([row["id"] for row in rows], pa.string()))
+
+
 def search(rows, room, parts):
-    digits = ranking_key.digits_of(
-        ranking_key.order_of(np.array([row["score"] for row in rows])), np.array([row["id"] for row in rows], dtype=str)
-    )
+    keys = keys_of(rows)
     costs = np.array([row["cost"] for row in rows], dtype=np.int64)
     cut = budget.Cut((), room)
     while not cut.done:
         total, count = np.zeros(1 << 16, dtype=np.int64), np.zeros(1 << 16, dtype=np.int64)
         for part in range(parts):
-            bins, cost, number = budget.histogram(
-                digits[part::parts], costs[part::parts], np.ones_like(costs[part::parts]), cut.prefix
+            words = keys if len(cut.prefix) >= 4 else keys[:1]  # no ids before they matter
+            bins, cost, number, of_rows = budget.histogram(
+                words[:, part::parts], costs[part::parts], np.ones_like(costs[part::parts]), cut.prefix
             )
+            assert number.tolist() == of_rows.tolist()
             total[bins] += cost
             count[bins] += number
         bins = np.flatnonzero(count)
         cut = cut.advance(bins, total[bins], count[bins])
-    return cut, {row["id"] for row, inside in zip(rows, budget.below(digits, cut.prefix), strict=True) if inside}
+    return cut, {row["id"] for row, inside in zip(rows, budget.below(keys, cut.prefix), strict=True) if inside}
 
 
 @given(ROWS, st.integers(0, 1200), st.integers(1, 4))
@@ -65,15 +72,44 @@ def test_orders_sort_like_scores(scores):
 
 
 @given(ROWS, st.integers(1, 5))
-def test_the_best_of_each_group(drawn, n):
+def test_the_best_of_each_group_each_once(drawn, n):
     rows = rows_of(drawn)
+    twice = [*rows, *rows[::2]]
     best = ranking_key.best_of_groups(
-        np.array([row["group"] for row in rows], dtype=str),
-        ranking_key.order_of(np.array([row["score"] for row in rows])),
-        np.array([row["id"] for row in rows], dtype=str),
-        n,
+        np.array(["abc".index(row["group"]) for row in twice], dtype=np.int64), keys_of(twice), n
     )
-    assert {rows[i]["id"] for i in best} == {row["id"] for row in slow_cap(rows, "group", n)}
+    assert sorted(twice[i]["id"] for i in best) == sorted(row["id"] for row in slow_cap(rows, "group", n))
+    ranked = [(twice[i]["group"], -twice[i]["score"], twice[i]["id"]) for i in best]
+    assert ranked == sorted(ranked)
+
+
+@given(ROWS, st.integers(1, 12), st.integers(0, 39))
+def test_keys_are_cut_and_compared_as_pairs_are(drawn, length, place):
+    rows = rows_of(drawn)
+    keys, orders = keys_of(rows), [int(order) for order in ranking_key.order_of([row["score"] for row in rows])]
+    texts = [f"{order:016x}{row['id']}" for order, row in zip(orders, rows, strict=True)]
+    assert [key.hex().ljust(48, "0") for key in ranking_key.sortable(keys).tolist()] == texts
+    digits = np.array([ranking_key.digit_of(keys, i) for i in range(12)])
+    assert ["".join(f"{digit:04x}" for digit in row) for row in digits.T] == texts
+    if rows:
+        text = texts[place % len(rows)][: 4 * length]
+        prefix = tuple(int(text[i : i + 4], 16) for i in range(0, len(text), 4))
+        assert budget.below(keys, prefix).tolist() == [other[: 4 * length] < text for other in texts]
+        assert budget.within(keys, prefix).tolist() == [other[: 4 * length] <= text for other in texts]
+
+
+def test_a_search_that_needs_ids_says_so_where_there_are_none():
+    keys = keys_of(rows_of([(0.5, 1, "a")] * 3))[:1]
+    with pytest.raises(ValueError, match="asks for more than 1 words"):
+        budget.below(keys, (1, 2, 3, 4, 5))
+    with pytest.raises(ValueError, match="32 hex characters"):
+        ranking_key.words_of(pa.array(["ab", "0" * 62]))
+
+
+def test_ids_of_a_slice_are_those_of_its_rows():
+    rows = rows_of([(0.5, 1, "a")] * 9)
+    ids = pa.chunked_array([[row["id"] for row in rows[:4]], [row["id"] for row in rows[4:]]])
+    assert ranking_key.words_of(ids.slice(2, 5)).tolist() == keys_of(rows)[1:, 2:7].tolist()
 
 
 def test_a_thousand_ties_are_cut_by_id():
