@@ -3,8 +3,8 @@
 A value of a signature is the least of the row's shingles under one of many hash functions; two rows agree in it with the
 probability of their Jaccard index J. A band is `width` values in a row, so that two rows share one of `count` bands with
 probability 1 - (1 - J^width)^count (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3.4). The functions are a h + b
-modulo 2^64 over well mixed hashes, as in datasketch ("affine64"); over a batch of rows numpy does them some eight times as fast
-as it does a row at a time.
+modulo 2^64 over well mixed hashes, as in datasketch ("affine64"); over a batch of rows numpy does them several times as fast as
+datasketch, which takes a row at a time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.reading import near_duplicates as stage
 from pipeline.request import requested
-from pipeline.runs import open_run
+from pipeline.runs import accounts, open_run
 from pipeline.runs.report import of_run
 
 NEAR, LENGTH = 0.8, 512
@@ -177,6 +177,27 @@ def test_a_refresh_equals_a_run_from_scratch(ray_session, model_folder, tmp_path
     assert table(third, "near_duplicates") == table(second, "near_duplicates")
     none = refresh(tmp_path / "out", [path], model_folder, scorer__max_length=LENGTH)
     assert manifest_of(none)["counts"]["near_duplicates"] == 0 and "score" in manifest_of(none)["timings"]
+
+
+def test_a_run_that_was_interrupted_gives_what_an_uninterrupted_one_does(
+    ray_session, model_folder, tmp_path, monkeypatch
+):
+    path = write_jsonl(tmp_path / "rows.jsonl", planted(seed=6))
+    asked = {"dedup__near": NEAR, "scorer__max_length": LENGTH}
+    with monkeypatch.context() as patch:
+        patch.setattr(accounts, "add_scored", _broken)
+        with pytest.raises(RunFailed, match="broken off"):
+            run(tmp_path / "out", [path], model_folder, **asked)
+    resumed = run(tmp_path / "out", [path], model_folder, **asked)
+    scratch = run(tmp_path / "scratch", [path], model_folder, **asked)
+    assert manifest_of(resumed)["pairs"]["resumed"] > 0
+    for kind in ("near_duplicates", "scored", "selected"):
+        assert table(resumed, kind) == table(scratch, kind) != []
+    assert manifest_of(resumed)["counts"] == manifest_of(scratch)["counts"]
+
+
+def _broken(*given):
+    raise RunFailed("accounts", "broken off")
 
 
 def test_contaminated_rows_are_rejected_and_end_no_run(ray_session, model_folder, tmp_path):
