@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,7 +12,8 @@ import ray
 import ray.data
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import Config
@@ -24,6 +26,9 @@ from pipeline.storage.parts import DamagedPart
 from pipeline.storage.records import records_of, to_json
 
 R = TypeVar("R")
+# How often a task is tried again whose process ended without a word, as Ray would do for ever: machines are lost, and the next
+# try may be on another one, but a task that takes more memory than there is ends every process.
+TRIES_AFTER_DEATH = 8
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
 _PARTS_TOGETHER = 8
 SHUFFLE_BYTES = 64 << 20  # of rows in one block of a shuffle
@@ -74,9 +79,14 @@ def packed(values: Sequence[R], size: Callable[[R], int], room: int, together: i
     return ray.data.from_arrow([pa.table({"item": [to_json(value) for value in pack]}) for pack in packs])
 
 
-def mapped(dataset: Dataset, function: Callable[..., Any], **options: Any) -> Dataset:
-    """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has."""
-    return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
+def mapped(dataset: Dataset, function: Callable[..., Any], *, counts_deaths: bool = False, **options: Any) -> Dataset:
+    """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has.
+    `counts_deaths` says that the function itself ends what ends its process again and again."""
+    if not counts_deaths:
+        options["max_retries"] = TRIES_AFTER_DEATH
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray has no other way to say how often, up to 2.63
+        return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
 
 
 def in_actors(
@@ -85,7 +95,8 @@ def in_actors(
     """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
     `gpus`, each where it has so many."""
     placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
-    return mapped(dataset, actor, fn_constructor_kwargs=settings, compute=actor_pool(sizes), batch_size=1, **placed)
+    placed |= {"fn_constructor_kwargs": settings, "compute": actor_pool(sizes), "batch_size": 1}
+    return mapped(dataset, actor, counts_deaths=True, **placed)
 
 
 def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:
@@ -129,8 +140,22 @@ def by_block(stage: str, records: list[B]) -> list[B]:
     return sorted(records, key=lambda record: record.block)
 
 
+_OUT_OF_MEMORY = (
+    "Ray has ended its processes again and again, as memory was short on their machine; accepted: more memory, less other work "
+    "beside it, or a higher RAY_memory_usage_threshold (the share of memory in use from which Ray ends processes)"
+)
+_DIED = (
+    "its processes ended again and again without a word, as those do that take more memory than there is; accepted: more "
+    "memory, or a look into the kernel's log for another reason"
+)
+
+
 def _failed(stage: str, error: BaseException) -> RunFailed:
     """What a stage that failed is for the driver."""
+    if isinstance(error, OutOfMemoryError):
+        return RunFailed(stage, _OUT_OF_MEMORY)
+    if isinstance(error, WorkerCrashedError) or (isinstance(error, ActorDiedError) and not error.actor_init_failed):
+        return RunFailed(stage, _DIED)
     damaged = any(isinstance(cause, DamagedPart) for cause in _chain(error))
     return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
 

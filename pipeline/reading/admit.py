@@ -43,7 +43,9 @@ def admit(job: Job, chunks: list[Chunk], encoder: dict[str, Any]) -> list[Admitt
             stage.advance(note=f"{rows:,} rows")
 
         kwargs = {"work": job.work, "encoder": encoder, "too_long": job.config.scorer.too_long}
-        dataset = mapped(in_packs(chunks, job.config.ray.read_blocks), admit_chunks, fn_kwargs=kwargs)
+        dataset = mapped(
+            in_packs(chunks, job.config.ray.read_blocks), admit_chunks, fn_kwargs=kwargs, counts_deaths=True
+        )
         return execute("read", AdmittedChunk, dataset, tick)
 
 

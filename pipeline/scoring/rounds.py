@@ -86,7 +86,7 @@ def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dat
         "threshold": _threshold(job, round),
     }
     asked = [BlockToScore(block.block, block.placed, block.scored, block.recalled) for block in blocks]
-    return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs)
+    return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs, counts_deaths=True)
 
 
 def _threshold(job: Job, round: Round) -> Threshold | None:

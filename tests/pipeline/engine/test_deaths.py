@@ -1,0 +1,54 @@
+"""Tasks whose process ends every time: they are tried again, and then the run fails in words that name memory."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import job
+from pipeline.errors import RunFailed
+
+ROOT = Path(__file__).resolve().parents[3]
+SHORT_OF_MEMORY = """
+from pipeline.engine import job, session
+from pipeline.errors import RunFailed
+
+session._MEMORY_TRIES_AT_MOST = 1  # a pause of one second
+
+def never(batch):
+    import time
+    time.sleep(600)
+
+with session.session(None):
+    try:
+        job.execute("read", int, job.over_parts([1], never))
+    except RunFailed as failure:
+        print(failure)
+"""
+
+
+def ended(batch):
+    """Tasks that are ended by the kernel."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_task_that_ends_its_process_every_time_ends_the_run(ray_session, monkeypatch):
+    monkeypatch.setattr(job, "TRIES_AFTER_DEATH", 1)
+    with pytest.raises(RunFailed, match=r"^stage weigh: its processes ended again and again .*more memory"):
+        job.execute("weigh", int, job.over_parts([1], ended))
+
+
+@pytest.mark.ray
+def test_ray_s_memory_monitor_ends_the_run_after_some_tries(own_ray):
+    """Each process that works is ended at once, since far more than this share of the memory is in use."""
+    before = {
+        name: value for name, value in own_ray.items() if name != "RAY_task_oom_retries"
+    }  # as the session here has it
+    short = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "50", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=200, env={**before, **short}
+    )
+    assert "stage read: Ray has ended its processes again and again, as memory was short" in done.stdout
