@@ -25,7 +25,7 @@ from pipeline.interruption import Interruption, keep_handlers, restore_handlers
 # seconds for workers that come and go.
 _LOCAL_SLOTS_AT_LEAST = 4
 _NO_PROGRESS, _NO_PROGRESS_SECONDS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 24 * 3600
-# How often Ray tries a task again that its memory monitor has ended: for ever, if nobody says less. Pauses double from a second.
+# How often Ray tries a task again that its memory monitor has ended: for ever, if nobody says less. Pauses double from 1 s.
 _MEMORY_TRIES, _MEMORY_TRIES_AT_MOST = "RAY_task_oom_retries", 8
 _ADDRESS = "RAY_ADDRESS"
 _CONNECT_SECONDS = 10.0
