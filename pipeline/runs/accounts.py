@@ -129,7 +129,10 @@ def require_few_rejected(counts: dict[str, Counts], limit: float, stage: str, fi
         )
 
 
+_DEATHS = "their process ended while it worked on them alone, as it does where there is too little memory; "
 _REMEDIES = {
+    "scorer_died": _DEATHS,
+    "reader_died": _DEATHS,
     "too_long": "`scorer.max_length` and `scorer.too_long: truncate_input` decide what is too long; ",
     "missing_field": "`columns` of an input says which columns are instruction, input and output; ",
 }

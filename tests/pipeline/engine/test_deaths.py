@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.engine import job
 from pipeline.errors import RunFailed
+from pipeline.runs import accounts
+from pipeline.runs.manifest import Counts
 
 ROOT = Path(__file__).resolve().parents[3]
 SHORT_OF_MEMORY = """
@@ -52,3 +54,10 @@ def test_ray_s_memory_monitor_ends_the_run_after_some_tries(own_ray):
         [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=200, env={**before, **short}
     )
     assert "stage read: Ray has ended its processes again and again, as memory was short" in done.stdout
+
+
+@pytest.mark.parametrize("reason", ["scorer_died", "reader_died"])
+def test_many_rows_that_end_their_process_are_told_as_a_want_of_memory(reason):
+    """Where memory is short on the machine, rows are found guilty one by one."""
+    with pytest.raises(RunFailed, match=rf"3 of 10 rows rejected \({reason} 3\).* too little memory"):
+        accounts.require_few_rejected({"source": Counts(read=10, rejected={reason: 3})}, 0.1, "score")

@@ -89,7 +89,9 @@ def folder(path):
 @pytest.mark.parametrize(("harm", "kept"), [(zeros, True), (emptied, True), (folder, False), (Path.unlink, False)])
 def test_what_a_part_that_was_harmed_held_is_computed_again_and_the_others_are_used(tmp_path, harm, kept):
     store = computed.scorer_folder(str(tmp_path), "scorer")
-    rows = [pa.table({"group": [b"g" * 16], "pair": [pair * 16], "tokens": [3], "sum": [-1.5]}) for pair in (b"p", b"q")]
+    rows = [
+        pa.table({"group": [b"g" * 16], "pair": [pair * 16], "tokens": [3], "sum": [-1.5]}) for pair in (b"p", b"q")
+    ]
     first, second = (computed.write(f"{store}/run", table.cast(STORED)) for table in rows)
     harm(Path(first))
     read = computed.undamaged([path for path, _ in computed.parts(store)], str(tmp_path / "work"))
