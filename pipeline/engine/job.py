@@ -17,6 +17,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import Config
+from pipeline.engine.deaths import counted
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import ANYWHERE, Pools, actor_pool, nodes_that_work, off_gpus
 from pipeline.engine.same_code import guarded
@@ -26,9 +27,9 @@ from pipeline.storage.parts import DamagedPart
 from pipeline.storage.records import records_of, to_json
 
 R = TypeVar("R")
-# How often a task is tried again whose process ended without a word, as Ray would do for ever: machines are lost, and the next
-# try may be on another one, but a task that takes more memory than there is ends every process.
-TRIES_AFTER_DEATH = 8
+# How often an actor starts again, as Ray would do for ever. Rows that end its process are found by halving, some fifteen deaths
+# each; one that cannot even start dies as often in half an hour.
+STARTS_AFTER_DEATH = 300
 # In one task of a pass that reads a few columns of each part, which takes less than starting a worker for it.
 _PARTS_TOGETHER = 8
 SHUFFLE_BYTES = 64 << 20  # of rows in one block of a shuffle
@@ -81,22 +82,29 @@ def packed(values: Sequence[R], size: Callable[[R], int], room: int, together: i
 
 def mapped(dataset: Dataset, function: Callable[..., Any], *, counts_deaths: bool = False, **options: Any) -> Dataset:
     """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has.
-    `counts_deaths` says that the function itself ends what ends its process again and again."""
-    if not counts_deaths:
-        options["max_retries"] = TRIES_AFTER_DEATH
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray has no other way to say how often, up to 2.63
-        return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
+    `counts_deaths` says of a function that it ends by itself what ends its process again and again."""
+    sent = guarded(function if counts_deaths else counted(function))
+    return dataset.map_batches(sent, batch_format="pyarrow", **{"batch_size": None, **options})
 
 
 def in_actors(
-    dataset: Dataset, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0
+    dataset: Dataset,
+    actor: type,
+    settings: dict[str, Any],
+    sizes: tuple[int, int],
+    gpus: float = 0.0,
+    *,
+    joined: bool = False,
 ) -> Dataset:
     """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
-    `gpus`, each where it has so many."""
+    `gpus`, each where it has so many. `joined` says that Ray may join them with what comes before, whose tries are counted."""
     placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
+    if not joined:
+        placed["max_restarts"] = STARTS_AFTER_DEATH
     placed |= {"fn_constructor_kwargs": settings, "compute": actor_pool(sizes), "batch_size": 1}
-    return mapped(dataset, actor, counts_deaths=True, **placed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray has no other way to say how often, up to 2.63
+        return mapped(dataset, actor, counts_deaths=True, **placed)
 
 
 def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:

@@ -60,6 +60,8 @@ def session(address: str | None) -> Iterator[None]:
 @contextmanager
 def _started() -> Iterator[None]:
     """Ray on this machine, for this command alone."""
+    from pipeline.engine import deaths
+
     _require_address_space()
     with _session_folder() as folders:
         cpus = max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1)
@@ -71,7 +73,10 @@ def _started() -> Iterator[None]:
             include_dashboard=False,
             **folders,
         ):
-            yield
+            try:
+                yield
+            finally:
+                deaths.forget()
 
 
 def _require_address_space() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import job
+from pipeline.engine import deaths, job
 from pipeline.errors import RunFailed
 from pipeline.runs import accounts
 from pipeline.runs.manifest import Counts
@@ -37,10 +37,43 @@ def ended(batch):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_task_that_ends_its_process_every_time_ends_the_run(ray_session, monkeypatch):
-    monkeypatch.setattr(job, "TRIES_AFTER_DEATH", 1)
-    with pytest.raises(RunFailed, match=r"^stage weigh: its processes ended again and again .*more memory"):
-        job.execute("weigh", int, job.over_parts([1], ended))
+def ended_between(batch):
+    """As `ended`, of tasks that yield what they make piece by piece."""
+    yield from ()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_ends_well_or_raises_leaves_no_mark(ray_session, monkeypatch, tmp_path):
+    monkeypatch.setattr(deaths, "_folder", lambda node: tmp_path)
+    assert deaths.counted(lambda: 7)() == 7
+    with pytest.raises(ZeroDivisionError):
+        deaths.counted(lambda: 1 // 0)()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("function", [ended, ended_between])
+def test_a_task_that_ends_its_process_every_time_ends_the_run(ray_session, monkeypatch, function):
+    monkeypatch.setattr(deaths, "AT_MOST", 2)
+    with pytest.raises(
+        RunFailed, match=rf"^stage weigh: .*{function.__name__} ended its process 2 times; is there too li"
+    ):
+        job.execute("weigh", int, job.over_parts([1], function))
+
+
+class NeverUp:
+    """Actors that are ended before they have done anything."""
+
+    def __init__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, batch):
+        return batch
+
+
+def test_an_actor_that_never_comes_up_ends_the_run(ray_session, monkeypatch):
+    monkeypatch.setattr(job, "STARTS_AFTER_DEATH", 1)
+    with pytest.raises(RunFailed, match=r"^stage embed: its processes ended again and again .*more memory"):
+        job.execute("embed", int, job.in_actors(job.items([1]), NeverUp, {}, (1, 1)))
 
 
 @pytest.mark.ray
