@@ -73,6 +73,12 @@ def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
 
     if isinstance(error, RunFailed):
         return f"the run failed in {error}\ntss: {_advice(arguments, error)}"
+    if isinstance(error, PermissionError):
+        return (
+            f"the run failed: {first_line(error)}\n"
+            "tss: this user may not do that there. Give it rights to read and write all of the output (chown, chmod), and run "
+            "the same command again, or name another output."
+        )
     if failures.is_of_storage(error):
         return (
             f"the run failed: {first_line(error)}\n"

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +40,7 @@ class Quiet:
         """Nothing."""
 
 
-def publish_once(output: str, request: str) -> None:
+def publish_once(output: str, request: str, keep: int = 2) -> None:
     """What every run does at its end, from gathered parts to the removal of old runs; goes on with what was begun."""
     with hold(output, "tss run") as lock, open_workspace(output, lock, request) as workspace:
         former = current_run(output)
@@ -49,7 +48,7 @@ def publish_once(output: str, request: str) -> None:
             point(workspace, print)
             return
         run = publish(workspace, _gathered(workspace), "<p>page</p>", print)
-        after_run(Quiet(), workspace, former, 2)
+        after_run(Quiet(), workspace, former, keep)
         if current_run(output) != run:
             raise AssertionError("published, and not current")
 
@@ -172,7 +171,6 @@ def try_kills(folder: Path, numbers: list[int] | None = None) -> list[tuple[int,
 def _prepare(template: Path) -> str:
     """An output with a published run; its name."""
     publish_once(str(template), "another request")
-    time.sleep(1.1)  # names of runs begin with the second
     return Path(require_whole(str(template))).name
 
 

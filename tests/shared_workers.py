@@ -13,9 +13,11 @@ from pipeline.engine.job import mapped
 _instances: dict[str, Any] = {}  # of this worker process
 
 
-def in_tasks(dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0) -> Any:
+def in_tasks(
+    dataset: Any, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0, **more: bool
+) -> Any:
     """As `pipeline.engine.job.in_actors`."""
-    return mapped(dataset, through, fn_kwargs={"actor": actor, "settings": settings}, batch_size=1)
+    return mapped(dataset, through, fn_kwargs={"actor": actor, "settings": settings}, batch_size=1, counts_deaths=True)
 
 
 def through(batch: Any, *, actor: type, settings: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,10 +12,12 @@ import ray
 import ray.data
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import Config
+from pipeline.engine.deaths import counted
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import ANYWHERE, Pools, actor_pool, nodes_that_work, off_gpus
 from pipeline.engine.same_code import guarded
@@ -24,6 +27,9 @@ from pipeline.storage.parts import DamagedPart
 from pipeline.storage.records import BlockPart, records_of, to_json
 
 R = TypeVar("R")
+# How often an actor starts again, as Ray would do for ever. Rows that end its process are found by halving, some fifteen deaths
+# each; one that cannot even start dies as often in half an hour.
+STARTS_AFTER_DEATH = 300
 # In one task of a pass that reads a few columns of each part: so many parts take less than starting a worker for them, and so
 # do more of them while they hold no more than so many rows.
 _PARTS_TOGETHER = 8
@@ -82,18 +88,31 @@ def packed(
     return ray.data.from_arrow([pa.table({"item": [to_json(value) for value in pack]}) for pack in packs])
 
 
-def mapped(dataset: Dataset, function: Callable[..., Any], **options: Any) -> Dataset:
-    """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has."""
-    return dataset.map_batches(guarded(function), batch_format="pyarrow", **{"batch_size": None, **options})
+def mapped(dataset: Dataset, function: Callable[..., Any], *, counts_deaths: bool = False, **options: Any) -> Dataset:
+    """`map_batches` over Arrow tables, by default a whole block at a time; workers refuse other code than this process has.
+    `counts_deaths` says of a function that it ends by itself what ends its process again and again."""
+    sent = guarded(function if counts_deaths else counted(function))
+    return dataset.map_batches(sent, batch_format="pyarrow", **{"batch_size": None, **options})
 
 
 def in_actors(
-    dataset: Dataset, actor: type, settings: dict[str, Any], sizes: tuple[int, int], gpus: float = 0.0
+    dataset: Dataset,
+    actor: type,
+    settings: dict[str, Any],
+    sizes: tuple[int, int],
+    gpus: float = 0.0,
+    *,
+    joined: bool = False,
 ) -> Dataset:
     """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
-    `gpus`, each where it has so many."""
+    `gpus`, each where it has so many. `joined` says that Ray may join them with what comes before, whose tries are counted."""
     placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
-    return mapped(dataset, actor, fn_constructor_kwargs=settings, compute=actor_pool(sizes), batch_size=1, **placed)
+    if not joined:
+        placed["max_restarts"] = STARTS_AFTER_DEATH
+    placed |= {"fn_constructor_kwargs": settings, "compute": actor_pool(sizes), "batch_size": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray has no other way to say how often, up to 2.63
+        return mapped(dataset, actor, counts_deaths=True, **placed)
 
 
 def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:
@@ -155,8 +174,22 @@ def by_block(stage: str, records: list[B]) -> list[B]:
     return sorted(records, key=lambda record: record.block)
 
 
+_OUT_OF_MEMORY = (
+    "Ray has ended its processes again and again, as memory was short on their machine; accepted: more memory, less other work "
+    "beside it, or a higher RAY_memory_usage_threshold (the share of memory in use from which Ray ends processes)"
+)
+_DIED = (
+    "its processes ended again and again without a word, as those do that take more memory than there is; accepted: more "
+    "memory, or a look into the kernel's log for another reason"
+)
+
+
 def _failed(stage: str, error: BaseException) -> RunFailed:
     """What a stage that failed is for the driver."""
+    if isinstance(error, OutOfMemoryError):
+        return RunFailed(stage, _OUT_OF_MEMORY)
+    if isinstance(error, WorkerCrashedError) or (isinstance(error, ActorDiedError) and not error.actor_init_failed):
+        return RunFailed(stage, _DIED)
     damaged = any(isinstance(cause, DamagedPart) for cause in _chain(error))
     return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
 

@@ -25,6 +25,8 @@ from pipeline.interruption import Interruption, keep_handlers, restore_handlers
 # seconds for workers that come and go.
 _LOCAL_SLOTS_AT_LEAST = 4
 _NO_PROGRESS, _NO_PROGRESS_SECONDS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 24 * 3600
+# How often Ray tries a task again that its memory monitor has ended: for ever, if nobody says less. Pauses double from 1 s.
+_MEMORY_TRIES, _MEMORY_TRIES_AT_MOST = "RAY_task_oom_retries", 8
 _ADDRESS = "RAY_ADDRESS"
 _CONNECT_SECONDS = 10.0
 # What Ray maps: its share of memory for objects, and what its processes map beside that (8 GiB were needed, 5 did not do).
@@ -43,6 +45,7 @@ def session(address: str | None) -> Iterator[None]:
     """Join the cluster at `address` (or that of RAY_ADDRESS), or start Ray on this machine; leave it as it was found. Raises
     BadRequest, within a minute where there is no cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(_MEMORY_TRIES, str(_MEMORY_TRIES_AT_MOST))
     import ray
 
     if ray.is_initialized():
@@ -57,6 +60,8 @@ def session(address: str | None) -> Iterator[None]:
 @contextmanager
 def _started() -> Iterator[None]:
     """Ray on this machine, for this command alone."""
+    from pipeline.engine import deaths
+
     _require_address_space()
     with _session_folder() as folders:
         cpus = max(_LOCAL_SLOTS_AT_LEAST, os.cpu_count() or 1)
@@ -68,7 +73,10 @@ def _started() -> Iterator[None]:
             include_dashboard=False,
             **folders,
         ):
-            yield
+            try:
+                yield
+            finally:
+                deaths.forget()
 
 
 def _require_address_space() -> None:

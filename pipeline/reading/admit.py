@@ -51,7 +51,9 @@ def admit(
             "too_long": job.config.scorer.too_long,
             "excluded": list(excluded),
         }
-        dataset = mapped(in_packs(chunks, job.config.ray.read_blocks), admit_chunks, fn_kwargs=kwargs)
+        dataset = mapped(
+            in_packs(chunks, job.config.ray.read_blocks), admit_chunks, fn_kwargs=kwargs, counts_deaths=True
+        )
         return execute("read", AdmittedChunk, dataset, tick)
 
 

@@ -146,7 +146,10 @@ def _unasked(rejected: Mapping[str, int]) -> dict[str, int]:
     return {reason: number for reason, number in rejected.items() if reason not in ASKED_FOR}
 
 
+_DEATHS = "their process ended while it worked on them alone, as it does where there is too little memory; "
 _REMEDIES = {
+    "scorer_died": _DEATHS,
+    "reader_died": _DEATHS,
     "too_long": "`scorer.max_length` and `scorer.too_long: truncate_input` decide what is too long; ",
     "missing_field": "`columns` of an input says which columns are instruction, input and output; ",
 }

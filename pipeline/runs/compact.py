@@ -56,7 +56,7 @@ def rewrite(
     _, key = KINDS[kind]
     old = _of_this_version(kind, old)
     # A name of its own: what is written must never bear that of a part that goes.
-    target = urls.join(folder, f"{workspace.new_run_id()}-compacted")
+    target = urls.join(folder, f"{workspace.new_run_id(files.list_folders(folder))}-compacted")
     sources = [Source(path, kind, run) for run, path, _ in old] + [
         Source(part.path, kind, wanted=part) for part in wanted or []
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,17 @@ from pipeline.engine.session import is_local, session
 from pipeline.errors import BadRequest
 from pipeline.reading.listing import place_of
 from pipeline.runs.open_run import RUNS
+from pipeline.runs.publish import current_run
 from pipeline.runs.workspace import WORK
 from pipeline.storage import computed, files, urls
-from pipeline.storage.lock import Lock, hold
+from pipeline.storage.lock import FOLDER, Lock, hold
+from pipeline.storage.pointer import NUMBERS, POINTER
 
 _LOOKS = 4  # a second apart
+_BELONGS = (
+    "is user {owner}'s, and this user may not read and write there; accepted: rights to it (chown, chmod), or another "
+    "output"
+)
 
 
 @contextmanager
@@ -56,7 +63,35 @@ def check_output(output: str) -> str:
                 f"output: {output!r}: {name} in it is a link, and a run appears by a rename, which needs one disk; accepted: a "
                 "folder, or an output that is itself on the other disk"
             )
+    _require_rights(path)
+    _require_readable_pointer(str(path))
     return str(path)
+
+
+def _require_rights(output: Path) -> None:
+    """Raise BadRequest where another user's files would stop a run, most of them at its very end."""
+    for folder in (output, *(output / name for name in (RUNS, WORK, FOLDER, NUMBERS, *computed.STORES))):
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise BadRequest(f"output: {str(output)!r}: {folder} {_BELONGS.format(owner=folder.stat().st_uid)}")
+    pointer = output / POINTER
+    # In a folder with the sticky bit nobody but the owner replaces a file.
+    theirs = pointer.exists() and os.geteuid() not in (0, pointer.stat().st_uid, output.stat().st_uid)
+    if theirs and output.stat().st_mode & stat.S_ISVTX:
+        raise BadRequest(
+            f"output: {str(output)!r}: {pointer} {_BELONGS.format(owner=pointer.stat().st_uid)}: the sticky bit of its folder "
+            "keeps others from replacing it"
+        )
+
+
+def _require_readable_pointer(output: str) -> None:
+    """Raise BadRequest where it cannot be known which run is current: no run could be published beside it."""
+    try:
+        current_run(output)
+    except (OSError, pa.ArrowException) as error:
+        raise BadRequest(
+            f"output: {output!r}: its current run cannot be read: {first_line(error)}; accepted: an output whose files this "
+            "user may read and write"
+        ) from error
 
 
 def _check_store(output: str) -> str:
@@ -78,6 +113,7 @@ def _check_store(output: str) -> str:
         raise BadRequest(f"output: {output!r} cannot be reached: {first_line(error)}") from error
     if not reached:
         raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
+    _require_readable_pointer(output)
     return output
 
 

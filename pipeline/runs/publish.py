@@ -24,7 +24,7 @@ from pipeline.interruption import Interruption
 from pipeline.runs.card import card
 from pipeline.runs.manifest import Manifest, sealed
 from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
-from pipeline.runs.workspace import Workspace, run_ids
+from pipeline.runs.workspace import WORK, Workspace, run_ids
 from pipeline.storage import conditional, files, urls
 from pipeline.storage.parts import checked_bytes, write_table
 from pipeline.storage.pointer import move_pointer
@@ -132,9 +132,20 @@ def remove_old_runs(output: str, current: str, former: str | None, keep: int | N
     others = [name for name in run_ids(folder) if name not in staying]
     old = others[: max(0, len(others) - max(0, keep - len(staying)))]
     for name in old:
-        run = urls.join(folder, name)
-        # Without a manifest it is no run any more, whatever a process that dies here leaves of it.
-        with contextlib.suppress(FileNotFoundError):
-            files.delete(urls.join(run, MANIFEST))
-        files.delete_folder(run)
+        _remove_run(output, name)
     return old
+
+
+def _remove_run(output: str, name: str) -> None:
+    """Remove a run that readers may still be in. On a disk it goes from its place in one step: who lists its files there gets
+    all of them or none, and never a few that look like a smaller run. In a store it is no run any more without its manifest,
+    whatever a process that dies here leaves of it, and its files go one by one."""
+    run = urls.join(output, RUNS, name)
+    if urls.is_url(run):
+        files.delete(urls.join(run, MANIFEST))
+    else:
+        # Among what is being made: what is left there of a process that died here goes with the next command.
+        aside = urls.join(output, WORK, f"removed-{uuid.uuid4().hex}")
+        files.move(run, aside)
+        run = aside
+    files.delete_folder(run)

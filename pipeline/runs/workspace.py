@@ -12,7 +12,7 @@ import datetime
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipeline.errors import BadRequest
 from pipeline.interruption import Interruption
 from pipeline.runs.open_run import MANIFEST, RUNS, read_manifest, require_readable
 from pipeline.storage import files, urls
-from pipeline.storage.computed import NOTES, count_answers, count_run, damaged
+from pipeline.storage.computed import NOTES, STORES, count_answers, count_run, damaged
 from pipeline.storage.lock import Lock
 
 WORK, _REQUEST = ".work", "request.json"
@@ -108,7 +108,15 @@ def _enter(output: str, lock: Lock, request: str, fresh: bool) -> Workspace:
             # An interrupted run of another request keeps its name as long as it has pairs in the store.
             _clear(left, keep_request=not same and not left.whole and _worth_keeping(left))
     _remove_unpublished(output)
-    return resumed or Workspace(output, new_run_id(), lock, fresh=fresh)
+    return resumed or Workspace(output, new_run_id(_names_of_runs(output)), lock, fresh=fresh)
+
+
+def _names_of_runs(output: str) -> Iterator[str]:
+    """What bears the name of a run in an output: runs, those that were begun, and what both have stored."""
+    stored = (urls.join(output, kind) for kind in STORES)
+    folders = [urls.join(folder, name) for folder in stored for name in files.list_folders(folder)]
+    for folder in (urls.join(output, RUNS), urls.join(output, WORK), *folders):
+        yield from files.list_folders(folder)
 
 
 def _remove_unpublished(output: str) -> None:
@@ -165,6 +173,19 @@ def run_ids(folder: str) -> list[str]:
     return names if urls.is_url(folder) else [name for name in names if not Path(folder, name).is_symlink()]
 
 
-def new_run_id() -> str:
-    """A name that sorts by time and that two runs of one second do not share."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+def new_run_id(before: Iterable[str]) -> str:
+    """A name that two runs do not share and that sorts after all names `before`: by the time, or a second after the latest of
+    them where the clock was set back since, or is behind that of the machine that made it."""
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None, microsecond=0)
+    latest = max((began for name in before if (began := _began(name)) is not None), default=datetime.datetime.min)
+    with contextlib.suppress(OverflowError):  # at the end of the calendar
+        now = max(now, latest + datetime.timedelta(seconds=1))
+    return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _began(name: str) -> datetime.datetime | None:
+    """When a run was begun, by its name, or that of what was made of it; None of what is named otherwise."""
+    if _RUN_ID.match(name):
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(name[:15], "%Y%m%dT%H%M%S")
+    return None

@@ -31,9 +31,8 @@ def score_blocks(job: Job, blocks: list[Block], scorer: Scorer, round: Round) ->
     """One round of scoring: tasks encode block by block, the actor pool scores; the blocks after it."""
     sizes = no_more_than(job.pools.scorers, len(blocks))
     settings = _settings(job, scorer, round)
-    dataset = in_actors(
-        _encoded(job, blocks, scorer, round), score_block.ScoreBlock, settings, sizes, job.pools.gpus_per_scorer
-    )
+    encoded = _encoded(job, blocks, scorer, round)
+    dataset = in_actors(encoded, score_block.ScoreBlock, settings, sizes, job.pools.gpus_per_scorer, joined=True)
 
     def stored() -> str:
         return (
@@ -85,7 +84,7 @@ def _encoded(job: Job, blocks: list[Block], scorer: Scorer, round: Round) -> Dat
         "threshold": _threshold(job, round),
     }
     asked = [BlockToScore(block.block, block.placed, block.offers, block.scored, block.recalled) for block in blocks]
-    return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs)
+    return mapped(items(asked), encode.encode_block, fn_kwargs=kwargs, counts_deaths=True)
 
 
 def _threshold(job: Job, round: Round) -> Threshold | None:

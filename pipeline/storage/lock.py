@@ -218,9 +218,13 @@ def _living(folder: str, claim_path: str) -> Claim | None:
 
 
 def _moves(path: str, seen: Claim) -> bool:
-    began = time.monotonic()
-    while time.monotonic() - began < DEAD_AFTER_SECONDS:
-        time.sleep(min(1.0, DEAD_AFTER_SECONDS / 10))
+    """Whether a claim is written anew within the time after which it counts as dead. What counts is the sum of the pauses, with
+    a look after each: time in which this process was stopped, or waited for storage, says nothing about the other."""
+    pause = min(1.0, DEAD_AFTER_SECONDS / 10)
+    paused = 0.0
+    while paused < DEAD_AFTER_SECONDS:
+        time.sleep(pause)
+        paused += pause
         now = _read(path)
         if now is None:
             return False

@@ -43,11 +43,12 @@ def write_table(path: str, table: pa.Table) -> Part:
 
 
 def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
-    """The table of a file, or some of its columns; raises DamagedPart, and BrokenOff where a store breaks off."""
+    """The table of a file, or some of its columns; raises DamagedPart, and where nothing follows for what it holds,
+    BrokenOff and PermissionError."""
     try:
         source = open_whole(path) if urls.is_url(path) else path
         return pq.read_table(source, columns=columns, memory_map=not urls.is_url(path), page_checksum_verification=True)
-    except BrokenOff:
+    except (BrokenOff, PermissionError):
         raise
     except (OSError, pa.ArrowException) as error:
         raise DamagedPart(f"{path}: {_damage(error)}") from error
@@ -60,10 +61,11 @@ def read_whole(part: Part, columns: list[str] | None = None) -> pa.Table:
 
 
 def checked_bytes(part: Part) -> bytes:
-    """The bytes of a recorded part; raises DamagedPart where they are not those that were written, and BrokenOff."""
+    """The bytes of a recorded part; raises DamagedPart where they are not those that were written, and where nothing
+    follows for what they are, BrokenOff and PermissionError."""
     try:
         data = files.read(part.path)
-    except BrokenOff:
+    except (BrokenOff, PermissionError):
         raise
     except OSError as error:
         raise DamagedPart(f"{part.path}: {_damage(error)}") from error

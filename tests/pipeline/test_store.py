@@ -390,8 +390,13 @@ def test_a_part_that_lacks_a_column_is_left_to_its_version(ray_session, tmp_path
 
 
 def test_parts_written_anew_in_the_same_second_are_not_those_that_go(ray_session, tmp_path, monkeypatch):
-    clock = SimpleNamespace(now=lambda zone: datetime.datetime(2026, 1, 1, tzinfo=zone))
-    monkeypatch.setattr(workspaces, "datetime", SimpleNamespace(datetime=clock, UTC=datetime.UTC))
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime(2026, 1, 1, tzinfo=tz)
+
+    known = {"datetime": Clock, "timedelta": datetime.timedelta, "UTC": datetime.UTC}
+    monkeypatch.setattr(workspaces, "datetime", SimpleNamespace(**known))
     folder = computed.scorer_folder(str(tmp_path), "scorer")
     rows = pa.table({"group": [b"g" * 16], "pair": [b"p" * 16], "tokens": [3], "sum": [-1.5]}).cast(STORED)
     computed.write(f"{folder}/run", rows)

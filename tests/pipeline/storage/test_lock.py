@@ -1,5 +1,6 @@
 """One run at a time in an output: who holds it is named, and the dead hold nothing."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -220,3 +221,35 @@ def test_a_run_begins_with_the_lock(ray_session, model_folder, tmp_path):
     with hold(str(tmp_path / "out"), "tss run"), pytest.raises(BadRequest, match="is in use by `tss run`"):
         run(tmp_path / "out", [path], model_folder)
     assert not (tmp_path / "out").exists()
+
+
+def test_who_was_stopped_itself_looks_again_before_another_counts_as_dead(tmp_path, quick, monkeypatch):
+    """Storage answers late, with what it held before: a claim that lives has moved since."""
+    elsewhere(tmp_path)
+    read, answers, ended = lock._read, [], threading.Event()
+
+    def late(path):
+        if not str(path).endswith("/0.json"):
+            return read(path)
+        answers.append(answers[0] if len(answers) == 1 else read(path))
+        if len(answers) == 2:
+            time.sleep(1.5 * lock.DEAD_AFTER_SECONDS)
+        return answers[-1]
+
+    def live():
+        beat = 0
+        while not ended.wait(0.05):
+            beat += 1
+            with contextlib.suppress(FileNotFoundError):  # whoever gives way removes drafts
+                elsewhere(tmp_path, beat)
+
+    monkeypatch.setattr(lock, "_read", late)
+    beating = threading.Thread(target=live)
+    beating.start()
+    try:
+        with pytest.raises(BadRequest, match="process 1 on h"):
+            hold(str(tmp_path), "tss run").__enter__()
+        assert len(answers) > 2
+    finally:
+        ended.set()
+        beating.join()
