@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import advice
 from pipeline.arguments import make_parser
-from pipeline.errors import BadRequest, DamagedInput, RunFailed, printable
-from pipeline.interruption import EXIT_STATUS, Interruption, obey_signals, say
+from pipeline.errors import BadRequest, printable
+from pipeline.interruption import EXIT_STATUS, obey_signals, say
 from pipeline.shadowing import check_shadowing
 
 # Everything else is imported within functions: after the check for modules that would hide it, and where it is wanted.
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         obey_signals()
         return _exit_status(arguments)
     except KeyboardInterrupt as interrupt:
-        say(printable(f"tss: interrupted; {str(interrupt) or _after_interrupt(arguments)}"), error=True)
+        say(printable(f"tss: interrupted; {str(interrupt) or advice.after_interrupt(arguments)}"), error=True)
         return EXIT_STATUS
 
 
@@ -43,7 +44,7 @@ def _exit_status(arguments: argparse.Namespace) -> int:
     except Exception as error:  # noqa: BLE001 (whatever it is, a person reads words and a log keeps the traceback)
         from pipeline import failures
 
-        words = _words_of(error, arguments)
+        words = advice.words_of(error, arguments)
         log = failures.keep_log(error, arguments.name, arguments.output_folder)
         _tell(f"{words}\ntss: the traceback is in {log}", error, arguments)
         return 1
@@ -51,7 +52,7 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         return result
     if not say(printable(result.text)):
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
-        again = "what was asked is done" if arguments.name in _AFTER_INTERRUPT else "`tss report` prints it again"
+        again = "what was asked is done" if arguments.name in advice.AFTER_INTERRUPT else "`tss report` prints it again"
         say(f"tss: the summary could not be printed; {again}", error=True)
         return 1 if arguments.name in ("report", "plan") or getattr(arguments, "what", "") == "stats" else 0
     return 0
@@ -64,59 +65,6 @@ def _tell(words: str, error: Exception, arguments: argparse.Namespace) -> None:
         from pipeline import failures
 
         say(printable(failures.traceback_of(error)), error=True)
-
-
-def _words_of(error: Exception, arguments: argparse.Namespace) -> str:
-    """What has failed, and what to do now."""
-    from operators.error_text import first_line
-    from pipeline import failures
-
-    if isinstance(error, RunFailed):
-        return f"the run failed in {error}\ntss: {_advice(arguments, error)}"
-    if isinstance(error, PermissionError):
-        return (
-            f"the run failed: {first_line(error)}\n"
-            "tss: this user may not do that there. Give it rights to read and write all of the output (chown, chmod), and run "
-            "the same command again, or name another output."
-        )
-    if failures.is_of_storage(error):
-        return (
-            f"the run failed: {first_line(error)}\n"
-            "tss: is the disk full, or the object store out of reach? Run the same command again once the cause is gone."
-        )
-    return (
-        f"an unexpected error, {type(error).__name__}: {first_line(error)}\n"
-        "tss: this is a fault of tss, or of a library that it uses; please report it with the traceback."
-    )
-
-
-def _after_interrupt(arguments: argparse.Namespace) -> str:
-    """What has come of a command that was interrupted."""
-    if arguments.name in _AFTER_INTERRUPT:
-        return _AFTER_INTERRUPT[arguments.name]
-    if Interruption.published:
-        return f"{Interruption.published} was published before; what is left to tidy up waits for the next run."
-    return f"nothing was published. The same command{_without_fresh(arguments)} uses what is stored."
-
-
-def _without_fresh(arguments: argparse.Namespace) -> str:
-    """With which words a command goes on with what it has begun."""
-    return " without --fresh" if arguments.fresh else ""
-
-
-def _advice(arguments: argparse.Namespace, failure: RunFailed) -> str:
-    """What to do now."""
-    if arguments.name in _AFTER_FAILURE:
-        return _AFTER_FAILURE[arguments.name]
-    if isinstance(failure, DamagedInput) and arguments.name == "select":
-        return (
-            "nothing was published. Name another run of runs/, or make one with `tss run`: "
-            "pairs that are stored are not computed again."
-        )
-    return (
-        "nothing was published; an earlier run, if there is one, stays current. Run the same command"
-        f"{_without_fresh(arguments)} again once the cause is gone: pairs that were computed are not computed again."
-    )
 
 
 def _quiet_libraries() -> None:
@@ -281,17 +229,6 @@ def _demo(arguments: argparse.Namespace) -> Summary:
 
 _WITHOUT_RAY = ("plan", "report", "export", "push", "submit")
 # What has come of a command that publishes no run.
-_AFTER_FAILURE = {
-    "plan": "a run would fail as well. Plan again once the cause is gone.",
-    "store": "nothing that was stored is lost. Run the same command again once the cause is gone.",
-    "export": "nothing was written. Run the same command again once the cause is gone, or name another run.",
-    "push": "the run is not there as a revision yet. Run the same command again once the cause is gone.",
-}
-_AFTER_INTERRUPT = {
-    "plan": "nothing was written.",
-    "export": "nothing was written.",
-    "push": "the run may be there or not. The same command says so, or sends what is missing.",
-}
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "run": _run,
     "plan": _plan,
