@@ -140,12 +140,12 @@ class Search:
         self._queries, self._paraphrase_max, self._same_task = queries, paraphrase_max, same_task
         self._nearest = Nearest(queries.vectors, count)
         self._skipped = np.zeros(len(queries), dtype=np.int64)
-        self._seen: list[Facts] = []
+        self._seen: list[tuple[np.ndarray, np.ndarray]] = []  # rows and sizes
 
     def see(self, vectors_PD: np.ndarray, facts: Facts, queries: np.ndarray | None = None) -> None:
         """Take what is near in a stretch of the pool, for all queries or for some."""
         asked = self._queries
-        self._seen.append(facts)
+        self._seen.append((facts.rows, facts.size))
 
         def allow(query: np.ndarray, place: np.ndarray, similarity: np.ndarray) -> np.ndarray:
             other = facts.in_pool[place] & (facts.wording[place] != asked.wording[query])  # rule 1
@@ -162,6 +162,10 @@ class Search:
             return np.asarray(allowed)
 
         self._nearest.see(vectors_PD, facts.rows, allow, queries)
+
+    def settle(self) -> None:
+        """Let go of the stretches that were seen so far."""
+        self._nearest.settle()
 
     def end(self) -> pa.Table:
         """NEIGHBOURS of the queries, in their order."""
@@ -190,9 +194,9 @@ class Search:
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:
         """Int64 [N]: bytes of instructions that were seen."""
-        names = np.concatenate([facts.rows for facts in self._seen] or [rows[:0]])
+        names = np.concatenate([rows[:0], *(seen for seen, _ in self._seen)])
         order = np.argsort(names)
-        sizes = np.concatenate([facts.size for facts in self._seen] or [rows[:0]])[order]
+        sizes = np.concatenate([rows[:0], *(sizes for _, sizes in self._seen)])[order]
         return np.asarray(sizes[np.searchsorted(names[order], rows)])
 
 

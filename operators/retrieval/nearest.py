@@ -17,6 +17,7 @@ MARGIN = 1e-5
 TILE_CELLS = 1 << 20
 _NARROWEST = 128
 _EXACT_TOGETHER = 1024
+_SETTLED = -1  # in place of the number of a stretch
 
 # Of cells (query, place in the stretch, similarity), which may be taken.
 Allow = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -38,7 +39,9 @@ class Nearest:
     def __init__(self, queries_QD: np.ndarray, count: int):
         self._queries, self._count = queries_QD, count
         self._floor = np.full(len(queries_QD), -np.inf, dtype=np.float32)  # what a similarity must reach by now
-        self._stretches: list[tuple[np.ndarray, np.ndarray]] = []
+        self._stretches: list[tuple[np.ndarray, np.ndarray]] = []  # that are still looked at
+        # What `settle` has left of others: cells of no stretch name places here.
+        self._rows, self._exact = np.zeros(0, dtype=np.int64), np.zeros(0)
         # Cells that may be among the nearest: query, stretch, place there, similarity. The first are what was kept last.
         self._cells: list[tuple[np.ndarray, ...]] = []
         self._waiting = 0
@@ -51,7 +54,7 @@ class Nearest:
         queries: np.ndarray | None = None,
     ) -> None:
         """Take what is near in a stretch of the pool, for all queries or for some. `rows_P` names its vectors: ties go to the
-        smaller. The stretch must not change until the end."""
+        smaller. The stretch is kept, and must not change, until `settle` or `end`."""
         self._stretches.append((pool_PD, rows_P))
         asking = np.arange(len(self._queries)) if queries is None else queries
         together = max(1, TILE_CELLS // (8 * _NARROWEST))
@@ -93,18 +96,27 @@ class Nearest:
         self._cells, self._waiting = [kept], 0
         return kept
 
-    def end(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of all queries in order, their nearest, best first, ties by row: int64 [Q + 1], where each query's begin; int64 [N],
-        rows; float64 [N], similarities; and bool [Q], whether no others were allowed."""
-        query, stretch, place, _ = self._keep()
-        exact, rows = np.zeros(len(query)), np.zeros(len(query), dtype=np.int64)
-        for number in np.unique(stretch):
+    def settle(self) -> None:
+        """Let go of the stretches that were seen so far, which may be more than memory holds."""
+        query, stretch, place, similarity = self._keep()
+        rows, exact = np.zeros(len(query), dtype=np.int64), np.zeros(len(query))
+        known = stretch == _SETTLED
+        rows[known], exact[known] = self._rows[place[known]], self._exact[place[known]]
+        for number in np.unique(stretch[~known]):
             mine = np.flatnonzero(stretch == number)
             vectors, names = self._stretches[number]
             rows[mine] = names[place[mine]]
             for start in range(0, len(mine), _EXACT_TOGETHER):
                 cells = mine[start : start + _EXACT_TOGETHER]
                 exact[cells] = exact_similarities(self._queries[query[cells]], vectors[place[cells]])
+        self._rows, self._exact, self._stretches = rows, exact, []
+        self._cells = [(query, np.full(len(query), _SETTLED), np.arange(len(query)), similarity)]
+
+    def end(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of all queries in order, their nearest, best first, ties by row: int64 [Q + 1], where each query's begin; int64 [N],
+        rows; float64 [N], similarities; and bool [Q], whether no others were allowed."""
+        self.settle()
+        query, rows, exact = self._cells[0][0], self._rows, self._exact
         order = np.lexsort((rows, -exact, query))
         counts = np.bincount(query, minlength=len(self._queries))
         ranks = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)

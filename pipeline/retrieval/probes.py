@@ -87,6 +87,7 @@ def recall_of_sample(batch: pa.Table, *, shards: Shards, cells: Cells, probes: l
         search = Search(queries, wanted.k, **wanted.rules)
         for shard, pool in shards.embeddings():
             search.see(pool, facts_of(cached_instructions(shards.index, shard), shards.rows_of(shard)))
+            search.settle()  # no more than one shard is held
         exact = search.end()["candidates"].to_pylist()
         shares = []
         for number in probes:

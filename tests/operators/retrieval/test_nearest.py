@@ -19,11 +19,15 @@ def plain(query, pool, count):
     return order, exact[order].tolist()
 
 
-def found_by(asked, pool, count, cuts=(), order=None, **options):
+def found_by(asked, pool, count, cuts=(), order=None, settled=False, **options):
     search = Nearest(asked, count)
     stretches = list(zip([0, *cuts], [*cuts, len(pool)], strict=True))
     for start, stop in stretches if order is None else [stretches[i] for i in order]:
-        search.see(pool[start:stop], np.arange(start, stop), **options)
+        stretch = pool[start:stop].copy()
+        search.see(stretch, np.arange(start, stop), **options)
+        if settled:
+            search.settle()
+            stretch[:] = np.nan  # it may go
     begins, rows, similarities, complete = search.end()
     parts = [slice(*ends) for ends in pairwise(begins.tolist())]
     return [(rows[part].tolist(), similarities[part].tolist()) for part in parts], complete.tolist()
@@ -36,14 +40,15 @@ def found_by(asked, pool, count, cuts=(), order=None, **options):
     cuts=st.lists(st.integers(0, 60), max_size=3),
     narrowest=st.sampled_from([1, 4, 128]),
     backwards=st.booleans(),
+    settled=st.booleans(),
 )
-def test_equals_a_plain_sort_with_ties(count, size, seed, cuts, narrowest, backwards):
+def test_equals_a_plain_sort_with_ties(count, size, seed, cuts, narrowest, backwards, settled):
     pool = unit(np.random.default_rng(seed).integers(-1, 2, (size, 3)) + 0.01)  # few directions: many ties
     queries = pool[:: max(1, size // 7)]
     cuts = sorted(min(cut, size) for cut in cuts)
     before, nearest._NARROWEST = nearest._NARROWEST, narrowest
     order = range(len(cuts), -1, -1) if backwards else None
-    given_, complete = found_by(queries, pool, count, cuts, order)
+    given_, complete = found_by(queries, pool, count, cuts, order, settled)
     nearest._NARROWEST = before
     assert given_ == [plain(query, pool, count) for query in queries]
     assert complete == [size <= count] * len(queries)
