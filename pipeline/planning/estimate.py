@@ -61,7 +61,7 @@ def make_plan(subject: Subject, sample: Sample, stored: StoredPairs) -> Plan:
     worked = _worked(subject, sample, measured, corpus, stored)
     pairs, forward = _pairs(worked, corpus), _forward(subject, worked, corpus)
     instructions = _instructions(subject, sample, corpus)
-    prompt, target = (measured.tokens_N2.mean(axis=0)).tolist()
+    prompt, target = (measured.unique_U2.mean(axis=0)).tolist()
     return Plan(
         k=config.alternatives.k,
         rows=corpus.rows,
@@ -136,7 +136,8 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
     rejected = {name: count / len(sample.rows) for name, count in sample.rejected.items()}
     for name, count in measured.rejected.items():
         rejected[name] = rejected.get(name, 0.0) + laid_out * count / max(1, measured.tokenised)
-    of_row = float(measured.tokens_N2.sum(axis=1).mean())
+    placed = admitted * float(measured.tokens_N2.sum(axis=1).mean())
+    tokens = scored * float(measured.unique_U2.sum(axis=1).mean())  # duplicates may be longer than other rows
     rows = Rows(
         corpus=round(sample.corpus),
         exact=sample.whole,
@@ -150,7 +151,7 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
         rejected_share=sum(rejected.values()),
         rejected=dict(sorted(rejected.items())),
     )
-    return _Corpus(rows, scored, of_row * scored, of_row * admitted, instructions)
+    return _Corpus(rows, scored, tokens, placed, instructions)
 
 
 def _worked(subject: Subject, sample: Sample, measured: MeasuredSample, corpus: _Corpus, stored: StoredPairs) -> Worked:
