@@ -21,8 +21,9 @@ NEAR = 0.9  # of max_length
 
 @dataclass(frozen=True)
 class MeasuredSample:
-    """Rows that would be admitted, as far as it is known, with costs; of the tokenised ones how many there are, their tokens
-    of prompt and target [N, 2], the same without duplicates [U, 2], why others were rejected, and how many are near the greatest length."""
+    """Rows that would be admitted, as far as it is known, with costs; how many were tokenised; the tokens of prompt and target
+    of those that are admitted [N, 2], and of these without duplicates [U, 2]; why others were rejected; and how many are near
+    the greatest length."""
 
     rows: list[PlanRow]
     tokenised: int
