@@ -51,66 +51,72 @@ class _Corpus:
 
 def make_plan(subject: Subject, sample: Sample, stored: StoredPairs) -> Plan:
     """The plan of a run. Raises ValueError where no row of the sample would be admitted."""
-    config, encoder = subject.config, subject.encoder
-    measured = measure_sample(sample, encoder, config.scorer.too_long, config.seed)
+    config = subject.config
+    measured = measure_sample(sample, subject.encoder, config.scorer.too_long, config.seed)
     if not len(measured.tokens_N2):
-        reasons = ", ".join(
-            f"{name} {count:,}" for name, count in sorted((sample.rejected + measured.rejected).items())
-        )
-        raise ValueError(
-            f"none of {len(sample.rows):,} rows that were looked at can be scored ({reasons or 'no rows'})"
-        )
+        reasons = sorted((sample.rejected + measured.rejected).items())
+        words = ", ".join(f"{name} {count:,}" for name, count in reasons) or "no rows"
+        raise ValueError(f"none of {len(sample.rows):,} rows that were looked at can be scored ({words})")
     corpus = _corpus(sample, measured)
     worked = _worked(subject, sample, measured, corpus, stored)
-    cost = worked.cost
-    left = Cost(*(value * corpus.unique / cost.rows for value in vars(cost).values()))
-    by_tokens = corpus.tokens / cost.row_tokens
-    in_pairs = by_tokens * cost.left_tokens * worked.of_pairs
-    on_cpu, on_gpu = (
-        max(0.0, in_pairs - by_tokens * (cost.left_tokens - forward) * worked.of_shared)
-        for forward in (cost.left_cpu, cost.left_gpu)
-    )
+    pairs, forward = _pairs(worked, corpus), _forward(subject, worked, corpus)
     instructions = _instructions(subject, sample, corpus)
-    prompt, target = (measured.tokens_N2.mean(axis=0)).tolist()
-    batch_cpu, batch_gpu = _batches(subject)
-    amounts = Amounts(corpus.unique, left.left, corpus.instructions.value)
+    prompt, target = (measured.unique_U2.mean(axis=0)).tolist()
     return Plan(
         k=config.alternatives.k,
         rows=corpus.rows,
         tokens=Tokens(round(prompt * corpus.unique), round(target * corpus.unique), prompt, target),
         instructions=instructions,
-        pairs=Pairs(
-            asked=round(left.asked),
-            equal=round(left.asked - left.pairs),
-            distinct=round(left.pairs),
-            stored=round(left.pairs - left.left),
-            left=round(left.left),
-        ),
-        forward=Forward(
-            in_pairs=round(in_pairs),
-            on_cpu=round(on_cpu),
-            on_gpu=round(on_gpu),
-            batch_on_cpu=batch_cpu,
-            batch_on_gpu=batch_gpu,
-            shared_prefixes=subject.outline.packed,
-            blocks_worked=len(worked.costs),
-            blocks=max(worked.of, block_count(round(corpus.placed), config.alternatives.k)),
-            spread=_spread(worked.costs),
-        ),
+        pairs=pairs,
+        forward=forward,
         scorer=subject.scorer,
-        gpu=gpu_hours(subject.outline.working, on_gpu),
-        cpu=cpu_hours(subject.outline, subject.model, config.scorer.max_length, worked.pairs, on_cpu),
+        gpu=gpu_hours(subject.outline.working, forward.on_gpu),
+        cpu=cpu_hours(subject.outline, subject.model, config.scorer.max_length, worked.pairs, forward.on_cpu),
         space=space_of(
-            amounts,
+            Amounts(corpus.unique, pairs.left, corpus.instructions.value),
             worked,
             subject.outline,
             subject.scorer.dtype,
-            batch_cpu if subject.scorer.dtype == "float32" else batch_gpu,
+            forward.batch_on_cpu if subject.scorer.dtype == "float32" else forward.batch_on_gpu,
             config.embedder.model,
             subject.embedder_version,
         ),
-        hazards=hazards_of(config, sample, measured, encoder, corpus.rows, instructions),
+        hazards=hazards_of(config, sample, measured, subject.encoder, corpus.rows, instructions),
         notes=_notes(config, worked, sample),
+    )
+
+
+def _pairs(worked: Worked, corpus: _Corpus) -> Pairs:
+    """The pairs of all rows, from those of the blocks that were worked through."""
+    cost, more = worked.cost, corpus.unique / worked.cost.rows
+    return Pairs(
+        asked=round(cost.asked * more),
+        equal=round((cost.asked - cost.pairs) * more),
+        distinct=round(cost.pairs * more),
+        stored=round((cost.pairs - cost.left) * more),
+        left=round(cost.left * more),
+    )
+
+
+def _forward(subject: Subject, worked: Worked, corpus: _Corpus) -> Forward:
+    """The tokens of the pairs that are left, and what goes through the model for them."""
+    cost, more = worked.cost, corpus.tokens / worked.cost.row_tokens
+    in_pairs = more * cost.left_tokens * worked.of_pairs
+    on_cpu, on_gpu = (
+        max(0.0, in_pairs - more * (cost.left_tokens - tokens) * worked.of_shared)
+        for tokens in (cost.left_cpu, cost.left_gpu)
+    )
+    batch_cpu, batch_gpu = _batches(subject)
+    return Forward(
+        in_pairs=round(in_pairs),
+        on_cpu=round(on_cpu),
+        on_gpu=round(on_gpu),
+        batch_on_cpu=batch_cpu,
+        batch_on_gpu=batch_gpu,
+        shared_prefixes=subject.outline.packed,
+        blocks_worked=len(worked.costs),
+        blocks=max(worked.of, block_count(round(corpus.placed), subject.config.alternatives.k)),
+        spread=_spread(worked.costs),
     )
 
 
@@ -130,7 +136,8 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
     rejected = {name: count / len(sample.rows) for name, count in sample.rejected.items()}
     for name, count in measured.rejected.items():
         rejected[name] = rejected.get(name, 0.0) + laid_out * count / max(1, measured.tokenised)
-    of_row = float(measured.tokens_N2.sum(axis=1).mean())
+    placed = admitted * float(measured.tokens_N2.sum(axis=1).mean())
+    tokens = scored * float(measured.unique_U2.sum(axis=1).mean())  # duplicates may be longer than other rows
     rows = Rows(
         corpus=round(sample.corpus),
         exact=sample.whole,
@@ -144,7 +151,7 @@ def _corpus(sample: Sample, measured: MeasuredSample) -> _Corpus:
         rejected_share=sum(rejected.values()),
         rejected=dict(sorted(rejected.items())),
     )
-    return _Corpus(rows, scored, of_row * scored, of_row * admitted, instructions)
+    return _Corpus(rows, scored, tokens, placed, instructions)
 
 
 def _worked(subject: Subject, sample: Sample, measured: MeasuredSample, corpus: _Corpus, stored: StoredPairs) -> Worked:

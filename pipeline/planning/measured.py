@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from operators.hashing import content_hash
 from operators.normalise import Example
 from operators.prompts.measure import Measured, measure
 from operators.prompts.tokenise import Encoder
@@ -20,12 +21,14 @@ NEAR = 0.9  # of max_length
 
 @dataclass(frozen=True)
 class MeasuredSample:
-    """Rows that would be admitted, as far as it is known, with costs; of the tokenised ones how many there are, their tokens
-    of prompt and target [N, 2], why others were rejected, and how many are near the greatest length."""
+    """Rows that would be admitted, as far as it is known, with costs; how many were tokenised; the tokens of prompt and target
+    of those that are admitted [N, 2], and of these without duplicates [U, 2]; why others were rejected; and how many are near
+    the greatest length."""
 
     rows: list[PlanRow]
     tokenised: int
     tokens_N2: np.ndarray
+    unique_U2: np.ndarray
     rejected: Counter[str]
     near: int
 
@@ -48,6 +51,7 @@ def measure_sample(
     tokens = tokens.reshape(len(good), 2)
     sums = dict(zip(good, tokens.sum(axis=1).tolist(), strict=True))
     at_once, more = _line(np.array([_chars(examples[place]) for place in good], dtype=np.float64), tokens.sum(axis=1))
+    hashes = {content_hash(*_texts(examples[place])): row for row, place in reversed(list(enumerate(good)))}
     rows = [
         plan_row(example, row.group, sums.get(place, max(1.0, at_once + more * _chars(example))))
         for place, (row, example) in enumerate(zip(seen, examples, strict=True))
@@ -57,13 +61,18 @@ def measure_sample(
         rows=rows,
         tokenised=len(results),
         tokens_N2=tokens,
+        unique_U2=tokens[sorted(hashes.values())],
         rejected=Counter(result.reason for result in results.values() if not isinstance(result, Measured)),
         near=int((tokens.sum(axis=1) > NEAR * encoder.max_length).sum()),
     )
 
 
+def _texts(example: Example) -> tuple[str, str, str]:
+    return example.instruction, example.input, example.output
+
+
 def _chars(example: Example) -> int:
-    return len(example.instruction) + len(example.input) + len(example.output)
+    return sum(map(len, _texts(example)))
 
 
 def _line(chars: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:

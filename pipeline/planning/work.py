@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import reduce
 
 import numpy as np
@@ -41,10 +41,9 @@ class Cost:
     left_cpu: float = 0.0
     left_gpu: float = 0.0
     alone: float = 0.0  # rows without any alternative
-    short: float = 0.0  # rows with fewer than k
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)))
+        return Cost(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Cost)))
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def work_through(
     for block in chosen:
         some = np.flatnonzero(blocks == block).tolist()
         encoded = encode_rows(corpus, some, candidates, encoder, k=rules.k, too_long=how.too_long, block_tokens=width)
-        cost, some_pairs = _cost(encoded, encoder.context, how, stored, labels, exact=corpus.complete, k=rules.k)
+        cost, some_pairs = _cost(encoded, encoder.context, how, stored, labels, exact=corpus.complete)
         worked.append(cost)
         pairs, rows = pairs + some_pairs, rows + encoded
     return Worked(worked, len(filled), pairs, rows, vectors, *outlook.weights(chosen))
@@ -119,67 +118,59 @@ def _places(corpus: ModelCorpus, edges: np.ndarray) -> np.ndarray:
     return places
 
 
+@dataclass
+class _Distinct:
+    """The distinct pairs of a block, by digest: all, those of rows that were seen, whose ids the model knows, and those that
+    the store lacks."""
+
+    pairs: dict[bytes, Pair] = field(default_factory=dict)
+    seen: dict[bytes, Pair] = field(default_factory=dict)
+    left: dict[bytes, Pair] = field(default_factory=dict)
+
+    def add(self, row: EncodedRow, context: np.ndarray, stored: StoredPairs, label: bool, exact: bool) -> None:
+        prompts = [context, *row.prompts]
+        lacks = _lacks(row, prompts, stored, exact)
+        for copy in range(row.copies):
+            for column, prompt in enumerate(prompts):
+                pair = _copied(row, prompt, column, copy, label) if copy else (prompt, row.target)
+                digest = pair_digest(*pair)
+                self.pairs[digest] = pair
+                if not copy:
+                    self.seen[digest] = pair
+                if lacks[column]:
+                    self.left[digest] = pair
+
+
 def _cost(
-    encoded: list[EncodedRow],
-    context: Ids,
-    how: How,
-    stored: StoredPairs,
-    labels: set[str],
-    *,
-    exact: bool,
-    k: int,
+    encoded: list[EncodedRow], context: Ids, how: How, stored: StoredPairs, labels: set[str], *, exact: bool
 ) -> tuple[Cost, list[Pair]]:
     """What a block costs, and its distinct pairs without copies. With `exact`, alternatives are those of the run, and the store
     is asked for each pair; else for how many it has of the row's input and output."""
-    pairs: dict[bytes, Pair] = {}
-    real: dict[bytes, Pair] = {}  # whose ids the model knows
-    left: set[bytes] = set()
-    asked = rows = alone = short = row_tokens = 0
+    distinct = _Distinct()
     for row in encoded:
-        prompts = [np.asarray(context, dtype=np.int64), *row.prompts]
-        open_columns = _open_columns(row, prompts, stored, exact)
-        for copy in range(row.copies):
-            for column, prompt in enumerate(prompts):
-                pair = (
-                    _copied(row, prompt, column, copy, row.row.example.output in labels)
-                    if copy
-                    else (prompt, row.target)
-                )
-                digest = pair_digest(*pair)
-                pairs[digest] = pair
-                if not copy:
-                    real[digest] = pair
-                if open_columns[column]:
-                    left.add(digest)
-        rows += row.copies
-        asked += row.copies * len(prompts)
-        row_tokens += row.copies * (len(row.prompts[0]) + len(row.target))
-        alone += row.copies * (len(row.prompts) == 1)
-        short += row.copies * (len(row.prompts) <= k)
-    some = list(pairs.values())
-    tokens, cpu, gpu = _tokens(some, how)
-    left_tokens, left_cpu, left_gpu = (
-        (tokens, cpu, gpu) if len(left) == len(pairs) else _tokens([pairs[digest] for digest in left], how)
-    )
+        label = row.row.example.output in labels
+        distinct.add(row, np.asarray(context, dtype=np.int64), stored, label, exact)
+    tokens, cpu, gpu = _tokens(list(distinct.pairs.values()), how)
+    some_left = len(distinct.left) < len(distinct.pairs)
+    left_tokens, left_cpu, left_gpu = _tokens(list(distinct.left.values()), how) if some_left else (tokens, cpu, gpu)
     cost = Cost(
-        rows=rows,
-        row_tokens=row_tokens,
-        asked=asked,
-        pairs=len(pairs),
+        rows=sum(row.copies for row in encoded),
+        row_tokens=sum(row.copies * (len(row.prompts[0]) + len(row.target)) for row in encoded),
+        asked=sum(row.copies * (1 + len(row.prompts)) for row in encoded),
+        pairs=len(distinct.pairs),
         tokens=tokens,
         cpu=cpu,
         gpu=gpu,
-        left=len(left),
+        left=len(distinct.left),
         left_tokens=left_tokens,
         left_cpu=left_cpu,
         left_gpu=left_gpu,
-        alone=alone,
-        short=short,
+        alone=sum(row.copies for row in encoded if len(row.prompts) == 1),
     )
-    return cost, list(real.values())
+    return cost, list(distinct.seen.values())
 
 
-def _open_columns(row: EncodedRow, prompts: list[np.ndarray], stored: StoredPairs, exact: bool) -> list[bool]:
+def _lacks(row: EncodedRow, prompts: list[np.ndarray], stored: StoredPairs, exact: bool) -> list[bool]:
     """Of each pair of a row, whether the store lacks it; where a part of the store was read, that part stands for all."""
     if not stored.pairs:
         return [True] * len(prompts)

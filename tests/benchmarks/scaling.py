@@ -217,7 +217,7 @@ def encoding(job: Job, blocks: list[Block], checked: object) -> None:
     }
     spent = []
     for block in blocks[:30]:
-        batch = pa.table({"item": [to_json(encode.BlockToScore(block.block, block.placed, None, None))]})
+        batch = pa.table({"item": [to_json(encode.BlockToScore(block.block, block.placed, block.offers, None, None))]})
         began = time.process_time()
         encode.encode_block(batch, **settings)
         spent.append(time.process_time() - began)

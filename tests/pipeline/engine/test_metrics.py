@@ -81,7 +81,8 @@ def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(recorded, 
         "target": [3],
         "alternatives": [alternative],
     }
-    actor._block(BlockToScore(0, Part("placed", 1, 0, ""), None, None), from_rows([{**EMPTY, **row}], ENCODED))
+    block = BlockToScore(0, Part("placed", 1, 0, ""), Part("offers", 1, 0, ""), None, None)
+    actor._block(block, from_rows([{**EMPTY, **row}], ENCODED))
     assert {tags["run"] for _, _, tags in recorded} == {"of-this-run"}
     assert [value for name, value, _ in recorded if name == "tss_scorer_batch_tokens"] == [64, 32]
     assert ("tss_pairs", 3, {"source": "computed", "run": "of-this-run"}) in recorded

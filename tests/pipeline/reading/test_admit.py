@@ -205,7 +205,7 @@ def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_
     for end in [Died, Died, Died, GivenUp]:
         with pytest.raises(end) as ended:
             encode.encode_block(
-                record_of(encode.BlockToScore(7, Part("placed", 0, 0, ""), None, None)),
+                record_of(encode.BlockToScore(7, Part("placed", 0, 0, ""), Part("offers", 0, 0, ""), None, None)),
                 work=str(tmp_path),
                 index="",
                 encoder={},
