@@ -6,8 +6,7 @@
 SCORED parts are made up: ids, a score with ties, token counts, ten sources, a thousand clusters, and with --overlap all columns
 that scores are compared by; texts are short. What runs on them is what runs in `tss run` after scoring: `weigh`, the selection
 without caps, with a cap and with a quota, the overlap of scores, and what the summary shows. Each number of rows has a process
-of its own, and parts are removed after it. Seconds of cores are those of all processes of Ray and of the driver. The object
-store's peak is the shared memory that its process has touched.
+of its own, and parts are removed after it. Seconds of cores are those of all processes of Ray and of the driver.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from pipeline.storage.parts import read_table, write_table
 from pipeline.storage.records import BlockPart
 
 COMPARED = ("tss", "tss_nce", "ppl", "ifd", "ifd_loss", "random")
-SHARE, CAP, CLUSTERS, SOURCES = 0.1, 0.0005, 1000, 10  # of the tokens; of the rows, for each of so many clusters
+SHARE, CAP, CLUSTERS, SOURCES = 0.1, 0.00015, 1000, 10  # of the tokens; of the rows, for each of so many clusters
 SELECTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "cap": {"select__max_per": {"cluster": 0}},
@@ -63,7 +62,9 @@ def made_up(number: int, rows: int, more: bool) -> pa.Table:
         "source": np.char.add("s", np.minimum(rng.geometric(0.4, rows) - 1, SOURCES - 1).astype(str)),
         "n_prompt_tokens": rng.integers(20, 200, rows, dtype=np.int32),
         "n_target_tokens": rng.integers(1, 400, rows, dtype=np.int32),
-        "cluster": rng.integers(0, CLUSTERS, rows, dtype=np.int32),
+        "cluster": (CLUSTERS * rng.random(rows) ** 2).astype(
+            np.int32
+        ),  # the largest has 63 times the rows of the smallest
         "tss_pp": np.where(rng.random(rows) < 0.01, 0.5, rng.normal(0, 1, rows)),  # one of a hundred is tied
     }
     columns["length"] = columns["n_target_tokens"]
@@ -104,9 +105,15 @@ class Peaks:
                 times = process.cpu_times()
                 self.seconds[process.pid] = times.user + times.system
                 if process.name() == "raylet":
-                    self.store = max(self.store, process.memory_info().shared / 2**20)
-            except psutil.Error:
+                    self.store = max(self.store, store_of(process.pid))
+            except (psutil.Error, OSError):
                 continue
+
+
+def store_of(raylet: int) -> float:
+    """MiB that the object store of a node has had in use at most: pages of its mapped file that were touched."""
+    links = [link for link in Path(f"/proc/{raylet}/fd").iterdir() if "plasma" in str(link.readlink())]
+    return sum({link.stat().st_ino: link.stat().st_blocks * 512 for link in links}.values()) / 2**20
 
 
 @contextmanager
@@ -185,7 +192,7 @@ def measure(options: argparse.Namespace) -> None:
         parts = pool.map(write_file, jobs, chunksize=max(1, min(64, files // 16)))
     size = sum(record.part.bytes for record in parts) / 2**30
     print(f"{rows:,} rows in {files:,} files, {size:.1f} GiB, written in {time.monotonic() - began:.0f} s", flush=True)
-    cap = max(1, int(CAP * rows))
+    cap, results = max(1, int(CAP * rows)), []
     with session(None):
         for name in options.select:
             more = SELECTIONS[name] | ({"select__max_per": {"cluster": cap}} if name == "cap" else {})
@@ -206,12 +213,13 @@ def measure(options: argparse.Namespace) -> None:
                     digest_scores(job, parts, rows)
             ids, digest = selected(chosen.parts)
             print(f"{ids.shape[1]:,} rows selected, {chosen.used:,} of {chosen.asked:,} tokens, digest {digest}")
-            if options.check:
-                _check(parts, name, cap, ids, chosen.used)
+            results.append((name, ids, chosen.used))
             if name != options.select[0] or not options.weigh:  # weighed parts lie in the first one
                 shutil.rmtree(job.work)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"driver's peak, checks included where there are any: {peak:,.0f} MiB", flush=True)
+    print(f"driver's peak over all steps: {peak:,.0f} MiB", flush=True)
+    for name, ids, used in results if options.check else ():  # last, since a sort takes memory
+        _check(parts, name, cap, ids, used)
 
 
 def _check(parts: list[BlockPart], name: str, cap: int, ids: np.ndarray, used: int) -> None:
@@ -220,7 +228,7 @@ def _check(parts: list[BlockPart], name: str, cap: int, ids: np.ndarray, used: i
         raise SystemExit(
             f"select, {name}: NOT the selection of a sort: {ids.shape[1]} rows, {expected.shape[1]} expected"
         )
-    print("equal to the sort: every id, in its order, and the cost", flush=True)
+    print(f"select, {name}: equal to the sort, every id, in its order, and the cost", flush=True)
 
 
 def main() -> None:
