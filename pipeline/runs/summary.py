@@ -30,7 +30,8 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         f"rows         {counts.read:,} read, {counts.lost:,} rejected ({by_reason(counts) or 'none'}), "
         f"{counts.duplicates:,} duplicates, {_near(manifest)}"
         f"{counts.scored:,} scored" + _without_score(counts.unscored - counts.bounded, counts.bounded),
-        f"pool         {manifest.pool:,} instructions as alternatives, {manifest.instructions:,} distinct in the run",
+        f"pool         {manifest.pool:,} instructions as alternatives, {manifest.instructions:,} distinct in the run"
+        + _retrieval(manifest),
         *_generated(manifest),
         _pairs(manifest.pairs) + _speed(manifest),
         *_quantiles(scores, counts.scored - counts.unscored),
@@ -53,6 +54,15 @@ def _without_score(alone: int, bounded: int) -> str:
     parts = [f"{alone:,} without alternatives"] if alone else []
     parts += [f"{bounded:,} bounded, without tss_pp"] if bounded else []
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _retrieval(manifest: Manifest) -> str:
+    """How far an index was looked into, where there was one."""
+    found = manifest.retrieval
+    if found is None or found.recall is None:
+        return ""
+    recall = f"{found.recall:.3f} [{found.low:.3f} {found.high:.3f}]"
+    return f"; neighbours from {found.probes:,} of {found.lists:,} lists, recall {recall}"
 
 
 def _near(manifest: Manifest) -> str:

@@ -10,6 +10,8 @@ from operators.retrieval.instruction_table import distinct_instructions, instruc
 from pipeline.retrieval import blocks, instructions, lists, probes
 from pipeline.retrieval.instructions import DistinctPart
 from pipeline.retrieval.shards import Shards, shards_of_keys
+from pipeline.runs import open_run
+from pipeline.runs.summary import summarise
 from pipeline.storage.records import Part
 
 pytestmark = pytest.mark.ray
@@ -72,6 +74,9 @@ def test_an_inverted_file_gives_what_its_recall_says(whole, ray_session, model_f
     retrieval = manifest_of(done)["retrieval"]
     assert retrieval["kind"] == "lists" and retrieval["lists"] >= 20 and 1 < retrieval["probes"] <= retrieval["lists"]
     assert 0.9 <= retrieval["low"] <= retrieval["recall"] <= retrieval["high"] <= 1
+    assert f"neighbours from {retrieval['probes']} of {retrieval['lists']} lists, recall 0.9" in summarise(
+        open_run.read_manifest(str(done)), str(done)
+    ).text.replace("recall 1.0", "recall 0.9")
     exact, given = outcome(before), outcome(done)
     shares = [
         len({a["instruction"] for a in row["alternatives"]} & {a["instruction"] for a in given[id]["alternatives"]})
