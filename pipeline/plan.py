@@ -21,6 +21,7 @@ from pipeline.planning.stored import StoredPairs, stored_pairs
 from pipeline.planning.words import in_three_lines
 from pipeline.preflight import Checked, read_template
 from pipeline.reading.chunks import Chunk
+from pipeline.reading.exclude_files import read_excluded
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.request import Request, check_inputs_and_models
 from pipeline.runs.output import check_output, require_apart
@@ -44,6 +45,7 @@ def plan(config: Config) -> Plan:
     require_apart(output, config.input)
     template_text = read_template(config.scorer.template)
     pool_texts = read_pool_file(config.alternatives.pool) if config.alternatives.pool else None
+    read_excluded(config.exclude)
     chunks, checked = check_inputs_and_models(config, template_text)
     require_gpus(config.ray, models.gpu_count())
     dtype = _dtype_here(config)

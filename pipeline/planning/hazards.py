@@ -32,7 +32,16 @@ def hazards_of(
     if rows.duplicates > DUPLICATES * rows.admitted:
         share = rows.duplicates / rows.admitted
         hazards.append(Hazard("duplicates", f"{share:.0%} of the rows are duplicates, which are scored once"))
-    return hazards
+    return hazards + _not_taken_off(config)
+
+
+def _not_taken_off(config: Config) -> list[Hazard]:
+    """What a run takes away that a plan does not look for."""
+    asked = (["dedup.near"] if config.dedup.near is not None else []) + (["exclude"] if config.exclude else [])
+    if not asked:
+        return []
+    words = f"rows that {' and '.join(asked)} will take away are planned as if they were scored"
+    return [Hazard("not_taken_off", words)]
 
 
 def _rejected(config: Config, rows: Rows) -> list[Hazard]:

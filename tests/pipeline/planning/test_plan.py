@@ -107,6 +107,15 @@ def test_few_instructions_one_output_and_duplicates_are_told(planned):
     assert "no alternative" in planned(rows).notes[0]
 
 
+def test_what_a_run_takes_away_is_told_and_excluded_texts_are_checked(planned, tmp_path):
+    rows = [{"instruction": f"Sort {i % 30}.", "input": f"b a {i}", "output": f"{i}"} for i in range(60)]
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"question": "one two three four five six"}])
+    asked = {"exclude": [{"path": str(texts), "ngram": 4}], "dedup__near": 0.9}
+    assert hazards(planned(rows, **asked)) == {"not_taken_off"}
+    with pytest.raises(BadRequest, match=r"exclude.0.path: .*gone.jsonl"):
+        planned(rows, exclude=[{"path": str(tmp_path / "gone.jsonl")}])
+
+
 def test_hours_follow_from_parameters_and_tokens(planned):
     made = planned(corpus(60))
     for of in made.gpu:
