@@ -85,7 +85,13 @@ def packed(
         packs[-1].append(value)
         left -= size(value)
     _keep_off_gpus()
-    return ray.data.from_arrow([pa.table({"item": [to_json(value) for value in pack]}) for pack in packs])
+    # A row for each pack: a dataset of tables would look at each of them in a task of its own before anything is asked of it.
+    rows = [{"item": [to_json(value) for value in pack]} for pack in packs or [[]]]
+    return mapped(ray.data.from_items(rows, override_num_blocks=len(rows)), _unpacked, counts_deaths=True)
+
+
+def _unpacked(batch: pa.Table) -> pa.Table:
+    return pa.table({"item": batch["item"].combine_chunks().flatten().cast(pa.string())})
 
 
 def mapped(dataset: Dataset, function: Callable[..., Any], *, counts_deaths: bool = False, **options: Any) -> Dataset:

@@ -209,7 +209,7 @@ def test_a_block_that_ends_its_encoder_every_time_ends_the_run(monkeypatch, tmp_
                 work=str(tmp_path),
                 index="",
                 encoder={},
-                pool={},
+                paraphrase_max=0.95,
                 source="retrieved",
                 k=1,
                 round=encode.Round("pilot"),

@@ -17,7 +17,7 @@ from operators.hashing import content_hash
 from operators.schema import SCORED
 from operators.selection import budget
 from pipeline.engine import job
-from pipeline.retrieval import place
+from pipeline.retrieval import blocks
 from pipeline.selection import passes, search, weigh
 from pipeline.selection.ranking import WHOLE, Ranking
 from pipeline.selection.search import Search, advanced, asked
@@ -198,7 +198,7 @@ def test_a_run_of_many_small_parts_and_tasks_is_that_of_few(ray_session, model_f
     rows = write_jsonl(tmp_path / "rows.jsonl", [*corpus(60), *corpus(40, seed=2)])
     more = {"select__score": {"tss_pp": 1, "ifd": -0.5}, "select__max_per": {"source": 50, "stars": 4}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "BLOCK_TOKENS", 2000)
+        patch.setattr(blocks, "BLOCK_TOKENS", 2000)
         few = run(tmp_path / "few", [rows], model_folder, **more)
         patch.setattr(weigh, "BYTES_PER_PART", 1)
         patch.setattr(job, "_PARTS_TOGETHER", 1)
