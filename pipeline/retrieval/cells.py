@@ -96,10 +96,9 @@ def cached_group(index: str, group: int) -> LoadedGroup:
     return LoadedGroup(table, facts, table["list"].to_numpy(), load_array(vectors_path(index, group)))
 
 
-@lru_cache(maxsize=1024)
-def _cached_list(index: str, group: int, number: int) -> tuple[np.ndarray, Facts]:
+def _list_of(cells: Cells, number: int) -> tuple[np.ndarray, Facts]:
     """The embeddings of a list, and its facts."""
-    loaded = cached_group(index, group)
+    loaded = cached_group(cells.index, cells.group_of(number))
     start, stop = np.searchsorted(loaded.lists, [number, number + 1]).tolist()
     return loaded.vectors[start:stop], loaded.facts.between(start, stop)
 
@@ -118,10 +117,11 @@ def search_lists(
     names = nearest[asked, flat]
     heads = np.flatnonzero(np.r_[True, names[1:] != names[:-1]][: len(names)])
     stretches = np.split(asked, heads[1:]) if len(heads) else []
-    # Lists that most of the queries are near to come first: what they hold says what is near enough in the others.
-    for place in np.argsort([-len(stretch) for stretch in stretches], kind="stable"):
-        number = int(names[heads[place]])
-        vectors, facts = _cached_list(cells.index, cells.group_of(number), number)
+    # The list that most of the queries are near to comes first: it says what is near enough in others. These follow in the
+    # order of groups, of which few are in memory.
+    home = int(np.argmax([len(stretch) for stretch in stretches])) if stretches else 0
+    for place in sorted(range(len(stretches)), key=lambda place: (place != home, place)):
+        vectors, facts = _list_of(cells, int(names[heads[place]]))
         search.see(vectors, facts, stretches[place])
     table = search.end()
     cramped = search.cramped(table, k)
