@@ -79,21 +79,26 @@ def cached_centres(index: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LoadedGroup:
-    """A group in memory: its CELLS, what the rules know of them, the list of each row, and its embeddings as they are
-    stored."""
+    """A group in memory: what the rules know of its instructions, the list of each, and their embeddings, which are mapped."""
 
-    table: pa.Table
     facts: Facts
     lists: np.ndarray
     vectors: np.ndarray
 
 
-@lru_cache(maxsize=64)
+def read_cells(index: str, group: int) -> pa.Table:
+    """The CELLS of a group."""
+    return read_table(group_path(index, group))
+
+
+# The queries of one list may look into hundreds of others: a process that let go of their groups would load each again and
+# again. Some 0.3 MB apiece, beside what is mapped.
+@lru_cache(maxsize=1024)
 def cached_group(index: str, group: int) -> LoadedGroup:
-    """A group, in this worker process; its embeddings are mapped."""
-    table = read_table(group_path(index, group))
+    """A group, in this worker process."""
+    table = read_cells(index, group)
     facts = facts_of(table, table["row"].to_numpy())
-    return LoadedGroup(table, facts, table["list"].to_numpy(), load_array(vectors_path(index, group)))
+    return LoadedGroup(facts, table["list"].to_numpy(), load_array(vectors_path(index, group)))
 
 
 def _list_of(cells: Cells, number: int) -> tuple[np.ndarray, Facts]:

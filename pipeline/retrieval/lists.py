@@ -30,6 +30,7 @@ from pipeline.retrieval.cells import (
     cached_group,
     centres_path,
     group_path,
+    read_cells,
     search_lists,
     vectors_path,
 )
@@ -193,7 +194,7 @@ def queries_of_group(batch: pa.Table, *, work: str, cells: Cells, probes: int, w
     """Write the QUERIES of the instructions of groups."""
     parts = []
     for group in records_of(Group, batch):
-        loaded = cached_group(cells.index, group.number)
+        loaded, table = cached_group(cells.index, group.number), read_cells(cells.index, group.number)
 
         def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
             return search_lists(cells, queries, count, probes, wanted.k, wanted.rules)
@@ -201,20 +202,20 @@ def queries_of_group(batch: pa.Table, *, work: str, cells: Cells, probes: int, w
         neighbours = []
         for number in np.unique(loaded.lists).tolist():
             start, stop = np.searchsorted(loaded.lists, [number, number + 1]).tolist()
-            own = loaded.table[start:stop].combine_chunks()
+            own = table[start:stop].combine_chunks()
             queries = queries_of(own, loaded.facts.rows[start:stop], loaded.vectors[start:stop])
             neighbours.append(ranked(queries, wanted.k, search))
-        table = place_queries(
+        placed = place_queries(
             pa.concat_tables(neighbours).combine_chunks(),
             loaded.facts.rows,
             loaded.vectors,
-            loaded.table["tokens"].to_numpy(),
+            table["tokens"].to_numpy(),
             clusters_of(loaded.vectors, load_array(_cluster_centres_path(cells.index))),
             k=wanted.k,
             width=width,
             begin=group.begin,
         )
-        parts.append(write_part(f"{work}/queries", table, QUERIES))
+        parts.append(write_part(f"{work}/queries", placed, QUERIES))
     return record_table(parts)
 
 
