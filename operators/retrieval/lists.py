@@ -29,12 +29,12 @@ def find_centres(sample_ND: np.ndarray, count: int) -> np.ndarray:
     """Float32 [L, D] with L at most `count`: centres of a sample in random order (float32, rows of length 1 or 0), in an order
     in which those near each other in meaning are near."""
     centres = sample_ND[: min(count, len(sample_ND))]
-    whole = np.rint(sample_ND * np.float32(_UNIT)).astype(np.int64)
+    whole = np.rint(sample_ND * np.float32(_UNIT)).astype(np.int32)
     for _ in range(_PASSES):
         lists = nearest_lists(sample_ND, centres)
         order = np.argsort(lists, kind="stable")
         heads = np.flatnonzero(np.r_[True, np.diff(lists[order]) != 0])
-        sums = np.add.reduceat(whole[order], heads, axis=0).astype(np.float64)
+        sums = np.add.reduceat(whole[order], heads, axis=0, dtype=np.int64).astype(np.float64)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         # A centre that nothing is nearest to goes; so does one whose vectors cancel.
         centres = (sums / np.maximum(lengths, 1.0)).astype(np.float32)[lengths[:, 0] > 0]

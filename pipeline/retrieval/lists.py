@@ -49,6 +49,7 @@ from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import Part, Retrieval, record_table, records_of
 
 GROUP_ROWS = 8192  # instructions of a group of lists, about
+_CELLS_TOGETHER = 16_384  # instructions on their way to their groups in one table
 
 
 @dataclass(frozen=True)
@@ -164,18 +165,22 @@ def cells_of_shard(batch: pa.Table, *, shards: Shards, first_lists: list[int]) -
     for shard in records_of(int, batch):
         lists = load_array(_lists_path(shards.index, shard))
         table = cached_instructions(shards.index, shard).drop_columns(["key", "text"])
-        vectors = cached_embeddings(shards.index, shard)
-        data = pa.py_buffer(vectors.tobytes())
+        groups = np.searchsorted(first_lists, lists, side="right") - 1
+        rows, vectors = shards.rows_of(shard), cached_embeddings(shards.index, shard)
         width = vectors.shape[1] * vectors.itemsize
-        columns = {
-            "list": pa.array(lists),
-            "row": pa.array(shards.rows_of(shard)),
-            "vector": pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(vectors), [None, data]),
-            "group": pa.array(np.searchsorted(first_lists, lists, side="right") - 1),
-        }
-        for name, column in columns.items():
-            table = table.append_column(name, column)
-        yield table
+        for start in range(0, len(table), _CELLS_TOGETHER):
+            part = slice(start, start + _CELLS_TOGETHER)
+            data = pa.py_buffer(vectors[part].tobytes())
+            cells = table[part]
+            columns = {
+                "list": pa.array(lists[part]),
+                "row": pa.array(rows[part]),
+                "vector": pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(cells), [None, data]),
+                "group": pa.array(groups[part]),
+            }
+            for name, column in columns.items():
+                cells = cells.append_column(name, column)
+            yield cells
 
 
 def write_group(batch: pa.Table, *, index: str) -> pa.Table:
