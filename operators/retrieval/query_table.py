@@ -51,3 +51,10 @@ def query_labels(rows: pa.Table) -> pa.Array:
     task = pc.fill_null(pc.binary_join_element_wise("=", rows["task"], ""), "")
     kind = pc.if_else(rows["has_input"], "+", "-")
     return pc.binary_join_element_wise(rows["instruction_row"].cast(pa.string()), kind, task, "")
+
+
+def find_queries(asked: pa.Table, known: pa.Table) -> pa.Table:
+    """The row of `known` for each row of `asked`, by instruction_row, has_input and task."""
+    labels = query_labels(known)
+    values = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+    return known.take(pc.index_in(query_labels(asked), value_set=values))

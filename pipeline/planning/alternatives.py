@@ -5,20 +5,20 @@ The embedder is the lexical one, whatever the run's: which instructions are near
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from operators.hashing import fold_wording
+from operators.retrieval.alternatives import SPARE, Search, facts_of, queries_of
 from operators.retrieval.embedder import LEXICAL, embed_folded, load_embedder
+from operators.retrieval.instruction_table import wording_code
 from operators.retrieval.prompt_order import neighbourhood_order, shared_order
+from operators.schema import INSTRUCTIONS
 
 Use = tuple[bool, str | None]  # whether rows have an input, and their task
 Query = tuple[int, bool, str | None]
-AT_ONCE = 512  # queries
-SPARE = 2  # candidates kept of a query, as a multiple of k
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,29 @@ class Rules:
 
 def candidates_of(instructions: Instructions, vectors_PD: np.ndarray, rules: Rules) -> dict[Query, list[int]]:
     """For each way in which rows ask, the nearest instructions that the rules allow, best first: SPARE * k, or all."""
-    wordings: dict[str, int] = {}
-    wording = np.array([wordings.setdefault(fold_wording(text), len(wordings)) for text in instructions.texts])
-    kinds = [{with_input for with_input, _ in uses} for uses in instructions.uses]
-    only_with = np.array([kind == {True} for kind in kinds])
-    only_without = np.array([kind == {False} for kind in kinds])
-    of_task: dict[str, list[int]] = defaultdict(list)
-    for row, uses in enumerate(instructions.uses):
-        for task in {name for _, name in uses if name is not None}:
-            of_task[task].append(row)
-    queries = [(row, *use) for row, uses in enumerate(instructions.uses) for use in sorted(uses, key=str)]
-    nearest: dict[Query, list[int]] = {}
-    for start in range(0, len(queries), AT_ONCE):
-        block = queries[start : start + AT_ONCE]
-        sims_QP = vectors_PD[[row for row, *_ in block]] @ vectors_PD.T
-        for (row, with_input, asked), sims in zip(block, sims_QP, strict=True):
-            forbidden = ~instructions.in_pool | (wording == wording[row]) | (sims >= rules.paraphrase_max)
-            forbidden |= only_without if with_input else only_with
-            if asked is not None and rules.same_task == "exclude":
-                forbidden[of_task[asked]] = True
-            nearest[row, with_input, asked] = _top(np.where(forbidden, -np.inf, sims), SPARE * rules.k)
-    return nearest
-
-
-def _top(sims: np.ndarray, count: int) -> list[int]:
-    """Rows with the highest similarities, highest first."""
-    allowed = np.flatnonzero(np.isfinite(sims))
-    if len(allowed) > count:
-        allowed = np.sort(allowed[np.argpartition(-sims[allowed], count - 1)[:count]])
-    ranked: list[int] = allowed[np.lexsort((allowed, -sims[allowed]))].tolist()
-    return ranked
+    uses = [
+        [{"has_input": with_input, "task": task, "room": 0} for with_input, task in sorted(known, key=str)]
+        for known in instructions.uses
+    ]
+    table = pa.table(
+        {
+            "size": [len(text.encode()) for text in instructions.texts],
+            "wording": pa.array(map(wording_code, instructions.texts), pa.int64()),
+            "in_pool": pa.array(instructions.in_pool),
+            "uses": pa.array(uses, INSTRUCTIONS.field("uses").type),
+        }
+    )
+    rows = np.arange(len(table))
+    search = Search(
+        queries_of(table, rows, vectors_PD),
+        SPARE * rules.k,
+        paraphrase_max=rules.paraphrase_max,
+        same_task=rules.same_task,
+    )
+    search.see(vectors_PD, facts_of(table, rows))
+    return {
+        (row["instruction_row"], row["has_input"], row["task"]): row["candidates"] for row in search.end().to_pylist()
+    }
 
 
 def stretches(

@@ -21,7 +21,7 @@ from pipeline.planning.sample import Sample
 from pipeline.planning.space import Amounts, space_of
 from pipeline.planning.stored import StoredPairs
 from pipeline.planning.work import Cost, How, Worked, work_through
-from pipeline.retrieval.blocks import block_count
+from pipeline.retrieval.blocks import block_count, block_width
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _worked(subject: Subject, sample: Sample, measured: MeasuredSample, corpus: 
     """Some blocks of the model of the corpus."""
     wanted = subject.config.alternatives
     tokens = round(corpus.placed)
-    width = max(1, -(-tokens // block_count(tokens, wanted.k)))
+    width = block_width(tokens, wanted.k)
     model = model_corpus(
         measured.rows,
         whole=sample.whole,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from operators.hashing import content_hash, fold_space
+from operators.hashing import content_hash
 from operators.normalise import Example
+from operators.retrieval.instruction_table import instruction_key
 from pipeline.planning.alternatives import Instructions, Use
 
 MOST_INSTRUCTIONS = 6000  # that are compared with each other
@@ -37,7 +38,7 @@ class PlanRow:
 def plan_row(example: Example, group: int, cost: float) -> PlanRow:
     """The row of an example, with the hashes by which a run knows it."""
     id = content_hash(example.instruction, example.input, example.output)
-    key = content_hash(fold_space(example.instruction))
+    key = instruction_key(example.instruction)
     return PlanRow(example, id, key, content_hash(example.input, example.output), group, cost)
 
 
@@ -74,7 +75,7 @@ def model_corpus(
     for row in once:
         texts[row.key] = min(texts.get(row.key, row.example.instruction), row.example.instruction)
         uses[row.key].add(row.use)
-    offered = {content_hash(fold_space(text)): text for text in pool_texts or []}
+    offered = {instruction_key(text): text for text in pool_texts or []}
     offered = dict(sorted(offered.items())[:MOST_INSTRUCTIONS])
     names = sorted({*texts, *offered})
     place = {key: row for row, key in enumerate(names)}

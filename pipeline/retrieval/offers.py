@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.retrieval.instruction_table import have_inputs
-from operators.retrieval.query_table import query_labels
+from operators.retrieval.query_table import find_queries
 from operators.schema import OFFERS, QUERIES
 from pipeline.engine.job import Job, execute, items, mapped, over_parts
 from pipeline.retrieval.answers import ASKER, SHARD, answered
@@ -87,8 +87,7 @@ def queries_known(questions: pa.Table, shards: Shards, shard: int, *, embeddings
     # Those of the instructions that are asked for alone: labels are texts.
     begins, ends = np.searchsorted(rows, asked), np.searchsorted(rows, asked, side="right")
     places = np.unique(np.concatenate([np.arange(a, b) for a, b in zip(begins, ends, strict=True)] or [begins]))
-    near = queries.take(pa.array(places))
-    found = near.take(pc.index_in(query_labels(questions), value_set=_whole(query_labels(near))))
+    found = find_queries(questions, queries.take(pa.array(places)))
     vectors = [None] * len(found)
     if embeddings:
         vectors = list(cached_embeddings(shards.index, shard)[asked - shards.first_row(shard)])

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from operators.retrieval.generated import Generated
 from operators.retrieval.instruction_table import has_input, have_inputs
-from operators.retrieval.query_table import query_labels
+from operators.retrieval.query_table import find_queries
 from operators.scoring.draw import Threshold
 from operators.scoring.encode_pairs import Candidates, encode_rows
 from pipeline.engine.attempts import at_most
@@ -105,9 +105,7 @@ def rows_of_round(block: BlockToScore, round: Round, threshold: Threshold | None
 def offers_of_rows(rows: pa.Table, offers: pa.Table) -> pa.Table:
     """The OFFERS of PLACED rows, a row each."""
     asked = rows.append_column("has_input", have_inputs(rows["input"]))
-    labels = query_labels(offers)
-    known = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
-    return offers.take(pc.index_in(query_labels(asked), value_set=known))
+    return find_queries(asked, offers)
 
 
 def candidates_of(offers: pa.Table) -> list[Candidates]:
