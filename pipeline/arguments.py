@@ -49,6 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
     for verb in (run, plan, refresh, select, demo):
         _add_overrides(verb)
+    for verb in (run, refresh, select, demo):
+        _add_strict(verb)
     _add_flag([run, refresh, select, demo, store, export, push], "--quiet", "no progress on standard error")
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
     submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
@@ -83,6 +85,16 @@ def _add_overrides(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="override a key of the configuration, for example select.budget.tokens=100000",
+    )
+
+
+def _add_strict(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--strict",
+        dest="overrides",
+        action="append_const",
+        const="strict=true",
+        help="publish nothing if the scorer is unfit for these rows, or the selection is another score's; as --set strict=true",
     )
 
 

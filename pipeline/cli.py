@@ -132,12 +132,12 @@ def _select(arguments: argparse.Namespace) -> Summary:
     from pipeline.runs import open_run
     from pipeline.storage import urls
 
-    free = {"score", "select", "ray", "output", "seed", "keep_runs"}
+    free = {"score", "select", "ray", "output", "seed", "keep_runs", "strict"}
     fixed = [text for text in arguments.overrides if _section(text) not in free]
     if fixed:
         raise BadRequest(
             f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
+            "accepted by `tss select`: keys under score, select and ray, output, keep_runs, strict and seed"
         )
     output, run = open_run.find_run(arguments.run)
     if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):

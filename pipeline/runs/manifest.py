@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.reading.snapshot import InputFile
+from pipeline.runs.verdict import Verdict
 from pipeline.selection.overlap import Overlap
 from pipeline.storage.files import digest_of
 from pipeline.storage.records import NearDuplicatesAccount, Part, Retrieval, WrittenInputs
@@ -152,6 +153,7 @@ class Manifest:
     eligible: int = 0
     scores: dict[str, Any] = field(default_factory=dict)
     overlap: Overlap | None = None
+    verdict: Verdict | None = None
     seed: int = 0
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     inputs: list[InputFile] = field(default_factory=list)
@@ -171,7 +173,7 @@ class Manifest:
 def to_plain(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON has it, without what does not apply."""
     plain = asdict(manifest)
-    optional = {"parent", "since", "generator", "alternatives", "near_duplicates", "excluded"} | (
+    optional = {"parent", "since", "verdict", "generator", "alternatives", "near_duplicates", "excluded"} | (
         {"changes"} if manifest.since is None else set()
     )
     return {key: value for key, value in plain.items() if value is not None or key not in optional}

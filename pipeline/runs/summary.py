@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config_select import Select
+from pipeline.runs import verdict_words
 from pipeline.runs.accounts import by_reason
 from pipeline.runs.manifest import AllCounts, Manifest, Pairs, RowChanges
 
@@ -38,6 +39,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         f"selection    {_settings(manifest.config)}",
         *_budget(manifest),
         *_overlap(manifest),
+        *(verdict_words.lines(manifest.verdict) if manifest.verdict else []),
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
         *_changes(manifest),
