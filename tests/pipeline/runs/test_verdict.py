@@ -1,6 +1,7 @@
 """The verdict on a scorer: figures from scored parts, whatever they are cut into, and sentences that say when to look twice."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,7 @@ def tally(table, folder, cuts, below=1.0, fraction=1.0):
     edges = [0, *cuts, len(table)]
     parts = [
         BlockPart(number, write_part(str(folder), table.slice(start, stop - start), SCORED))
-        for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False))
+        for number, (start, stop) in enumerate(itertools.pairwise(edges))
     ]
     tallies = []
     for some in (parts[::2], parts[1::2]):
