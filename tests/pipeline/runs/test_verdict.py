@@ -128,5 +128,5 @@ def test_what_a_large_budget_shares_anyway_is_not_held_against_it():
 def test_strict_makes_what_is_loud_an_error():
     fit = Verdict(rows=1000, best=0.8, low=0.77, high=0.82, chance=0.11, score="tss_pp")
     verdict_words.require_fit(fit)
-    with pytest.raises(RunFailed, match="stage verdict: .*hardly tells .* nothing is published"):
+    with pytest.raises(RunFailed, match=r"stage verdict: .*hardly tells .* nothing is published"):
         verdict_words.require_fit(dataclasses.replace(fit, best=0.2, low=0.18, high=0.22))
