@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from operators.prompts.tokenise import Encoder
+from operators.scoring.outline import Outline
 from pipeline.config import Config
 from pipeline.planning.alternatives import Rules
 from pipeline.planning.distinct import Distinct, distinct_of
@@ -21,9 +22,6 @@ from pipeline.planning.space import Amounts, space_of
 from pipeline.planning.stored import StoredPairs
 from pipeline.planning.work import Cost, How, Worked, work_through
 from pipeline.retrieval.blocks import block_count, block_width
-
-if TYPE_CHECKING:
-    from operators.scoring.outline import Outline  # brings torch, which most commands do without
 
 
 @dataclass(frozen=True)
