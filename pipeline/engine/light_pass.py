@@ -56,7 +56,8 @@ def is_small(parts: Sequence[Any]) -> bool:
     known = [getattr(value, "part", value) for value in parts]
     if len(known) > PARTS_TOGETHER or not all(hasattr(part, "rows") and hasattr(part, "bytes") for part in known):
         return False
-    return sum(part.rows for part in known) <= _ROWS_HERE and sum(part.bytes for part in known) <= _BYTES_HERE
+    rows, size = (sum(int(getattr(part, name)) for part in known) for name in ("rows", "bytes"))
+    return rows <= _ROWS_HERE and size <= _BYTES_HERE
 
 
 def _made_here(
