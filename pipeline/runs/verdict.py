@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from operators.scoring import fitness
 from operators.scoring.scores import ScoreSettings
-from pipeline.engine.job import Job, over_parts, stream
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.selection.overlap import Overlap
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import BlockPart, record_table, records_of
@@ -92,8 +93,8 @@ def judge(
     settings = job.config.score.model_dump()
     fraction = min(below, _SENT / max(1, rows))
     with job.reporter.stage("verdict", len(parts)) as stage:
-        asked = over_parts(parts, tally_parts, settings=settings, below=below, fraction=fraction)
-        tally = joined(stream("verdict", Tally, asked))
+        asked = {"settings": settings, "below": below, "fraction": fraction}
+        tally = joined(light_pass("verdict", Tally, parts, tally_parts, **asked))
         stage.advance(len(parts))
     low, high = fitness.wilson(tally.best, tally.rows)
     verdict = Verdict(
