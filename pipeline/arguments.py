@@ -24,6 +24,10 @@ def make_parser() -> argparse.ArgumentParser:
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
+    explain = verbs.add_parser(
+        "explain", help="one row of a published run: its likelihoods, why it was selected, its tokens"
+    )
+    compare = verbs.add_parser("compare", help="two published runs: scores, selections, rows that moved, settings")
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
     push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
@@ -39,6 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_explain(explain)
+    _add_compare(compare)
     _add_export(export)
     push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
     push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
@@ -53,6 +59,24 @@ def make_parser() -> argparse.ArgumentParser:
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
     submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
     return parser
+
+
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    explain.add_argument("run", help="an output folder, or one of its runs/<id>")
+    explain.add_argument("id", metavar="ID", help="of the row, or its beginning; or FILE:LINE, where the row was read")
+    explain.add_argument("--no-model", action="store_true", help="all but the tokens, which need the model that scored")
+    explain.add_argument("--model", metavar="NAME", help="that model in another folder or by another name")
+    explain.add_argument("--trust-remote-code", action="store_true", help="let the model's own code run, if it has any")
+    explain.add_argument("--html", metavar="FILE", help="write a page, too")
+    explain.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("run", help="an output folder, or one of its runs/<id>")
+    compare.add_argument("other", metavar="run", help="another one")
+    compare.add_argument("--by", metavar="SCORE", default="tss_pp", help="by which rows have moved (default tss_pp)")
+    compare.add_argument("--rows", type=_positive, default=5, metavar="N", help="that moved most each way (default 5)")
+    compare.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:

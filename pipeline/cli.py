@@ -54,7 +54,11 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
         again = "what was asked is done" if arguments.name in advice.AFTER_INTERRUPT else "`tss report` prints it again"
         say(f"tss: the summary could not be printed; {again}", error=True)
-        return 1 if arguments.name in ("report", "plan") or getattr(arguments, "what", "") == "stats" else 0
+        return (
+            1
+            if arguments.name in ("report", "plan", "explain", "compare") or getattr(arguments, "what", "") == "stats"
+            else 0
+        )
     return 0
 
 
@@ -177,6 +181,18 @@ def _report(arguments: argparse.Namespace) -> Summary:
     return report.of_run(run)
 
 
+def _explain(arguments: argparse.Namespace) -> Summary | int:
+    from pipeline import explain
+
+    return explain.verb(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> Summary:
+    from pipeline.inspection import compare_words
+
+    return compare_words.verb(arguments)
+
+
 def _export(arguments: argparse.Namespace) -> Summary:
     from pipeline.export import export_run, request
 
@@ -227,7 +243,7 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("plan", "report", "export", "push", "submit")
+_WITHOUT_RAY = ("plan", "report", "explain", "compare", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "run": _run,
@@ -237,6 +253,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "select": _select,
     "demo": _demo,
     "report": _report,
+    "explain": _explain,
+    "compare": _compare,
     "export": _export,
     "push": _push,
     "submit": _submit,
