@@ -132,26 +132,9 @@ def _store(arguments: argparse.Namespace) -> Summary:
 
 
 def _select(arguments: argparse.Namespace) -> Summary:
-    from pipeline import flow, read_config
-    from pipeline.runs import open_run
-    from pipeline.storage import urls
+    from pipeline import flow, reselect
 
-    free = {"score", "select", "ray", "output", "seed", "keep_runs"}
-    fixed = [text for text in arguments.overrides if _section(text) not in free]
-    if fixed:
-        raise BadRequest(
-            f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
-        )
-    output, run = open_run.find_run(arguments.run)
-    if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):
-        raise BadRequest(
-            f"{run}: a run that does not lie in runs/ of an output folder, so there is no place for another beside it; "
-            "accepted: an output folder, one of its runs/<id>, or this with --set output=DIR"
-        )
-    manifest = open_run.read_manifest(run)
-    data = read_config.override({**open_run.settings_of(manifest), "output": output or run}, arguments.overrides)
-    config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
+    config, run = reselect.requested_selection(arguments.run, arguments.overrides)
     arguments.output_folder = config.output
     return flow.select(config, run, _reporter(arguments))
 
@@ -167,11 +150,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     with_config = parsed.name in ("run", "refresh")
     config = read_config.load(parsed.config, parsed.overrides) if with_config else None
     return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
-
-
-def _section(override: str) -> str:
-    """The outermost key of an `a.b=value`."""
-    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def _report(arguments: argparse.Namespace) -> Summary:
@@ -221,7 +199,7 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline.demo import truth
     from pipeline.runs.output import check_output
 
-    if any(_section(text) == "input" for text in arguments.overrides):
+    if any(read_config.section_of(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
     def config_for(corpus: Path, output: Path, model: Path) -> Config:
