@@ -62,10 +62,8 @@ def standing_of(run: str, manifest: Manifest, row: FoundRow) -> Standing:
     if again.selected != selected:
         return _with(
             unknown,
-            "the run was published with "
-            + ("" if selected else "out ")
-            + "this row, and its settings and scores would now "
-            "decide otherwise: another release has selected it",
+            f"the run was published {'with' if selected else 'without'} this row, and its settings and scores would now decide "
+            "otherwise: another release has selected it",
         )
     if again.budget is not None:
         return _under_budget(again.budget, select, manifest, row, rank)
