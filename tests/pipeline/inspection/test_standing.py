@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ ROWS = st.lists(
         st.integers(1, 9),
     ),
     min_size=1,
-    max_size=20,
+    max_size=14,
 )
 
 
@@ -81,6 +82,7 @@ def competing(rows, temperature=0.0, most_ppl=9):
     ]
 
 
+@hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.sampled_from([0.0, 0.5]), st.integers(1, 9))
 def test_rows_under_a_filter_and_a_temperature(tmp_path_factory, drawn, budget, temperature, most_ppl):
     rows = rows_of(drawn)
@@ -89,6 +91,7 @@ def test_rows_under_a_filter_and_a_temperature(tmp_path_factory, drawn, budget, 
     assert replayed(tmp_path_factory.mktemp("rows"), rows, budget, **select) == set(expected)
 
 
+@hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.integers(1, 3), st.integers(1, 3))
 def test_caps_one_after_the_other(tmp_path_factory, drawn, budget, of_group, of_ppl):
     rows = rows_of(drawn)
@@ -97,6 +100,7 @@ def test_caps_one_after_the_other(tmp_path_factory, drawn, budget, of_group, of_
     assert replayed(tmp_path_factory.mktemp("rows"), rows, budget, **select) == set(slow_select(kept, budget))
 
 
+@hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.sampled_from([0.25, 0.5, 1.0]))
 def test_a_quota_splits_the_budget(tmp_path_factory, drawn, budget, share):
     rows = rows_of(drawn)
@@ -108,6 +112,7 @@ def test_a_quota_splits_the_budget(tmp_path_factory, drawn, budget, share):
     assert replayed(tmp_path_factory.mktemp("rows"), rows, budget, **select) == expected
 
 
+@hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.sampled_from(["mean", "min"]), st.integers(1, 3))
 def test_whole_conversations(tmp_path_factory, drawn, budget, how, most):
     rows = rows_of(drawn)
