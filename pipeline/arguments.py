@@ -13,7 +13,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
     )
-    parser.set_defaults(fresh=False, quiet=False, debug=False, output_folder=None)
+    parser.set_defaults(fresh=False, quiet=False, debug=False, json=False, output_folder=None)
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
     plan = verbs.add_parser(
@@ -24,11 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
-    explain = verbs.add_parser(
-        "explain", help="one row of a published run: its likelihoods, why it was selected, its tokens"
-    )
-    compare = verbs.add_parser("compare", help="two published runs: scores, selections, rows that moved, settings")
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
+    _add_inspection(verbs)
     push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
@@ -43,8 +40,6 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_explain(explain)
-    _add_compare(compare)
     _add_export(export)
     push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
     push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
@@ -61,22 +56,22 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_explain(explain: argparse.ArgumentParser) -> None:
+def _add_inspection(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    explain = verbs.add_parser(
+        "explain", help="one row of a published run: its likelihoods, why it was selected, its tokens"
+    )
     explain.add_argument("run", help="an output folder, or one of its runs/<id>")
     explain.add_argument("id", metavar="ID", help="of the row, or its beginning; or FILE:LINE, where the row was read")
     explain.add_argument("--no-model", action="store_true", help="all but the tokens, which need the model that scored")
     explain.add_argument("--model", metavar="NAME", help="that model in another folder or by another name")
     explain.add_argument("--trust-remote-code", action="store_true", help="let the model's own code run, if it has any")
     explain.add_argument("--html", metavar="FILE", help="write a page, too")
-    explain.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare = verbs.add_parser("compare", help="two published runs: scores, selections, rows that moved, settings")
     compare.add_argument("run", help="an output folder, or one of its runs/<id>")
     compare.add_argument("other", metavar="run", help="another one")
     compare.add_argument("--by", metavar="SCORE", default="tss_pp", help="by which rows have moved (default tss_pp)")
     compare.add_argument("--rows", type=_positive, default=5, metavar="N", help="that moved most each way (default 5)")
-    compare.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_flag([explain, compare], "--json", "print one JSON object")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:

@@ -166,7 +166,8 @@ def test_the_lines_that_the_documentation_shows_are_those_that_were_run():
     code = "\n".join(re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
     assert compile(code, "README", "exec")
     for line in (
-        'stored = open_run("runs/demo").scored.select_columns(LIKELIHOODS.names)',
-        'batch_format="pyarrow", fn_args=',
+        ".scored.select_columns(LIKELIHOODS.names)",
+        'batch_format="pyarrow", fn_args=(',
+        "vars(normalise(row))",
     ):
         assert line in code
