@@ -54,7 +54,11 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
         again = "what was asked is done" if arguments.name in advice.AFTER_INTERRUPT else "`tss report` prints it again"
         say(f"tss: the summary could not be printed; {again}", error=True)
-        return 1 if arguments.name in ("report", "plan") or getattr(arguments, "what", "") == "stats" else 0
+        return (
+            1
+            if arguments.name in ("report", "plan", "explain", "compare") or getattr(arguments, "what", "") == "stats"
+            else 0
+        )
     return 0
 
 
@@ -128,26 +132,9 @@ def _store(arguments: argparse.Namespace) -> Summary:
 
 
 def _select(arguments: argparse.Namespace) -> Summary:
-    from pipeline import flow, read_config
-    from pipeline.runs import open_run
-    from pipeline.storage import urls
+    from pipeline import flow, reselect
 
-    free = {"score", "select", "ray", "output", "seed", "keep_runs", "strict"}
-    fixed = [text for text in arguments.overrides if _section(text) not in free]
-    if fixed:
-        raise BadRequest(
-            f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output, keep_runs, strict and seed"
-        )
-    output, run = open_run.find_run(arguments.run)
-    if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):
-        raise BadRequest(
-            f"{run}: a run that does not lie in runs/ of an output folder, so there is no place for another beside it; "
-            "accepted: an output folder, one of its runs/<id>, or this with --set output=DIR"
-        )
-    manifest = open_run.read_manifest(run)
-    data = read_config.override({**open_run.settings_of(manifest), "output": output or run}, arguments.overrides)
-    config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
+    config, run = reselect.requested_selection(arguments.run, arguments.overrides)
     arguments.output_folder = config.output
     return flow.select(config, run, _reporter(arguments))
 
@@ -165,16 +152,23 @@ def _submit(arguments: argparse.Namespace) -> int:
     return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
 
 
-def _section(override: str) -> str:
-    """The outermost key of an `a.b=value`."""
-    return override.partition("=")[0].partition(".")[0].strip()
-
-
 def _report(arguments: argparse.Namespace) -> Summary:
     from pipeline.runs import open_run, report
 
     arguments.output_folder, run = open_run.find_run(arguments.run)
     return report.of_run(run)
+
+
+def _explain(arguments: argparse.Namespace) -> Summary | int:
+    from pipeline import explain
+
+    return explain.verb(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> Summary:
+    from pipeline.inspection import compare_words
+
+    return compare_words.verb(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> Summary:
@@ -205,7 +199,7 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline.demo import truth
     from pipeline.runs.output import check_output
 
-    if any(_section(text) == "input" for text in arguments.overrides):
+    if any(read_config.section_of(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
     def config_for(corpus: Path, output: Path, model: Path) -> Config:
@@ -227,7 +221,7 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("plan", "report", "export", "push", "submit")
+_WITHOUT_RAY = ("plan", "report", "explain", "compare", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "run": _run,
@@ -237,6 +231,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "select": _select,
     "demo": _demo,
     "report": _report,
+    "explain": _explain,
+    "compare": _compare,
     "export": _export,
     "push": _push,
     "submit": _submit,

@@ -28,7 +28,9 @@ _MOST = 1 << 13  # tokens of a sequence
 # causal model they come from experts that get other numbers of tokens; one that looks ahead differs by far more.
 _EXACT, _ROUNDED = 1e-4, 0.05
 _CAUSAL_EXACT, _CAUSAL_ROUNDED = 1e-3, 0.1
-_LIKELY = 3  # places below the likeliest token: a target is not so sure that no error would show
+# Targets that the model would write: so many of a sequence, each a pass, and so many places below the likeliest token, which
+# may be so sure that no error shows.
+_WRITTEN, _LIKELY = 2, 3
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Probe:
 
     def _trial(self, prompts: list[Ids], targets: list[Ids]) -> Trial:
         if self._model.dtype != torch.float32:
-            targets = [self._likely(prompt, len(target)) for prompt, target in zip(prompts, targets, strict=True)]
+            counts = [min(_WRITTEN, len(target)) for target in targets]
+            targets = [self._likely(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
         sums = [self._sum(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
         return Trial(prompts, targets, np.array(sums))
 

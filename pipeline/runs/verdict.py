@@ -93,7 +93,7 @@ def judge(
     settings = job.config.score.model_dump()
     fraction = min(below, _SENT / max(1, rows))
     with job.reporter.stage("verdict", len(parts)) as stage:
-        asked = {"settings": settings, "below": below, "fraction": fraction}
+        asked: dict[str, Any] = {"settings": settings, "below": below, "fraction": fraction}
         tally = joined(light_pass("verdict", Tally, parts, tally_parts, **asked))
         stage.advance(len(parts))
     low, high = fitness.wilson(tally.best, tally.rows)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 from operators.selection import budget, ranking_key
 from pipeline.config import Config
+from pipeline.config_select import Select
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts, shuffles_of
 from pipeline.engine.light_pass import is_small, light_pass
 from pipeline.errors import BadRequest
@@ -86,9 +87,13 @@ def require_scores(job: Job, scored: list[BlockPart], bounded: int) -> None:
 
 
 def _cost(config: Config) -> str:
-    """What a row costs under the budget: one, its output tokens, or all of its tokens."""
-    ((unit, _),) = config.select.budget.items()
-    return "rows" if unit.startswith("example") else config.select.cost
+    return cost_under(config.select)
+
+
+def cost_under(select: Select) -> str:
+    """What a row costs under the budget: one (`rows`), its output tokens, or all of its tokens."""
+    ((unit, _),) = select.budget.items()
+    return "rows" if unit.startswith("example") else select.cost
 
 
 def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
@@ -99,7 +104,7 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
         stage.advance()
         asked = budget.largest_budget(total, wanted.budget)
         ((column, shares),) = wanted.quota.items() or [(None, {})]
-        cuts = _budgets(asked, shares)
+        cuts = budgets_of(asked, shares)
         plain = Ranking(wanted.score, moments, cost, wanted.where, temperature=wanted.drawn_at)
         ranking = replace(plain, quota=column, shares=list(cuts) if column else [])
         if wanted.unit == "conversation":
@@ -128,7 +133,7 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
     )
 
 
-def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
+def budgets_of(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
     """A search for each budget: one, or one for each group of the quota and one for what the quota leaves to the others."""
     shares = {group_label(name): share for name, share in quota.items()}
     left = 1 - sum(shares.values())

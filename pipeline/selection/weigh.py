@@ -110,9 +110,15 @@ def _require_numbers(score: Score, rows: int) -> None:
 
 def _moments(scored: list[BlockPart], names: list[str]) -> Moments:
     """Mean and standard deviation of each column, rounded to 9 digits. One column alone is ordered as it is."""
+    alone = len(names) == 1
+    parts = [] if alone else list(light_pass("weigh", ColumnMoments, scored, moments_of_parts, names=names))
+    return rounded_moments(names, parts)
+
+
+def rounded_moments(names: list[str], records: list[ColumnMoments]) -> Moments:
+    """The moments of a weighted score by the records of all parts; of one column alone none are needed."""
     if len(names) == 1:
         return {names[0]: (0.0, 1.0)}
-    records = list(light_pass("weigh", ColumnMoments, scored, moments_of_parts, names=names))
     columns = {name: moments.merge(record.columns[place] for record in records) for place, name in enumerate(names)}
     return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
 
