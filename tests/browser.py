@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 _PATIENCE = 120  # seconds; what takes longer hangs
 
 
 class Browser:
-    """One page of a browser of its own. `problems` are errors and warnings of the console so far, `asked` the URLs it went to."""
+    """One page of a browser of its own. `problems` are errors and warnings of the console so far, `asked` the URLs
+    that it went to."""
 
     def __init__(self) -> None:
         from websocket import create_connection
@@ -24,10 +27,18 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(prefix="tss-browser-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [
-                str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
-                "--remote-allow-origins=*", f"--user-data-dir={self._folder.name}", "--no-first-run",
-                "--disable-background-networking", "--disable-dev-shm-usage", "about:blank",
-            ],  # fmt: skip
+                str(CHROMIUM),
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--remote-debugging-port=0",
+                "--remote-allow-origins=*",
+                f"--user-data-dir={self._folder.name}",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-dev-shm-usage",
+                "about:blank",
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

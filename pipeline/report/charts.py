@@ -15,7 +15,6 @@ from pipeline.report.scales import Scale
 Spec = dict[str, Any]
 
 HEIGHT = 190  # pixels; charts are as wide as the column in which they stand
-_SHADES = 5  # of cells, from few rows to many
 EVERY, TAKEN = "all rows", "selected"
 CONFIG: Spec = {
     "background": None,
@@ -61,18 +60,23 @@ def charts(figures: Figures) -> dict[str, Spec]:
 
 
 def _scaled(field: str, title: str, scale: Scale, **more: Any) -> Spec:
-    """An axis of a scale of ours. Domains are ours too: no bin lies beyond them."""
-    drawn: Spec = {"type": scale.kind, "domain": [scale.low, scale.high], "nice": False}
+    """An axis of a scale of ours, of values from its origin on. Domains are ours too: no bin lies beyond them."""
+    drawn: Spec = {"type": scale.kind, "domain": _from_origin(scale, scale.low, scale.high), "nice": False}
     if scale.kind == "symlog":
         drawn |= {"constant": scale.constant, "zero": False}
-    axis = {"values": scale.ticks(), "format": "~g", "grid": False}
+    axis: Spec = {"values": _from_origin(scale, *scale.ticks()), "grid": False}
+    axis |= {"labelExpr": f"format(datum.value + {scale.origin}, ',.3~r')"}
     return {"field": field, "type": "quantitative", "title": title, "scale": drawn, "axis": axis, **more}
 
 
+def _from_origin(scale: Scale, *values: float) -> list[float]:
+    return [value - scale.origin for value in values]
+
+
 def _histogram(histogram: Histogram) -> Spec:
-    edges = histogram.edges
+    edges, places = histogram.edges, _from_origin(histogram.scale, *histogram.edges)
     rows = [
-        {"from": edges[i], "to": edges[i + 1], "share": share, "rows": name}
+        {"x": places[i], "x2": places[i + 1], "from": edges[i], "to": edges[i + 1], "share": share, "rows": name}
         for name, shares in ((EVERY, histogram.every), (TAKEN, histogram.selected))
         for i, share in enumerate(shares)
         if share
@@ -82,8 +86,9 @@ def _histogram(histogram: Histogram) -> Spec:
         "height": HEIGHT,
         "data": {"values": rows},
         "encoding": {
-            "x": _scaled("from", histogram.column, histogram.scale),
-            "x2": {"field": "to"},
+            "x": _scaled("x", histogram.column, histogram.scale),
+            "x2": {"field": "x2"},
+            "y2": {"datum": 0},
             "y": {
                 "field": "share",
                 "type": "quantitative",
@@ -104,10 +109,16 @@ def _histogram(histogram: Histogram) -> Spec:
             ],
         },
         "layer": [
-            {"transform": [{"filter": {"field": "rows", "equal": EVERY}}], "mark": {"type": "bar", "opacity": 0.9}},
+            {"transform": [{"filter": {"field": "rows", "equal": EVERY}}], "mark": {"type": "bar", "aria": False}},
             {
                 "transform": [{"filter": {"field": "rows", "equal": TAKEN}}],
-                "mark": {"type": "bar", "fillOpacity": 0.3, "stroke": "var(--taken)", "strokeWidth": 1.2},
+                "mark": {
+                    "type": "bar",
+                    "aria": False,
+                    "fillOpacity": 0.3,
+                    "stroke": "var(--taken)",
+                    "strokeWidth": 1.2,
+                },
             },
         ],
     }
@@ -125,22 +136,17 @@ def _plane(plane: Plane) -> Spec:
         "encoding": {"tooltip": tooltip},
         "layer": [
             {
-                "mark": {"type": "rect", "color": "var(--every)"},
+                "mark": {"type": "rect", "color": "var(--every)", "aria": False},
                 "encoding": {
                     **axes,
                     "x2": {"field": "x2"},
                     "y2": {"field": "y2"},
-                    "opacity": {
-                        "field": "shade",
-                        "type": "ordinal",
-                        "legend": None,
-                        "scale": {"domain": list(range(_SHADES)), "range": [0.2, 0.36, 0.54, 0.74, 1.0]},
-                    },
+                    "opacity": {"field": "shade", "type": "quantitative", "scale": None, "legend": None},
                 },
             },
             {
                 "transform": [{"filter": {"field": "selected", "gt": 0}}],
-                "mark": {"type": "circle", "color": "var(--taken)", "opacity": 0.85},
+                "mark": {"type": "circle", "aria": False, "color": "var(--taken)", "opacity": 0.85},
                 "encoding": {
                     "x": {**axes["x"], "field": "middle_x"},
                     "y": {**axes["y"], "field": "middle_y"},
@@ -158,17 +164,19 @@ def _plane(plane: Plane) -> Spec:
 
 
 def _cell(cell: Cell, most: int, plane: Plane) -> dict[str, Any]:
-    shade = int(_SHADES * math.log1p(cell.rows) / math.log1p(most) * 0.999)
+    (x, x2, middle_x), (y, y2, middle_y) = (
+        _from_origin(scale, *ends, _middle(ends, scale)) for ends, scale in ((cell.x, plane.x), (cell.y, plane.y))
+    )
     return {
-        "x": cell.x[0],
-        "x2": cell.x[1],
-        "middle_x": _middle(cell.x, plane.x),
-        "y": cell.y[0],
-        "y2": cell.y[1],
-        "middle_y": _middle(cell.y, plane.y),
+        "x": x,
+        "x2": x2,
+        "middle_x": middle_x,
+        "y": y,
+        "y2": y2,
+        "middle_y": middle_y,
         "rows": cell.rows,
         "selected": cell.selected,
-        "shade": shade,
+        "shade": round(0.25 + 0.75 * math.log(cell.rows) / max(1.0, math.log(most)), 2),
     }
 
 
@@ -197,6 +205,7 @@ def _by_rank(bins: Sequence[tuple[float, float]]) -> Spec:
                 "axis": {"format": ".0%", "tickCount": 5, "grid": False},
             },
             "x2": {"field": "to"},
+            "y2": {"datum": 0},
             "y": {
                 "field": "share",
                 "type": "quantitative",
@@ -231,7 +240,7 @@ def _moves(moves: Sequence[Move], name: str) -> Spec:
                 "type": "quantitative",
                 "title": "budget, of what all rows cost",
                 "scale": {"type": "log", "nice": False},
-                "axis": {"format": "~%", "values": sorted({move.budget for move in moves}), "grid": False},
+                "axis": {"format": ".2~p", "values": sorted({move.budget for move in moves}), "grid": False},
             },
             "y": {
                 "field": "median",

@@ -11,15 +11,21 @@ import pyarrow.compute as pc
 from operators.scoring.draw import keys_of
 from operators.scoring.scores import random_of
 from pipeline.report.rows import left_out, order_keys
-from pipeline.report.scales import Scale, scale_of
+from pipeline.report.scales import POSITIVE, Scale, scale_of
 from pipeline.report.tally import SAMPLE, SCORED, SELECTION, Tally
 
 DISTRIBUTIONS = ("tss", "tss_pp", "ppl", "ifd")
-POSITIVE = {"ppl", "ifd"}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS, CELLS, RANK_BINS = 36, (34, 26), 20
 _BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the run's own
-_TEMPERATURES = (0.0, 0.1, 0.25, 0.5, 1.0, float("inf"))  # of tss_pp; other scores: of their spread, a quarter for each 0.25
+_TEMPERATURES = (
+    0.0,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    float("inf"),
+)  # of tss_pp; other scores: of their spread, a quarter for each 0.25
 ROUNDING = 1e-4  # of a mean log-likelihood in float32, however batches are cut
 
 
@@ -91,7 +97,9 @@ class Figures:
     plane: Plane | None
     moves: list[Move]
     sureness: Sureness | None
-    by_rank: list[tuple[float, float]]  # from the best by the run's score: a share of rows, and the share of these selected
+    by_rank: list[
+        tuple[float, float]
+    ]  # from the best by the run's score: a share of rows, and the share of these selected
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,9 @@ def figures(tally: Tally, run: Run) -> Figures | None:
     rows = tally[SCORED]
     selected = _selected(tally)
     histograms = [
-        histogram for name in DISTRIBUTIONS if (histogram := _histogram(name, _values(rows, name), selected)) is not None
+        histogram
+        for name in DISTRIBUTIONS
+        if (histogram := _histogram(name, _values(rows, name), selected)) is not None
     ]
     ranked = rows["passes"].to_numpy()
     return Figures(
@@ -138,11 +148,11 @@ def _selected(tally: Tally) -> np.ndarray:
 
 def _values(rows: pa.Table, name: str) -> np.ndarray:
     """Float64 [N], NaN where there is none."""
-    return rows[name].to_numpy().astype(np.float64)
+    return np.asarray(rows[name].to_numpy(), dtype=np.float64)
 
 
 def _histogram(name: str, values: np.ndarray, selected: np.ndarray) -> Histogram | None:
-    scale = scale_of(values, positive=name in POSITIVE)
+    scale = scale_of(values, name)
     if scale is None:
         return None
     known = np.isfinite(values) & ((values > 0) | (name not in POSITIVE))
@@ -156,7 +166,7 @@ def _histogram(name: str, values: np.ndarray, selected: np.ndarray) -> Histogram
 
 def _plane(ppl: np.ndarray, score: np.ndarray, selected: np.ndarray) -> Plane | None:
     known = np.isfinite(ppl) & np.isfinite(score) & (ppl > 0)
-    x, y = scale_of(ppl[known], positive=True), scale_of(score[known], positive=False)
+    x, y = scale_of(ppl[known], "ppl"), scale_of(score[known], "tss_pp")
     if x is None or y is None:
         return None
     columns, lines = CELLS

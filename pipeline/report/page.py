@@ -60,33 +60,39 @@ def _rendered(
     rows = [_shown(row, length) for row in material.rows[:most_rows]]
     drawn = charts.charts(figures) if figures else {}
     library, script = _file(LIBRARY.name), _file("page.js")
-    return _environment().get_template("page.html.jinja").render(
-        m=manifest,
-        config=manifest.config,
-        counts=counts,
-        order=order_in_words(manifest.config),
-        verdict=verdict_of(manifest),
-        asked=words.asked(manifest),
-        notes=words.notes(manifest, gathered, figures, problem),
-        moved=words.moved(figures),
-        cut_in_words=words.cut_in_words(manifest, figures),
-        problem=problem,
-        figures=figures,
-        quantile_names=[f"{share:.0%}" for share in QUANTILES],
-        shares=shares_of(gathered) if gathered else Shares([], None),
-        accounts=accounts,
-        more_sources=max(0, len(counts.sources) - _SOURCES),
-        rows=rows,
-        kinds=list(dict.fromkeys(kind for row in rows for kind in row["kinds"])),
-        reasons=REASONS,
-        rejected=[(reason, number, material.rejected.get(reason, [])) for reason, number in _by_number(counts.rejected)],
-        yaml=cut(yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True), CONFIGURATION),
-        charts=drawn,
-        data=Markup(_json({"config": charts.CONFIG, "charts": drawn})),
-        style=Markup(_file("page.css")),
-        library=Markup(library if drawn else ""),
-        script=Markup(script),
-        script_sources=" ".join(_hash(text) for text in ([library, script] if drawn else [script])),
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            m=manifest,
+            config=manifest.config,
+            counts=counts,
+            order=order_in_words(manifest.config),
+            verdict=verdict_of(manifest),
+            asked=words.asked(manifest),
+            notes=words.notes(manifest, gathered, figures, problem),
+            moved=words.moved(figures),
+            cut_in_words=words.cut_in_words(manifest, figures),
+            problem=problem,
+            figures=figures,
+            quantile_names=[f"{share:.0%}" for share in QUANTILES],
+            shares=shares_of(gathered) if gathered else Shares([], None),
+            accounts=accounts,
+            more_sources=max(0, len(counts.sources) - _SOURCES),
+            rows=rows,
+            kinds=list(dict.fromkeys(kind for row in rows for kind in row["kinds"])),
+            reasons=REASONS,
+            rejected=[
+                (reason, number, material.rejected.get(reason, [])) for reason, number in _by_number(counts.rejected)
+            ],
+            yaml=cut(yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True), CONFIGURATION),
+            charts=drawn,
+            data=Markup(_json({"config": charts.CONFIG, "charts": drawn})),
+            style=Markup(_file("page.css")),
+            library=Markup(library if drawn else ""),
+            script=Markup(script),
+            script_sources=" ".join(_hash(text) for text in ([library, script] if drawn else [script])),
+        )
     )
 
 
@@ -140,7 +146,11 @@ def _number(value: int) -> str:
 
 def _short(value: float | None) -> str:
     """A figure in three digits; nothing where there is none."""
-    return "" if value is None or not math.isfinite(value) else f"{value:.3g}".replace("-", "−")
+    if value is None or not math.isfinite(value):
+        return ""
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:,.0f}" if 1000 <= abs(rounded) < 1e9 else f"{rounded:.3g}"
+    return text.replace("-", "−")
 
 
 def _by_number(rejected: dict[str, int]) -> list[tuple[str, int]]:
@@ -157,7 +167,7 @@ def _shown(row: Row, length: int) -> dict[str, Any]:
     """A row as the template takes it: texts, and bars of the probability of a token under each instruction."""
     own = row.numbers["loglik_mean"]
     asked = [(row.texts["instruction"], "its own", None, own), *row.alternatives]
-    highest = max((value for *_, value in asked if _finite(value)), default=0.0)
+    highest = max((value for *_, value in asked if value is not None and math.isfinite(value)), default=0.0)
     bars = [
         {
             "text": cut(text, min(length, 200)),
@@ -177,13 +187,8 @@ def _status(row: Row) -> str:
     return f"rank {row.selection_rank:,}" if row.selection_rank is not None else "not selected"
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _width(value: float | None, highest: float) -> float:
     """Per cent of the bar's room: the probability of a token of the output, beside the highest of the row."""
     if value is None or not math.isfinite(value):
         return 0.0
     return round(max(0.5, 100 * math.exp(min(0.0, value - highest))), 1)
-

@@ -104,8 +104,8 @@ def read_rows(wanted: Wanted) -> Material:
     """The rows that are shown, with their ranks in the selection, and examples of rejected ones."""
     rows = []
     by_path: dict[str, list[int]] = {}
-    for path, row in wanted.places:
-        by_path.setdefault(path, []).append(row)
+    for path, number in wanted.places:
+        by_path.setdefault(path, []).append(number)
     for path, numbers in by_path.items():
         table = read_known(path, _COLUMNS).take(pa.array(numbers))
         for number, plain in zip(numbers, table.to_pylist(), strict=True):

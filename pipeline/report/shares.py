@@ -35,6 +35,7 @@ class Groups:
     meaning: str
     groups: list[Group]
     more: int
+    highest: float  # share that a bar has room for
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def shares_of(gathered: Gathered) -> Shares:
         counts = counted[row["column"]].setdefault(row["value"], [0, 0])
         counts[0 if row["of"] == SCORED else 1] += row["rows"]
     rows, selected = (sum(counts[place] for counts in counted["layout"].values()) for place in (0, 1))
-    columns = [_groups(name, groups) for name, groups in counted.items() if len(groups) > 1]
-    return Shares(columns, selected / rows if rows else None)
+    whole = selected / rows if rows else 0.0
+    return Shares([_groups(name, groups, whole) for name, groups in counted.items() if len(groups) > 1], whole)
 
 
-def _groups(column: str, counts: dict[str | None, list[int]]) -> Groups:
+def _groups(column: str, counts: dict[str | None, list[int]], whole: float) -> Groups:
     largest = sorted(counts.items(), key=lambda item: (-item[1][0], item[0] is None, item[0] or ""))
     shown = [
         Group(_name(column, value), rows, selected, selected / rows if rows else 0.0)
@@ -66,7 +67,8 @@ def _groups(column: str, counts: dict[str | None, list[int]]) -> Groups:
     ]
     if column == "length":
         shown = [shown[place] for place in sorted(range(len(shown)), key=lambda place: int(largest[place][0] or 0))]
-    return Groups(column, COLUMNS[column], shown, len(largest) - len(shown))
+    highest = max([whole, *(group.share for group in shown)]) or 1.0
+    return Groups(column, COLUMNS[column], shown, len(largest) - len(shown), highest)
 
 
 def _name(column: str, value: str | None) -> str:

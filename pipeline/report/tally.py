@@ -58,8 +58,8 @@ _SENT = pa.schema([pa.field("name", pa.string()), pa.field("table", pa.binary())
 
 @dataclass(frozen=True)
 class Look:
-    """What is looked for: the share of ids that are sampled, how the run ranks rows, and whether its rows name tasks. `score` is
-    None where the score of a row does not follow from the row alone."""
+    """What is looked for: the share of ids that are sampled, how the run ranks rows, and whether its rows name tasks. `score`
+    is None where the score of a row does not follow from the row alone."""
 
     share: float
     score: str | None
@@ -216,9 +216,7 @@ def _with_order(rows: pa.Table, table: pa.Table, look: Look) -> pa.Table:
 
 def _halves(path: str, drawn: np.ndarray, look: Look) -> tuple[pa.Array, pa.Array]:
     """Tss_pp of rows of a part by every second alternative, and by the others. Likelihoods alone are read, without texts."""
-    with pq.ParquetFile(
-        open_whole(path) if urls.is_url(path) else path, memory_map=not urls.is_url(path)
-    ) as file:
+    with pq.ParquetFile(open_whole(path) if urls.is_url(path) else path, memory_map=not urls.is_url(path)) as file:
         table = file.read(["loglik_mean", "alternatives.list.element.loglik_mean"])
     nothing = pa.nulls(len(drawn), pa.float64())
     if table.column_names != ["loglik_mean", "alternatives"]:

@@ -19,7 +19,10 @@ def asked(manifest: Manifest) -> list[tuple[str, str]]:
         ("inputs", ", ".join(named[:5]) + (f" and {len(named) - 5:,} more" if len(named) > 5 else "")),
         ("scorer", f"{scorer.model} in {scorer.dtype}, template {config.get('scorer', {}).get('template', '')}"),
         ("score", _score(select["score"])),
-        ("temperature", temperature_name(temperature_of(manifest)) + ("" if temperature_of(manifest) else ": a ranking")),
+        (
+            "temperature",
+            temperature_name(temperature_of(manifest)) + ("" if temperature_of(manifest) else ": a ranking"),
+        ),
         ("budget", ", ".join(f"{unit}: {value:g}" for unit, value in select["budget"].items())),
     ]
     offered = config.get("alternatives") or {}
@@ -67,15 +70,19 @@ def notes(manifest: Manifest, gathered: Gathered | None, figures: Figures | None
         if figures.sureness is None or figures.sureness.halves is None:
             sentences.extend(_no_halves(manifest))
     if gathered is not None and gathered.capped:
-        sentences.append(f"A column has more than {tally.MOST_GROUPS:,} values: counts of its smaller groups may be too low.")
+        sentences.append(
+            f"A column has more than {tally.MOST_GROUPS:,} values: counts of its smaller groups may be too low."
+        )
     return sentences
 
 
 def _no_halves(manifest: Manifest) -> list[str]:
     if manifest.counts.bounded or manifest.config["select"]["score"] != "tss_pp":
         return []
-    return ["What half of the alternatives would have selected is not known: rows of this run do not have two of them each, "
-            "or not their likelihoods, or caps, quotas or conversations decide."]
+    return [
+        "What half of the alternatives would have selected is not known: rows of this run do not have two of them each, "
+        "or not their likelihoods, or caps, quotas or conversations decide."
+    ]
 
 
 def moved(figures: Figures | None) -> list[tuple[str, list[str]]]:
@@ -123,10 +130,13 @@ def _end(manifest: Manifest, sure: Sureness) -> list[str]:
     temperature = temperature_of(manifest)
     if temperature:
         return [
-            f"Rows were drawn: by {score} / {temperature_name(temperature)} plus a random number of each row. The last row that "
-            f"was taken has {score} {sure.last_score:.4g} and reached {sure.last_key:.4g}"
-            + (f"; the first one left out has {sure.next_score:.4g} and reached {sure.next_key:.4g}." if sure.next_key
-               is not None else ".")
+            f"Rows were drawn: by {score} / {temperature_name(temperature)} plus a random number of each row. The last row "
+            f"that was taken has {score} {sure.last_score:.4g} and reached {sure.last_key:.4g}"
+            + (
+                f"; the first one left out has {sure.next_score:.4g} and reached {sure.next_key:.4g}."
+                if sure.next_key is not None
+                else "."
+            )
         ]
     after = "" if sure.next_score is None else f"; the best row left out has {sure.next_score:.6g}"
     return [f"The last row that was taken has {score} {sure.last_score:.6g}{after}."]
@@ -136,8 +146,8 @@ def _how_sure(sure: Sureness, temperature: float) -> list[str]:
     sentences = []
     if sure.rounding is not None:
         sentences.append(
-            f"{sure.within_rounding:,} of the rows here lie so near to the end (within {sure.rounding:.2g}) that likelihoods in "
-            "other batches could put them on its other side."
+            f"{sure.within_rounding:,} of the rows here lie so near to the end (within {sure.rounding:.2g}) that likelihoods "
+            "in other batches could put them on its other side."
         )
     if sure.halves is not None:
         sentences.append(
