@@ -99,6 +99,7 @@ def _histogram(histogram: Histogram) -> Spec:
             "color": {
                 "field": "rows",
                 "title": None,
+                "legend": {"symbolStrokeWidth": 0, "symbolOpacity": 1},
                 "scale": {"domain": [EVERY, TAKEN], "range": ["var(--every)", "var(--taken)"]},
             },
             "tooltip": [

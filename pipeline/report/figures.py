@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,9 @@ from operators.scoring.scores import random_of
 from pipeline.report.rows import left_out, order_keys
 from pipeline.report.scales import POSITIVE, Scale, scale_of
 from pipeline.report.tally import SAMPLE, SCORED, SELECTION, Tally
+from pipeline.runs.score_digest import QUANTILES
 
 DISTRIBUTIONS = ("tss", "tss_pp", "ppl", "ifd")
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS, CELLS, RANK_BINS = 36, (34, 26), 20
 _BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the run's own
 _TEMPERATURES = (
@@ -113,6 +113,7 @@ class Run:
     in_float32: bool
     alpha: float
     tau: float
+    quantiles: list[float]  # of tss_pp, as the summary says them; none where no row has one
     simple: bool  # whether one end of one ranking decides: no caps, no quota, no conversations
 
 
@@ -122,8 +123,9 @@ def figures(tally: Tally, run: Run) -> Figures | None:
         return None
     rows = tally[SCORED]
     selected = _selected(tally)
+    known = {"tss_pp": run.quantiles} if run.quantiles else {}
     histograms = [
-        histogram
+        replace(histogram, quantiles=known.get(name, histogram.quantiles))
         for name in DISTRIBUTIONS
         if (histogram := _histogram(name, _values(rows, name), selected)) is not None
     ]

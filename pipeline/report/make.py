@@ -7,6 +7,7 @@ from pipeline.report.figures import Run, figures
 from pipeline.report.gather import Gathered, gather, gather_here, temperature_of
 from pipeline.report.page import page
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.score_digest import QUANTILES
 
 
 def report_of(job: Job, manifest: Manifest, run: str, earlier: str | None) -> str:
@@ -36,6 +37,7 @@ def _page(manifest: Manifest, gathered: Gathered) -> str:
 def _run(manifest: Manifest) -> Run:
     select, score = manifest.config["select"], manifest.config["score"]
     budget = manifest.budget
+    known = manifest.scores
     # Early releases computed other formulas, with other constants.
     ours = select["score"] == "tss_pp" and {"tau", "alpha"} <= score.keys()
     return Run(
@@ -46,6 +48,7 @@ def _run(manifest: Manifest) -> Run:
         in_float32=manifest.scorer.dtype == "float32",
         alpha=float(score.get("alpha", 0.0)),
         tau=float(score.get("tau", 1.0)),
+        quantiles=list(known.get("tss_pp", [])) if tuple(known.get("quantiles", ())) == QUANTILES else [],
         simple=isinstance(select["score"], str)
         and not select.get("max_per")
         and not select.get("quota")

@@ -18,12 +18,13 @@ from markupsafe import Markup, escape
 from operators.rejections import REASONS
 from pipeline.report import charts, words
 from pipeline.report.bundle import LIBRARY
-from pipeline.report.figures import QUANTILES, Figures
+from pipeline.report.figures import Figures
 from pipeline.report.gather import Gathered
 from pipeline.report.rows import Material, Row, cut
 from pipeline.report.shares import Shares, shares_of
 from pipeline.runs.accounts import order_in_words
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.score_digest import QUANTILES
 
 _FOLDER = Path(__file__).parent
 MOST_BYTES = 5_000_000

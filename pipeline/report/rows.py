@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from operators.schema import RETRIEVED
 from operators.scoring.draw import keys_of
-from pipeline.report.tally import BEFORE, SCORED, SELECTION, Look, Tally, read_known
+from pipeline.report.tally import BEFORE, SCORED, SELECTION, Look, Tally, read_places
 from pipeline.storage.parts import read_table
 
 NEAR_THE_CUT, AT_RANDOM, CHANGED = 15, 25, 10
@@ -102,14 +102,15 @@ def order_keys(rows: pa.Table, temperature: float) -> np.ndarray:
 
 def read_rows(wanted: Wanted) -> Material:
     """The rows that are shown, with their ranks in the selection, and examples of rejected ones."""
-    rows = []
+    read: dict[Place, Row] = {}
     by_path: dict[str, list[int]] = {}
     for path, number in wanted.places:
         by_path.setdefault(path, []).append(number)
     for path, numbers in by_path.items():
-        table = read_known(path, _COLUMNS).take(pa.array(numbers))
+        table = read_places(path, _COLUMNS, numbers)
         for number, plain in zip(numbers, table.to_pylist(), strict=True):
-            rows.append(_row(plain, wanted.places[path, number]))
+            read[path, number] = _row(plain, wanted.places[path, number])
+    rows = [read[place] for place in wanted.places]
     ranks = _ranks(wanted.selected, [row.id for row in rows])
     shown: dict[str, Row] = {}
     for row in rows:  # a row that is shown for two reasons may come from two tables

@@ -26,6 +26,7 @@ from pipeline.storage.whole_file import open_whole
 
 SAMPLE = 100_000  # rows of each kind; figures of runs up to this size are those of all rows
 EXTREMES = 25
+_ROWS_AT_ONCE = 256  # with all their texts
 MOST_GROUPS = 5_000  # of a column; of more, those with the most rows stay
 SCORED, SELECTION, BEFORE = "scored", "selected", "before"
 
@@ -163,16 +164,36 @@ def tally_of(looked: Looked, look: Look) -> Tally:
 
 def read_known(path: str, columns: list[str]) -> pa.Table:
     """Columns of SELECTED from a part, null where the part lacks them."""
-    with pq.ParquetFile(
-        open_whole(path) if urls.is_url(path) else path,
-        memory_map=not urls.is_url(path),
-        page_checksum_verification=True,
-    ) as file:
-        present = set(file.schema_arrow.names)
-        table = file.read([name for name in columns if name in present])
-        rows = file.metadata.num_rows
-    whole = [table[name] if name in present else pa.nulls(rows, SELECTED.field(name).type) for name in columns]
-    table = pa.table(whole, names=columns)
+    with _opened(path) as file:
+        return _whole(file.read(_present(file, columns)), columns)
+
+
+def read_places(path: str, columns: list[str], places: list[int]) -> pa.Table:
+    """The same of some rows of a part, in the order of their places; the rows between them are read a few at a time."""
+    ordered = np.sort(np.array(places, dtype=np.int64))
+    batches, begin = [], 0
+    with _opened(path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=_present(file, columns)):
+            inside = ordered[(ordered >= begin) & (ordered < begin + len(batch))] - begin
+            batches.append(batch.take(pa.array(inside)))
+            begin += len(batch)
+    return _whole(pa.Table.from_batches(batches), columns).take(pa.array(np.searchsorted(ordered, places)))
+
+
+def _opened(path: str) -> pq.ParquetFile:
+    source = open_whole(path) if urls.is_url(path) else path
+    return pq.ParquetFile(source, memory_map=not urls.is_url(path), page_checksum_verification=True)
+
+
+def _present(file: pq.ParquetFile, columns: list[str]) -> list[str]:
+    names = set(file.schema_arrow.names)
+    return [name for name in columns if name in names]
+
+
+def _whole(table: pa.Table, columns: list[str]) -> pa.Table:
+    present = set(table.column_names)
+    filled = [table[name] if name in present else pa.nulls(len(table), SELECTED.field(name).type) for name in columns]
+    table = pa.table(filled, names=columns)
     if "extra" in columns:
         table = table.set_column(columns.index("extra"), "extra", pc.fill_null(table["extra"], "{}"))
     return table
@@ -216,7 +237,7 @@ def _with_order(rows: pa.Table, table: pa.Table, look: Look) -> pa.Table:
 
 def _halves(path: str, drawn: np.ndarray, look: Look) -> tuple[pa.Array, pa.Array]:
     """Tss_pp of rows of a part by every second alternative, and by the others. Likelihoods alone are read, without texts."""
-    with pq.ParquetFile(open_whole(path) if urls.is_url(path) else path, memory_map=not urls.is_url(path)) as file:
+    with _opened(path) as file:
         table = file.read(["loglik_mean", "alternatives.list.element.loglik_mean"])
     nothing = pa.nulls(len(drawn), pa.float64())
     if table.column_names != ["loglik_mean", "alternatives"]:

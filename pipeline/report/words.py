@@ -115,7 +115,7 @@ def cut_in_words(manifest: Manifest, figures: Figures | None) -> list[str]:
         if manifest.counts.selected:
             sentences.append(
                 "There is no one end of one ranking here: a quota, a cap, whole conversations, a weighted score or an earlier "
-                "release decide, so that how sure it is cannot be sentences in one figure."
+                "release decide, so that how sure it is cannot be said in one figure."
             )
         return sentences
     return [*sentences, *_end(manifest, sure), *_how_sure(sure, temperature_of(manifest))]
