@@ -108,7 +108,7 @@ class Browser:
     def until(self, expression: str) -> None:
         """Wait until an expression holds."""
         end = time.monotonic() + _PATIENCE
-        while not self.ask(expression):
+        while not self.ask(f"Boolean({expression})"):
             if time.monotonic() > end:
                 raise RuntimeError(f"never: {expression}; {self.problems}")
             time.sleep(0.05)

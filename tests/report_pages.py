@@ -1,18 +1,76 @@
-"""A report page as a browser would take it apart, and what must hold of every one."""
+"""Report pages of runs that tests name, a page as a browser would take it apart, and what must hold of every one."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import math
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from pipeline.report import page
+from hostile_inputs import MARKUP
+from published_runs import publish_rows, scored_row
+
+from pipeline.report import make, page
+from pipeline.runs import open_run
 
 FOLDER = Path(page.__file__).parent
 VOID = {"meta", "input", "br"}
+HOSTILE = [
+    MARKUP,
+    "</script><script>alert(1)</script>",
+    "</style></title></textarea><!-- -->",
+    "]]>--><svg onload=alert(1)>",
+    "javascript:alert(1)",
+    "line\u2028separator\u2029paragraph",
+    "\u202eright to left\u202c \u2066isolate",
+    "nul\0 bell\x07 escape\x1b[31m",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;b&gt; &amp;#x3c;script>",
+    '" onmouseover="alert(1)" x=\'',
+]
+
+
+def scored(number, **more):
+    """A row with scores; the lower the number, the better."""
+    own = -0.1 - number / 10
+    alternatives = [
+        {
+            "instruction": f"other {k}",
+            "origin": ("retrieved", "generated")[k % 2],
+            "similarity": 0.5,
+            "loglik_mean": own - k,
+        }
+        for k in range(4)
+    ]
+    values = {
+        "n_prompt_tokens": 5,
+        "n_target_tokens": 5,
+        "length": 5 + number % 9,
+        "loglik_mean": own,
+        "loglik_empty_mean": -2.0,
+        "alternatives": alternatives,
+        "n_alternatives": 4,
+        "tss": 4.0 - number / 8,
+        "tss_pp": -0.01 * (number + 1),
+        "ppl": math.exp(-own),
+        "ifd": math.exp(-2.0 - own),
+        "random": random.Random(number).random(),
+        "rank": 1,
+        "cluster": number % 3,
+    }
+    texts = {"instruction": f"Do {number}.", "input": "", "output": f"Done {number}."}
+    return scored_row(**{**texts, **values, **more})
+
+
+def made(folder, every, selected, **more):
+    """The page of a run of these rows, its manifest and its folder."""
+    run = publish_rows(folder / "out", every, selected=selected, **more)
+    manifest = open_run.read_manifest(str(run))
+    return make.report_again(manifest, str(run)), manifest, run
 
 
 class Page(HTMLParser):

@@ -2,68 +2,18 @@
 
 import json
 import math
-import random
+from dataclasses import replace
 
 import pytest
 from hostile_inputs import MARKUP
-from published_runs import publish_rows, scored_row
-from report_pages import Page, require_inert
+from published_runs import RUN, publish_rows
+from report_pages import HOSTILE, Page, made, require_inert, scored
 
+from operators.schema import REJECTED, from_rows
 from pipeline.report import make, page, rows
 from pipeline.runs import open_run
 from pipeline.runs.manifest import Budget, ReportFile, RowChanges
-
-HOSTILE = [
-    MARKUP,
-    "</script><script>alert(1)</script>",
-    "</style></title></textarea><!-- -->",
-    "]]>--><svg onload=alert(1)>",
-    "javascript:alert(1)",
-    "line\u2028separator\u2029paragraph",
-    "\u202eright to left\u202c \u2066isolate",
-    "nul\0 bell\x07 escape\x1b[31m",
-    "{{ 7 * 7 }}{% raw %}",
-    "&lt;b&gt; &amp;#x3c;script>",
-    '" onmouseover="alert(1)" x=\'',
-]
-
-
-def scored(number, **more):
-    """A row with scores; the lower the number, the better."""
-    own = -0.1 - number / 10
-    alternatives = [
-        {
-            "instruction": f"other {k}",
-            "origin": ("retrieved", "generated")[k % 2],
-            "similarity": 0.5,
-            "loglik_mean": own - k,
-        }
-        for k in range(4)
-    ]
-    values = {
-        "n_prompt_tokens": 5,
-        "n_target_tokens": 5,
-        "length": 5 + number % 9,
-        "loglik_mean": own,
-        "loglik_empty_mean": -2.0,
-        "alternatives": alternatives,
-        "n_alternatives": 4,
-        "tss": 4.0 - number / 8,
-        "tss_pp": -0.01 * (number + 1),
-        "ppl": math.exp(-own),
-        "ifd": math.exp(-2.0 - own),
-        "random": random.Random(number).random(),
-        "rank": 1,
-        "cluster": number % 3,
-    }
-    texts = {"instruction": f"Do {number}.", "input": "", "output": f"Done {number}."}
-    return scored_row(**{**texts, **values, **more})
-
-
-def made(folder, every, selected, **more):
-    run = publish_rows(folder / "out", every, selected=selected, **more)
-    manifest = open_run.read_manifest(str(run))
-    return make.report_again(manifest, str(run)), manifest, run
+from pipeline.storage.parts import write_table
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +87,6 @@ def test_no_text_of_a_corpus_does_anything(tmp_path, text):
     for number, row in enumerate(every):
         row["id"] = f"{number:032x}"
     _, manifest, run = made(tmp_path, every, [0, 1], columns=["task"])
-    from dataclasses import replace
-
     scores = {**manifest.scores, "best": [[1.0, "0", text, text]], "worst": [[1.0, "0", text, text]]}
     poisoned = replace(
         manifest,
@@ -191,8 +139,6 @@ def test_rows_without_scores_are_told_apart(tmp_path):
     every += [scored(number, alternatives=[], n_alternatives=0, **nothing) for number in range(6, 9)]
     every += [scored(9, ppl=None, ifd=math.inf, loglik_mean=-math.inf, **nothing)]
     run = publish_rows(tmp_path / "out", every, selected=[0, 1], select={"temperature": 0})
-    from dataclasses import replace
-
     manifest = open_run.read_manifest(str(run))
     manifest = replace(manifest, counts=replace(manifest.counts, unscored=4))
     text = require_inert(make.report_again(manifest, str(run))).text
@@ -224,10 +170,6 @@ def test_verdicts_stand_at_the_top(plain):
 
 
 def test_changes_of_a_refresh_are_shown(plain, tmp_path):
-    from dataclasses import replace
-
-    from published_runs import RUN
-
     every = [scored(number) for number in range(30)]
     before = publish_rows(tmp_path / "out", every, selected=[0, 1, 2])
     earlier = before.rename(before.with_name("20250101T000000-abcdef"))
@@ -246,10 +188,6 @@ def test_changes_of_a_refresh_are_shown(plain, tmp_path):
 
 
 def test_examples_of_rejected_rows(tmp_path):
-    from dataclasses import replace as exchange
-
-    from operators.schema import REJECTED, from_rows
-    from pipeline.storage.parts import write_table
 
     run = publish_rows(tmp_path / "out", [scored(0)], selected=[0])
     bad = [
@@ -258,10 +196,10 @@ def test_examples_of_rejected_rows(tmp_path):
     ]
     part = write_table(str(run / "rejected" / "part-00000.parquet"), from_rows(bad, REJECTED))
     manifest = open_run.read_manifest(str(run))
-    manifest = exchange(
+    manifest = replace(
         manifest,
-        files={**manifest.files, "rejected": [exchange(part, path="rejected/part-00000.parquet")]},
-        counts=exchange(manifest.counts, read=7, rejected={"too_long": 5, "malformed_json": 1}),
+        files={**manifest.files, "rejected": [replace(part, path="rejected/part-00000.parquet")]},
+        counts=replace(manifest.counts, read=7, rejected={"too_long": 5, "malformed_json": 1}),
     )
     text = require_inert(make.report_again(manifest, str(run))).text
     assert (
@@ -271,8 +209,6 @@ def test_examples_of_rejected_rows(tmp_path):
 
 
 def test_the_budget_of_a_run_that_covers_everything(plain):
-    from dataclasses import replace
-
     whole = replace(plain[1], budget=Budget(100, "tokens", 90, 90), eligible=12)
     assert "nothing was cut" in require_inert(make.report_again(whole, str(plain[2]))).text
 
