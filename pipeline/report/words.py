@@ -90,7 +90,7 @@ def moved(figures: Figures | None) -> list[tuple[str, list[str]]]:
     if figures is None or not figures.moves:
         return []
     budgets = list(dict.fromkeys(move.budget for move in figures.moves))
-    lines = [("temperature", [f"{budget:.3g} of all" if budget >= 1 else f"{budget:.2%}" for budget in budgets])]
+    lines = [("temperature", [f"{budget:.3g} of all" if budget >= 1 else f"{budget:.1%}" for budget in budgets])]
     for temperature in dict.fromkeys(move.temperature for move in figures.moves):
         cells = {move.budget: move for move in figures.moves if move.temperature == temperature}
         common = [cells[budget].common if budget in cells else None for budget in budgets]
