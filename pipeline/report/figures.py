@@ -114,6 +114,7 @@ class Run:
     alpha: float
     tau: float
     quantiles: list[float]  # of tss_pp, as the summary says them; none where no row has one
+    bounded: bool  # whether rows were left without a score, which other selections could have taken
     simple: bool  # whether one end of one ranking decides: no caps, no quota, no conversations
 
 
@@ -134,7 +135,7 @@ def figures(tally: Tally, run: Run) -> Figures | None:
         sampled=len(rows) if len(rows) < SAMPLE else SAMPLE,
         histograms=histograms,
         plane=_plane(_values(rows, "ppl"), _values(rows, "tss_pp"), selected),
-        moves=_moves(rows, selected, run) if ranked.any() else [],
+        moves=_moves(rows, selected, run) if ranked.any() and not run.bounded else [],
         sureness=_sureness(tally, run) if ranked.any() and selected.any() else None,
         by_rank=_by_rank(rows, selected) if ranked.any() else [],
     )
@@ -267,7 +268,7 @@ def _alike(rows: pa.Table, first: np.ndarray, second: np.ndarray, run: Run) -> f
 
 
 def _halves(rows: pa.Table, passes: np.ndarray, run: Run) -> float | None:
-    if not run.unscaled:
+    if not run.unscaled or run.bounded:
         return None
     uniform = _values(rows, "random")
     halves = [_values(rows, name) for name in ("half_a", "half_b")]
@@ -279,7 +280,7 @@ def _halves(rows: pa.Table, passes: np.ndarray, run: Run) -> float | None:
 
 
 def _draws(rows: pa.Table, passes: np.ndarray, run: Run) -> float | None:
-    if not run.temperature:
+    if not run.temperature or run.bounded:
         return None
     scores = _values(rows, "score")
     another = random_of(rows["id"].to_pylist(), run.seed + 1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
+from operators.scoring.scores import ScoreSettings
 from pipeline.config_select import Select
 from pipeline.engine.job import Job, once, over_parts, tables
 from pipeline.errors import BadRequest
@@ -101,14 +102,16 @@ def look_of(manifest: Manifest) -> Look:
     select = manifest.config["select"]
     rows = max(1, manifest.counts.scored)
     ((unit, _),) = select["budget"].items()
+    # Early releases computed other formulas, with other constants.
+    settings, names = manifest.config.get("score") or {}, {field.name for field in fields(ScoreSettings)}
     return Look(
         # As many more as leave the sample, but for one run in a billion, not short.
         share=min(1.0, (counting.SAMPLE + 6 * math.isqrt(counting.SAMPLE)) / rows),
         score=select["score"] if isinstance(select["score"], str) and select.get("unit") != "conversation" else None,
         where=select.get("where"),
-        cost="rows" if unit.startswith("example") else select["cost"],
+        cost="rows" if unit.startswith("example") else select.get("cost", "total"),
         tasks="task" in manifest.columns,
-        settings=open_run.settings_of(manifest).get("score") or manifest.config["score"],
+        settings=settings if settings.keys() == names else {},
     )
 
 

@@ -35,7 +35,7 @@ def _page(manifest: Manifest, gathered: Gathered) -> str:
 
 
 def _run(manifest: Manifest) -> Run:
-    select, score = manifest.config["select"], manifest.config["score"]
+    select, score = manifest.config["select"], manifest.config.get("score") or {}
     budget = manifest.budget
     known = manifest.scores
     # Early releases computed other formulas, with other constants.
@@ -49,6 +49,7 @@ def _run(manifest: Manifest) -> Run:
         alpha=float(score.get("alpha", 0.0)),
         tau=float(score.get("tau", 1.0)),
         quantiles=list(known.get("tss_pp", [])) if tuple(known.get("quantiles", ())) == QUANTILES else [],
+        bounded=manifest.counts.bounded > 0,
         simple=isinstance(select["score"], str)
         and not select.get("max_per")
         and not select.get("quota")

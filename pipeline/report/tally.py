@@ -67,7 +67,7 @@ class Look:
     where: str | None
     cost: str
     tasks: bool
-    settings: dict[str, Any]  # of the scores
+    settings: dict[str, Any]  # of the scores; none where an early release had others
 
 
 @dataclass(frozen=True)
@@ -237,9 +237,11 @@ def _with_order(rows: pa.Table, table: pa.Table, look: Look) -> pa.Table:
 
 def _halves(path: str, drawn: np.ndarray, look: Look) -> tuple[pa.Array, pa.Array]:
     """Tss_pp of rows of a part by every second alternative, and by the others. Likelihoods alone are read, without texts."""
+    nothing = pa.nulls(len(drawn), pa.float64())
+    if not look.settings:
+        return nothing, nothing
     with _opened(path) as file:
         table = file.read(["loglik_mean", "alternatives.list.element.loglik_mean"])
-    nothing = pa.nulls(len(drawn), pa.float64())
     if table.column_names != ["loglik_mean", "alternatives"]:
         return nothing, nothing
     table = table.take(pa.array(drawn))

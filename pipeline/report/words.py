@@ -60,7 +60,8 @@ def notes(manifest: Manifest, gathered: Gathered | None, figures: Figures | None
     if counts.bounded:
         sentences.append(
             f"The selection was bounded: {counts.bounded:,} rows were left before they had a tss_pp, since they could not be "
-            "selected. Charts of tss and tss_pp show the others alone."
+            "selected. Charts of tss and tss_pp show the others alone, and what other budgets, temperatures, seeds or half of "
+            "the alternatives would select is not known."
         )
     if figures is not None:
         charted = {each.column for each in figures.histograms}

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +103,7 @@ def gathered(done):
 def described(done, **more):
     known = {
         "temperature": 0.5, "budget": 0.2, "seed": 0, "unscaled": True, "in_float32": True, "alpha": 0.1, "tau": 0.5,
-        "quantiles": [], "simple": True,
+        "quantiles": [], "bounded": False, "simple": True,
     }  # fmt: skip
     return figures.Run(**{**known, **more})
 
@@ -212,6 +213,18 @@ def test_the_end_is_that_of_the_selection(gathered, done):
     assert sure.next_key < sure.last_key
     assert 0 <= sure.halves <= 1 and 0 <= sure.draws < 1 and sure.rounding == pytest.approx(1e-4 * 4.1 / 0.5)
     assert figures.figures(gathered.tally, described(done, simple=False)).sureness is None
+
+
+def test_of_a_bounded_selection_only_its_end_is_known(gathered, done):
+    made = figures.figures(gathered.tally, described(done, bounded=True))
+    assert made.moves == [] and made.sureness.halves is None and made.sureness.draws is None
+    assert made.sureness.last_score == figures.figures(gathered.tally, described(done)).sureness.last_score
+
+
+def test_scores_of_an_early_release_are_not_halved(done):
+    early = replace(done[1], config={**done[1].config, "score": {"hardest": 4, "tau": 0.5, "quality_weight": 0.1}})
+    assert gather.gather_here(early, str(done[0])).tally["scored"]["half_a"].null_count == len(EVERY)
+    assert "What half of the alternatives would have selected is not known" in make.report_again(early, str(done[0]))
 
 
 def test_a_selection_by_rank_is_a_step_without_temperature(tmp_path):
