@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
+    report.add_argument("--open", action="store_true", help="open the page of the run in a browser")
     _add_export(export)
     push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
     push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")

@@ -156,7 +156,12 @@ def _report(arguments: argparse.Namespace) -> Summary:
     from pipeline.runs import open_run, report
 
     arguments.output_folder, run = open_run.find_run(arguments.run)
-    return report.of_run(run)
+    printed = report.of_run(run)
+    if not arguments.open:
+        return printed
+    from pipeline.report import show
+
+    return replace(printed, text=f"{printed.text}\n{show.show(run)}")
 
 
 def _explain(arguments: argparse.Namespace) -> Summary | int:

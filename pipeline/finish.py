@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from operators.error_text import first_line
+from pipeline import failures
 from pipeline.engine import metrics
 from pipeline.engine.job import Job
 from pipeline.engine.light_pass import light_pass
 from pipeline.errors import DamagedInput
-from pipeline.runs import accounts, maintenance, open_run, publish, report, verdict_words
+from pipeline.report import make
+from pipeline.runs import accounts, maintenance, open_run, publish, verdict_words
 from pipeline.runs.changes import compare
 from pipeline.runs.manifest import AllCounts, Budget, Manifest, Pairs, RowChanges, Tokens
 from pipeline.runs.score_digest import digest_scores
@@ -80,9 +83,27 @@ def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str |
     chosen = choose.select(job, scored, moments)
     manifest = _completed(job, workspace, outcome, chosen, since)
     former = publish.current_run(workspace.output)
-    run = publish.publish(workspace, manifest, report.page(manifest), job.reporter.say)
+    page, problem = _report(job, workspace, manifest, since)
+    manifest = replace(manifest, timings=_timings(job), report=publish.listed(page, problem))
+    run = publish.publish(workspace, manifest, page, job.reporter.say)
     maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
     return summarise(manifest, run)
+
+
+def _report(job: Job, workspace: Workspace, manifest: Manifest, since: str | None) -> tuple[str, str | None]:
+    """The page of a run that is about to be published, and what was wrong with it: no run is lost for its page, and what failed
+    stands in a log, on the page, in the manifest and in the summary."""
+    try:
+        return make.report_of(job, manifest, workspace.staged, since), None
+    except Exception as error:  # noqa: BLE001 (whatever it is: the run is whole without its page)
+        log = failures.keep_log(error, "report", workspace.output)
+        problem = f"{first_line(error)[:300]} (the traceback is in {log})"
+        job.reporter.say(f"report       without figures of rows: {problem}")
+        return make.report_without_rows(manifest, problem), problem
+
+
+def _timings(job: Job) -> dict[str, float]:
+    return {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()}
 
 
 def _completed(
@@ -113,7 +134,7 @@ def _completed(
         verdict=verdict,
         seed=job.config.seed,
         files=publish.gather(job, workspace, kinds),
-        timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
+        timings=_timings(job),
         since=compared,
         changes=changes,
     )

@@ -22,6 +22,7 @@ FLOORS = (
     "pipeline.scoring",
     "pipeline.selection",
     "pipeline.runs",
+    "pipeline.report",
     "pipeline.planning",
     "pipeline.export",
     "pipeline.inspection",

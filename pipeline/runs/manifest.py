@@ -124,6 +124,16 @@ class ExcludedName:
 
 
 @dataclass(frozen=True)
+class ReportFile:
+    """The page of a run: its file in the run's folder, bytes and digest; `problem` says why it lacks the figures of rows."""
+
+    path: str
+    bytes: int
+    digest: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class RowChanges:
     """Rows since an earlier run: new ones, ones that are gone, ones that are still there, `moved` of these to another rank."""
 
@@ -168,12 +178,13 @@ class Manifest:
     parent: str | None = None  # the run that a selection was made from
     since: str | None = None  # the run that a refresh compares with
     changes: dict[str, RowChanges] | None = None  # of all scored rows and of the selected ones
+    report: ReportFile | None = None
 
 
 def to_plain(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON has it, without what does not apply."""
     plain = asdict(manifest)
-    optional = {"parent", "since", "verdict", "generator", "alternatives", "near_duplicates", "excluded"} | (
+    optional = {"parent", "since", "verdict", "generator", "alternatives", "near_duplicates", "excluded", "report"} | (
         {"changes"} if manifest.since is None else set()
     )
     return {key: value for key, value in plain.items() if value is not None or key not in optional}

@@ -23,7 +23,7 @@ from pipeline.engine.light_pass import light_pass
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.interruption import Interruption
 from pipeline.runs.card import card
-from pipeline.runs.manifest import Manifest, sealed
+from pipeline.runs.manifest import Manifest, ReportFile, sealed
 from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
 from pipeline.runs.workspace import WORK, Workspace, run_ids
 from pipeline.storage import conditional, files, urls
@@ -79,6 +79,12 @@ def copy_parts(batch: pa.Table, *, work: str) -> pa.Table:
         files.write(path, checked_bytes(record.part))
         copies.append(BlockPart(record.block, replace(record.part, path=path)))
     return record_table(copies)
+
+
+def listed(page: str, problem: str | None) -> ReportFile:
+    """What the manifest says of the report page; `problem` is why it lacks the figures of rows."""
+    data = page.encode()
+    return ReportFile(REPORT, len(data), files.digest_of(data), problem)
 
 
 def publish(workspace: Workspace, manifest: Manifest, page: str, say: Callable[[str], None]) -> str:

@@ -53,6 +53,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         *_warnings(counts),
         *_crowded(manifest),
         *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.damaged),
+        *_report(manifest),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
@@ -212,6 +213,12 @@ def _warnings(counts: AllCounts) -> list[str]:
         for source, rows in sorted(counts.sources.items())
         if rows.read and rows.read == rows.lost
     ]
+
+
+def _report(manifest: Manifest) -> list[str]:
+    if manifest.report is None or manifest.report.problem is None:
+        return []
+    return [f"warning      the report lacks the figures of rows: {manifest.report.problem}"]
 
 
 def _examples(title: str, rows: Iterable[Sequence[Any]]) -> list[str]:
