@@ -81,31 +81,44 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
+def _init(arguments: argparse.Namespace) -> Summary:
+    from pipeline.first_config import first_config
+    from pipeline.runs.summary import Summary
+
+    text, lines = first_config(arguments.config, arguments.overrides)
+    say(printable("\n".join(lines)), error=True)
+    return Summary("", text)
+
+
 def _run(arguments: argparse.Namespace) -> Summary:
+    if arguments.dry_run:
+        return _plan(arguments)
     from pipeline import flow
 
     return flow.run(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
 
 
 def _refresh(arguments: argparse.Namespace) -> Summary:
+    if arguments.dry_run:
+        return _plan(arguments)
     from pipeline import flow
 
     return flow.refresh(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
 
 
 def _plan(arguments: argparse.Namespace) -> Summary:
-    from pipeline import plan, read_config
+    from pipeline import config_or_data, plan
     from pipeline.planning import words
     from pipeline.runs.summary import Summary
 
-    made = plan.plan(read_config.load(arguments.config, arguments.overrides))
-    return Summary("", words.as_json(made) if arguments.json else words.as_lines(made))
+    made = plan.plan(config_or_data.load(arguments.config, arguments.overrides))
+    return Summary("", words.as_json(made) if getattr(arguments, "json", False) else words.as_lines(made))
 
 
 def _config_of(arguments: argparse.Namespace) -> Config:
-    from pipeline import read_config
+    from pipeline import config_or_data
 
-    config = read_config.load(arguments.config, arguments.overrides)
+    config = config_or_data.load(arguments.config, arguments.overrides)
     arguments.output_folder = config.output
     return config
 
@@ -153,7 +166,7 @@ def _select(arguments: argparse.Namespace) -> Summary:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from pipeline import read_config, submit
+    from pipeline import config_or_data, submit
 
     if arguments.command[:1] not in ([name] for name in ("run", "refresh", "select", "demo")):
         raise BadRequest(
@@ -161,7 +174,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         )
     parsed = make_parser().parse_args(arguments.command)
     with_config = parsed.name in ("run", "refresh")
-    config = read_config.load(parsed.config, parsed.overrides) if with_config else None
+    config = config_or_data.load(parsed.config, parsed.overrides) if with_config else None
     return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
 
 
@@ -227,9 +240,10 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("plan", "report", "export", "push", "submit")
+_WITHOUT_RAY = ("init", "plan", "report", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
+    "init": _init,
     "run": _run,
     "plan": _plan,
     "refresh": _refresh,

@@ -18,6 +18,7 @@ from pipeline.engine.session import is_local
 from pipeline.preflight import Checked, check_models, check_quota, read_template, require_conversations
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.exclude_files import ExcludedFile, read_excluded
+from pipeline.reading.first_rows import require_layouts
 from pipeline.reading.pool_file import read_pool_file
 from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
 from pipeline.retrieval.instructions import InstructionTable
@@ -166,6 +167,7 @@ def check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Ch
     may reach neither."""
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
+    require_layouts(chunks, config.max_rejected_fraction)
     return chunks, check_models(config, template_text)
 
 
