@@ -24,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
     store = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
+    flags.add_runs(verbs)
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")

@@ -18,6 +18,7 @@ from pipeline.shadowing import check_shadowing
 # Everything else is imported within functions: after the check for modules that would hide it, and where it is wanted.
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.engine.job import Publishing
     from pipeline.engine.progress import Reporter
     from pipeline.runs.summary import Summary
 
@@ -95,7 +96,8 @@ def _run(arguments: argparse.Namespace) -> Summary:
         return _plan(arguments)
     from pipeline import flow
 
-    return flow.run(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+    asked = {"fresh": arguments.fresh, "publishing": _publishing(arguments)}
+    return flow.run(_config_of(arguments), _reporter(arguments), **asked)
 
 
 def _refresh(arguments: argparse.Namespace) -> Summary:
@@ -103,7 +105,8 @@ def _refresh(arguments: argparse.Namespace) -> Summary:
         return _plan(arguments)
     from pipeline import flow
 
-    return flow.refresh(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+    asked = {"fresh": arguments.fresh, "publishing": _publishing(arguments)}
+    return flow.refresh(_config_of(arguments), _reporter(arguments), **asked)
 
 
 def _plan(arguments: argparse.Namespace) -> Summary:
@@ -121,6 +124,12 @@ def _config_of(arguments: argparse.Namespace) -> Config:
     config = config_or_data.load(arguments.config, arguments.overrides)
     arguments.output_folder = config.output
     return config
+
+
+def _publishing(arguments: argparse.Namespace) -> Publishing:
+    from pipeline.engine.job import Publishing
+
+    return Publishing(arguments.label or "", arguments.allow_empty)
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
@@ -141,28 +150,25 @@ def _store(arguments: argparse.Namespace) -> Summary:
 
 
 def _select(arguments: argparse.Namespace) -> Summary:
-    from pipeline import flow, read_config
-    from pipeline.runs import open_run
-    from pipeline.storage import urls
+    from pipeline import flow, selecting
 
-    free = {"score", "select", "ray", "output", "seed", "keep_runs"}
-    fixed = [text for text in arguments.overrides if _section(text) not in free]
-    if fixed:
-        raise BadRequest(
-            f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
-        )
-    output, run = open_run.find_run(arguments.run)
-    if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):
-        raise BadRequest(
-            f"{run}: a run that does not lie in runs/ of an output folder, so there is no place for another beside it; "
-            "accepted: an output folder, one of its runs/<id>, or this with --set output=DIR"
-        )
-    manifest = open_run.read_manifest(run)
-    data = read_config.override({**open_run.settings_of(manifest), "output": output or run}, arguments.overrides)
-    config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
+    config, run = selecting.asked(arguments.run, arguments.overrides)
+    if arguments.dry_run:
+        return flow.try_selection(config, run, _reporter(arguments))
     arguments.output_folder = config.output
-    return flow.select(config, run, _reporter(arguments))
+    return flow.select(config, run, _reporter(arguments), publishing=_publishing(arguments))
+
+
+def _runs(arguments: argparse.Namespace) -> Summary:
+    from pipeline.runs import history
+
+    return history.runs(arguments.output)
+
+
+def _use(arguments: argparse.Namespace) -> Summary:
+    from pipeline.runs import history
+
+    return history.use(arguments.output, arguments.run)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -176,11 +182,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     with_config = parsed.name in ("run", "refresh")
     config = config_or_data.load(parsed.config, parsed.overrides) if with_config else None
     return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
-
-
-def _section(override: str) -> str:
-    """The outermost key of an `a.b=value`."""
-    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def _report(arguments: argparse.Namespace) -> Summary:
@@ -217,8 +218,9 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline import demo, flow, read_config
     from pipeline.demo import truth
     from pipeline.runs.output import check_output
+    from pipeline.selecting import section_of
 
-    if any(_section(text) == "input" for text in arguments.overrides):
+    if any(section_of(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
     def config_for(corpus: Path, output: Path, model: Path) -> Config:
@@ -240,7 +242,7 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("init", "plan", "report", "export", "push", "submit")
+_WITHOUT_RAY = ("init", "plan", "report", "runs", "use", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "init": _init,
@@ -249,6 +251,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "refresh": _refresh,
     "store": _store,
     "select": _select,
+    "runs": _runs,
+    "use": _use,
     "demo": _demo,
     "report": _report,
     "export": _export,

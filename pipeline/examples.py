@@ -11,7 +11,10 @@ EXAMPLES = {
     "  tss run config.yaml --dry-run",
     "plan": "tss plan config.yaml --budget 10%",
     "refresh": "tss refresh config.yaml",
-    "select": "tss select runs/mine --budget 20k --set \"select.where='ppl < 200'\"",
+    "select": 'tss select runs/mine --budget 20k --set "select.where=\'ppl < 200\'" --label "no outliers"\n'
+    "  tss select runs/mine --budget 10% --dry-run",
+    "runs": "tss runs runs/mine",
+    "use": "tss use runs/mine 20261130T025819-ba15d2",
     "store": "tss store stats runs/mine",
     "demo": "tss demo --rows 500 --output runs/small",
     "report": "tss report runs/mine",

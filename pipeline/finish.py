@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.engine import metrics
 from pipeline.engine.job import Job, execute, over_parts
-from pipeline.errors import DamagedInput
+from pipeline.errors import BadRequest, DamagedInput, RunFailed
 from pipeline.runs import accounts, maintenance, open_run, publish, report
 from pipeline.runs.changes import compare
 from pipeline.runs.manifest import Budget, Manifest, Pairs, RowChanges, Tokens
@@ -75,11 +75,26 @@ def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str |
     scored, moments = weigh(job, outcome.scored)
     outcome = replace(outcome, scored=scored)
     chosen = choose.select(job, scored, moments)
+    _require_rows(job, outcome.manifest, chosen)
     manifest = _completed(job, workspace, outcome, chosen, since)
-    former = publish.current_run(workspace.output)
+    former = open_run.current_run(workspace.output)
     run = publish.publish(workspace, manifest, report.page(manifest), job.reporter.say)
     maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
     return summarise(manifest, run)
+
+
+def _require_rows(job: Job, manifest: Manifest, chosen: choose.Selection) -> None:
+    """Raise BadRequest, of a run that has been scored for it RunFailed, where nothing is selected and nobody has allowed that:
+    readers of the current run would have no rows all at once."""
+    if chosen.sources or job.publishing.allow_empty:
+        return
+    why = "no row has a score and passes the filters"
+    if chosen.eligible:
+        why = f"of {chosen.asked:,} {chosen.unit} the first row of the ranking alone costs more"
+    words = f"nothing would be selected: {why}; accepted: another select.where or select.budget, or --allow-empty"
+    if manifest.parent is not None:
+        raise BadRequest(f"select: {words}. Nothing was published")
+    raise RunFailed("select", words)
 
 
 def _completed(
@@ -111,6 +126,7 @@ def _completed(
         timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
         since=compared,
         changes=changes,
+        label=job.publishing.label or None,
     )
 
 

@@ -93,6 +93,13 @@ def _check(node: ast.AST, expression: str) -> None:
         raise WhereProblem(f"{expression!r} compares nothing; accepted: {_ACCEPTED}")
 
 
+def clauses(expression: str) -> list[str]:
+    """The conditions that `and` joins at the outermost level, each an expression of its own; raises WhereProblem."""
+    tree = parse(expression)
+    joined = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
+    return [ast.unparse(part) for part in tree.values] if joined and isinstance(tree, ast.BoolOp) else [expression]
+
+
 def column_names(node: ast.expr) -> set[str]:
     """The columns that an expression uses."""
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}

@@ -12,8 +12,8 @@ from pipeline.runs import open_run
 from pipeline.runs.accounts import order_in_words
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.summary import Summary, summarise
-from pipeline.selection.overlap import Overlap
 from pipeline.storage import urls
+from pipeline.storage.records import Overlap
 
 _PAGE = Path(__file__).parent / "report.html.jinja"
 

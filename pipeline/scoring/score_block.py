@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
@@ -66,12 +67,13 @@ class _Outcome:
 
 
 class _Keeper:
-    """Writes finished pairs to the store: all that are waiting, every so many seconds and at the end of a stretch of rows."""
+    """Writes finished pairs to the store: the first ones at once, later all that are waiting, every so many seconds and at the
+    end of a stretch of rows."""
 
     def __init__(self, folder: str, every: float):
         self._folder, self._every = folder, every
         self._waiting: list[pa.Table] = []
-        self._written = time.monotonic()
+        self._written = -math.inf
 
     def take(self, finished: pa.Table) -> None:
         self._waiting.append(finished)

@@ -52,6 +52,8 @@ class AdmittedChunk:
     numbers: list[str]  # those of them in which some row holds a number
     first_rejected: list[str]  # the first rejected rows, for people
     special_text: int = 0  # admitted rows with text that looks like a special token
+    special_outputs: int = 0  # those of them whose output is nothing else
+    first_special: list[str] = field(default_factory=list)  # the places of the first of these
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class SievedPart:
     number: int
     kept: Part | None
     dropped: Part | None
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Names of scores, rows that each selects, and the Jaccard index of each two: rows in both over rows in either; null where
+    both are empty."""
+
+    scores: list[str]
+    rows: list[int]
+    jaccard: list[list[float | None]]
 
 
 @dataclass(frozen=True)
