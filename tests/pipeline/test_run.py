@@ -336,9 +336,13 @@ def test_a_block_in_pieces_ends_the_run():
 
 def test_all_rows_rejected_publishes_nothing(ray_session, model_folder, tmp_path):
     path = write_jsonl(tmp_path / "bad.jsonl", BAD_ROWS)
-    with pytest.raises(RunFailed, match=r"13 rows read, none can be scored .*malformed_json 2"):
+    with pytest.raises(
+        RunFailed, match=r"13 rows read, none can be scored .*malformed_json 2.* All rejected rows are in "
+    ):
         run(tmp_path / "out", [path], model_folder)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures"]
+    (kept,) = (tmp_path / "out" / "failures").iterdir()
+    assert len(table(kept.parent, kept.name)) == 13 and kept.name.endswith("-rejected")
 
 
 def test_one_instruction_alone_has_no_scores_and_is_never_selected(ray_session, model_folder, tmp_path):
