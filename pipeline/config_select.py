@@ -43,7 +43,8 @@ class Select(Section):
         """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
         compete with no others than those above them, is it enough to leave a row out."""
         settings = [f"score: {self.score}"] if self.score != "tss_pp" else []
-        settings += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
+        ranked = self.where is not None and filter.has_ranks(filter.parse(self.where))
+        settings += [f"where: {self.where}"] if ranked or self._filtered() & ON_ALTERNATIVES else []
         settings += [f"unit: {self.unit}"] if self.unit != "example" else []
         return settings + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
 
@@ -71,7 +72,7 @@ class Select(Section):
         if self.mode == "bounded" and (beyond := self.beyond_bounds()):
             raise ValueError(
                 f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp and unit: example, without "
-                f"max_per, without quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
+                f"max_per, without quota, and without a where over ranks or {', '.join(sorted(ON_ALTERNATIVES))}"
             )
         return self
 

@@ -168,6 +168,27 @@ def test_report_prints_a_published_run_again(done, capsys, tmp_path):
     assert "latest.json" in capsys.readouterr().err
 
 
+def test_filters_know_ranks_over_all_scored_rows(done, monkeypatch):
+    rows = table(done, "scored")
+    where = "rank_of(tss_pp) < 0.4 and 0.1 <= percentile(ppl) < 0.9 and percentile(stars) >= 0.3"
+    other = reselect(done, select__where=where, select__budget={"example_fraction": 1.0})
+    stars = [(json.loads(row["extra"]) or {}).get("stars") for row in rows]
+    count = sum(star is not None for star in stars)
+
+    def beyond(values, value, higher):
+        return sum((other > value if higher else other < value) for other in values if other is not None)
+
+    wanted = set()
+    for row, star in zip(rows, stars, strict=True):
+        of_score = beyond([other["tss_pp"] for other in rows], row["tss_pp"], True)
+        of_ppl = beyond([other["ppl"] for other in rows], row["ppl"], False)
+        of_stars = -1 if star is None else beyond(stars, star, False)
+        if 10 * of_score < 4 * len(rows) and len(rows) <= 10 * of_ppl < 9 * len(rows) and 10 * of_stars >= 3 * count:
+            wanted.add(row["id"])
+    assert {row["id"] for row in table(other, "selected")} == wanted and 3 < len(wanted) < len(rows) / 2
+    assert json.loads((other / "manifest.json").read_text())["config"]["select"]["where"] == where
+
+
 def test_a_dry_run_says_what_a_selection_would_take_and_publishes_nothing(done, capsys):
     output = done.parents[1]
     where = "stars >= 1 and (ppl < 300 or stars == 2) and not rank > 1"
