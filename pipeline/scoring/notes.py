@@ -21,8 +21,8 @@ _NOTE_BYTES = 1 << 12
 
 @dataclass(frozen=True)
 class Note:
-    """What a scorer does: the block, pairs of it that it has computed, and all that it has to, 0 where that is not known; before
-    its first block it loads the model."""
+    """What a scorer does: the block, pairs of it that it has computed, and all that it has to (0: not known); before its first
+    block it loads the model."""
 
     block: int = -1
     done: int = 0
