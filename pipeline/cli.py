@@ -94,10 +94,16 @@ def _init(arguments: argparse.Namespace) -> Summary:
 def _run(arguments: argparse.Namespace) -> Summary:
     if arguments.dry_run:
         return _plan(arguments)
+    from pipeline import unchanged
+
+    config = _config_of(arguments)
+    key = unchanged.key_of(config)
+    if not (arguments.fresh or arguments.label) and (current := unchanged.current_of(config, key)) is not None:
+        return current
     from pipeline import flow
 
-    asked = {"fresh": arguments.fresh, "publishing": _publishing(arguments)}
-    return flow.run(_config_of(arguments), _reporter(arguments), **asked)
+    publishing = replace(_publishing(arguments), key=key)
+    return flow.run(config, _reporter(arguments), fresh=arguments.fresh, publishing=publishing)
 
 
 def _refresh(arguments: argparse.Namespace) -> Summary:

@@ -127,6 +127,7 @@ def _completed(
         since=compared,
         changes=changes,
         label=job.publishing.label or None,
+        key=job.publishing.key or None,
     )
 
 

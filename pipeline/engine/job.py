@@ -42,10 +42,12 @@ TEXT_PER_PARQUET_BYTE = 4  # what compressed text takes in memory
 
 @dataclass(frozen=True)
 class Publishing:
-    """How a run is published: under a label of the user's own, and also where its selection is empty."""
+    """How a run is published: under a label of the user's own, also where its selection is empty, and with the key by which the
+    same request is known again without Ray (`unchanged.py`)."""
 
     label: str = ""
     allow_empty: bool = False
+    key: str = ""
 
 
 AS_USUAL = Publishing()

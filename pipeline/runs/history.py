@@ -105,13 +105,13 @@ def use(output: str, name: str) -> Summary:
     output = check_output(open_run.locate(output))
     run = _named(output, name)
     manifest = open_run.read_manifest(run)
-    _require_whole(run, manifest)
+    require_whole(run, manifest)
     with hold(output, "tss use") as lock:
         before = open_run.current_run(output)
         if before == run:
             return Summary(run, f"current      {run}, as before")
         # `keep_runs` of another command may have removed it before this one had the lock.
-        _require_whole(run, open_run.read_manifest(run))
+        require_whole(run, open_run.read_manifest(run))
         move_pointer(output, f"{open_run.RUNS}/{urls.name_of(run)}", lock.require)
     return Summary(run, f"current      {run}\nbefore       {before or 'none'}")
 
@@ -139,7 +139,7 @@ def _label(run: str) -> str | None:
         return None
 
 
-def _require_whole(run: str, manifest: Manifest) -> None:
+def require_whole(run: str, manifest: Manifest) -> None:
     """Raise BadRequest where a file of a run is missing or of another size than it was published with."""
     sizes = dict(files.list_files(run, deep=True))
     for parts in manifest.files.values():

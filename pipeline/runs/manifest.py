@@ -168,14 +168,23 @@ class Manifest:
     changes: dict[str, RowChanges] | None = None  # of all scored rows and of the selected ones
     special: list[str] | None = None  # places of the first rows whose output is special tokens alone
     label: str | None = None  # of the user's own, for people
+    key: str | None = None  # by which the same request is known again without Ray
 
 
 def to_plain(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON has it, without what does not apply."""
     plain = asdict(manifest)
-    optional = {"parent", "since", "generator", "alternatives", "near_duplicates", "excluded", "label", "special"} | (
-        {"changes"} if manifest.since is None else set()
-    )
+    optional = {
+        "parent",
+        "since",
+        "generator",
+        "alternatives",
+        "near_duplicates",
+        "excluded",
+        "label",
+        "special",
+        "key",
+    } | ({"changes"} if manifest.since is None else set())
     return {key: value for key, value in plain.items() if value is not None or key not in optional}
 
 
