@@ -186,7 +186,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         )
     parsed = make_parser().parse_args(arguments.command)
     with_config = parsed.name in ("run", "refresh")
-    config = config_or_data.load(parsed.config, parsed.overrides) if with_config else None
+    config = config_or_data.load(parsed.config, parsed.overrides, here=False) if with_config else None
     return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
 
 

@@ -122,6 +122,22 @@ def test_what_is_not_there_is_named_with_both_readings(tmp_path, monkeypatch):
         config_or_data.load(["c.json"], [])
 
 
+@pytest.mark.parametrize("word", ["x" * 5000, "x" * 5000 + ".yaml", "~nobody-at-all/a.jsonl", "a\0b", "none/*.jsonl"])
+def test_names_that_no_file_can_have_are_refused_in_words(word, capsys):
+    assert cli.main(["init", word]) == 2
+    assert capsys.readouterr().err.startswith("tss: ")
+
+
+def test_credentials_in_the_name_of_data_are_neither_used_nor_shown(capsys):
+    assert cli.main(["run", "s3://user:secret@bucket/a.jsonl"]) == 2
+    shown = capsys.readouterr().err
+    assert "a URL with credentials in it" in shown and "secret" not in shown
+
+
+def test_data_of_another_machine_need_not_be_here(tmp_path):
+    assert config_or_data.load(["/shared/none.jsonl"], [], here=False).output == "runs/none"
+
+
 def test_flags_are_keys_and_are_named_where_they_are_wrong(tmp_path, capsys):
     data = str(write_jsonl(tmp_path / "a.jsonl", ALPACA))
     parsed = make_parser().parse_args(["run", data, "--embedder", "lexical", "--template", "plain", "--budget", "10%"])
