@@ -525,7 +525,7 @@ def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder,
     for name, words in (("remove_old_runs", "was published before"), ("gather", "nothing was published")):
         with monkeypatch.context() as patch:
             patch.setattr(publish, name, interrupt)
-            assert cli.main(["run", str(tmp_path / "config.yaml"), "--quiet"]) == 130
+            assert cli.main(["run", str(tmp_path / "config.yaml"), "--quiet", "--label", "again"]) == 130
         assert words in capsys.readouterr().err
     assert (interrupted / "latest.json").exists()
 
