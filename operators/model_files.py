@@ -33,6 +33,14 @@ def looks_local(name: str) -> bool:
     return Path(name).exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
+def both_readings(name: str) -> str:
+    """What a name that is no folder here may mean, for a message that the hub could not give it."""
+    if name.count("/") > 1:
+        return f"there is no folder {str(Path(name).expanduser().absolute())!r}"
+    place = str(Path(name).absolute())
+    return f"read as a folder, there is none at {place!r}; read as a name of the hub, the hub did not give it"
+
+
 def version_of(name: str) -> str:
     """What a model's name means now: on the hub the commit; for a folder a digest of stretches of its files. Raises OSError."""
     return _stretches(Path(name)) if looks_local(name) else hub_version(name)

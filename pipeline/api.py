@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pipeline import explain as explain_module
-from pipeline import flow, read_config
+from pipeline import flow, read_config, selecting
 from pipeline.config import Config
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest, DamagedInput
 from pipeline.inspection.compare import Comparison
 from pipeline.inspection.compare import compare as compare_runs
 from pipeline.inspection.explanation import Explanation
-from pipeline.reselect import requested_selection
 from pipeline.runs import open_run as published
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.summary import Summary, summarise
@@ -65,7 +64,7 @@ def select(path: str | PathLike[str], *overrides: str, quiet: bool = False) -> R
     """`tss select`: another selection from a published run, with `a.b=value` of `score` and `select` set, and no model. Raises
     BadRequest, RunFailed."""
     check_shadowing(starts_ray=True)
-    config, parent = requested_selection(fspath(path), overrides)
+    config, parent = selecting.asked(fspath(path), overrides)
     return open_run(flow.select(config, parent, Reporter(quiet=quiet)).run)
 
 

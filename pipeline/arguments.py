@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline import flags
 from pipeline.export import FILE_KINDS, FORMATS, SCORED, SELECTED
 
 
@@ -15,6 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(fresh=False, quiet=False, debug=False, json=False, output_folder=None)
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
+    flags.add_init(verbs)
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
     plan = verbs.add_parser(
         "plan", help="what a run would take, from a sample of its inputs: tokens, pairs, hours, space"
@@ -22,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
     store = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
+    flags.add_runs(verbs)
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
@@ -29,8 +32,6 @@ def make_parser() -> argparse.ArgumentParser:
     push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
-    for verb in (run, plan, refresh):
-        verb.add_argument("config", type=Path, help="YAML configuration")
     for verb in (select, report, export, push):
         verb.add_argument("run", help="an output folder, or one of its runs/<id>")
     store.add_argument(
@@ -49,10 +50,11 @@ def make_parser() -> argparse.ArgumentParser:
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
 
     _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
-    for verb in (run, plan, refresh, select, demo):
+    for verb in (verbs.choices["init"], run, plan, refresh, select, demo):
         _add_overrides(verb)
     for verb in (run, refresh, select, demo):
         _add_strict(verb)
+    flags.add_flags(verbs.choices)
     _add_flag([run, refresh, select, demo, store, export, push], "--quiet", "no progress on standard error")
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
     submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")

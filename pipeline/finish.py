@@ -9,22 +9,22 @@ from pipeline import failures
 from pipeline.engine import metrics
 from pipeline.engine.job import Job
 from pipeline.engine.light_pass import light_pass
-from pipeline.errors import DamagedInput
+from pipeline.errors import BadRequest, DamagedInput, RunFailed
 from pipeline.report import make
 from pipeline.runs import accounts, maintenance, open_run, publish, verdict_words
 from pipeline.runs.changes import compare
 from pipeline.runs.manifest import AllCounts, Budget, Manifest, Pairs, RowChanges, Tokens
 from pipeline.runs.score_digest import digest_scores
 from pipeline.runs.summary import Summary, summarise
-from pipeline.runs.verdict import Verdict, judge
+from pipeline.runs.verdict import judge
 from pipeline.runs.workspace import Workspace
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
 from pipeline.selection.bounded import pilot_share
 from pipeline.selection.conversations import require_conversations
-from pipeline.selection.overlap import Overlap, overlap
+from pipeline.selection.overlap import overlap
 from pipeline.selection.weigh import weigh
-from pipeline.storage.records import BlockPart, Part
+from pipeline.storage.records import BlockPart, Overlap, Part, Verdict
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str |
     scored, moments = weigh(job, outcome.scored)
     outcome = replace(outcome, scored=scored)
     chosen = choose.select(job, scored, moments)
+    _require_rows(job, outcome.manifest, chosen)
     manifest = _completed(job, workspace, outcome, chosen, since)
-    former = publish.current_run(workspace.output)
+    former = open_run.current_run(workspace.output)
     page, problem = _report(job, workspace, manifest, since)
     manifest = replace(manifest, timings=_timings(job), report=publish.listed(page, problem))
     run = publish.publish(workspace, manifest, page, job.reporter.say)
@@ -104,6 +105,20 @@ def _report(job: Job, workspace: Workspace, manifest: Manifest, since: str | Non
 
 def _timings(job: Job) -> dict[str, float]:
     return {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()}
+
+
+def _require_rows(job: Job, manifest: Manifest, chosen: choose.Selection) -> None:
+    """Raise BadRequest, of a run that has been scored for it RunFailed, where nothing is selected and nobody has allowed that:
+    readers of the current run would have no rows all at once."""
+    if chosen.sources or job.publishing.allow_empty:
+        return
+    why = "no row has a score and passes the filters"
+    if chosen.eligible:
+        why = f"of {chosen.asked:,} {chosen.unit} the first row of the ranking alone costs more"
+    words = f"nothing would be selected: {why}; accepted: another select.where or select.budget, or --allow-empty"
+    if manifest.parent is not None:
+        raise BadRequest(f"select: {words}. Nothing was published")
+    raise RunFailed("select", words)
 
 
 def _completed(
@@ -137,6 +152,8 @@ def _completed(
         timings=_timings(job),
         since=compared,
         changes=changes,
+        label=job.publishing.label or None,
+        key=job.publishing.key or None,
     )
 
 

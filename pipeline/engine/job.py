@@ -41,6 +41,19 @@ TEXT_PER_PARQUET_BYTE = 4  # what compressed text takes in memory
 
 
 @dataclass(frozen=True)
+class Publishing:
+    """How a run is published: under a label of the user's own, also where its selection is empty, and with the key by which the
+    same request is known again without Ray (`unchanged.py`)."""
+
+    label: str = ""
+    allow_empty: bool = False
+    key: str = ""
+
+
+AS_USUAL = Publishing()
+
+
+@dataclass(frozen=True)
 class Job:
     """One run under way: its folder for parts, its name, and what every stage needs."""
 
@@ -50,6 +63,7 @@ class Job:
     pools: Pools
     reporter: Reporter
     fresh: bool = False  # leave what earlier runs have stored aside
+    publishing: Publishing = AS_USUAL
 
     @property
     def index(self) -> str:

@@ -20,11 +20,11 @@ import yaml
 from operators.schema import NEAR_DUPLICATES, REJECTED, SCORED, SELECTED
 from pipeline.engine.job import Job
 from pipeline.engine.light_pass import light_pass
-from pipeline.errors import BadRequest, RunFailed
+from pipeline.errors import RunFailed
 from pipeline.interruption import Interruption
 from pipeline.runs.card import card
 from pipeline.runs.manifest import Manifest, ReportFile, sealed
-from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
+from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, current_run
 from pipeline.runs.workspace import WORK, Workspace, run_ids
 from pipeline.storage import conditional, files, urls
 from pipeline.storage.parts import checked_bytes, write_table
@@ -121,15 +121,6 @@ def point(workspace: Workspace, say: Callable[[str], None]) -> str:
     if unchecked:
         say(f"pointer      checked after it was written: the store takes no conditional write ({unchecked})")
     return workspace.final
-
-
-def current_run(output: str) -> str | None:
-    """The run that the pointer names, if it names one: readers may be in it. Raises OSError where storage does not say."""
-    try:
-        return latest_run(output)
-    except BadRequest as problem:  # a pointer to nothing, which no reader can follow either
-        require_readable(problem)
-        return None
 
 
 def remove_old_runs(output: str, current: str, former: str | None, keep: int | None) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pipeline.errors import BadRequest
 from pipeline.runs import open_run
 from pipeline.runs.summary import Summary, summarise
-from pipeline.selection.overlap import Overlap
 from pipeline.storage import urls
+from pipeline.storage.records import Overlap
 
 
 def of_run(run: str) -> Summary:

@@ -42,21 +42,26 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         *_generated(manifest),
         _pairs(manifest.pairs) + _speed(manifest),
         *_quantiles(scores, counts.scored - counts.unscored),
-        f"selection    {_settings(manifest.config)}",
-        *_budget(manifest),
+        *selection_lines(manifest),
         *_overlap(manifest),
         *(verdict_words.lines(manifest.verdict) if manifest.verdict else []),
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
         *_changes(manifest),
-        *_special(counts),
+        *_special(manifest),
         *_warnings(counts),
         *_crowded(manifest),
         *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.damaged),
         *_report(manifest),
+        *([f"label        {_cut(manifest.label, 200)}"] if manifest.label else []),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
+
+
+def selection_lines(manifest: Manifest) -> list[str]:
+    """The settings of the selection, and its budget."""
+    return [f"selection    {_settings(manifest.config)}", *_budget(manifest)]
 
 
 def _without_score(alone: int, bounded: int) -> str:
@@ -198,12 +203,17 @@ def _settings(config: dict[str, Any]) -> str:
     return "; ".join(chosen)
 
 
-def _special(counts: AllCounts) -> list[str]:
+def _special(manifest: Manifest) -> list[str]:
+    counts = manifest.counts
     if not counts.special_text:
         return []
+    alone = ""
+    if counts.special_outputs:
+        alone = f". The output of {counts.special_outputs:,} is nothing else: {', '.join(manifest.special or [])}"
+        alone += ", ..." if counts.special_outputs > len(manifest.special or []) else ""
     return [
         f"special      {counts.special_text:,} rows hold text that looks like a special token of the scorer; it was encoded as "
-        "the characters it is"
+        f"the characters it is{alone}"
     ]
 
 

@@ -8,7 +8,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,50 +19,18 @@ from operators.scoring import fitness
 from operators.scoring.scores import ScoreSettings
 from pipeline.engine.job import Job
 from pipeline.engine.light_pass import light_pass
-from pipeline.selection.overlap import Overlap
+from pipeline.runs import verdict_words
 from pipeline.storage.parts import read_table
-from pipeline.storage.records import BlockPart, record_table, records_of
+from pipeline.storage.records import BlockPart, Overlap, Verdict, record_table, records_of
 
 SAMPLE = 4096  # rows of which correlations are taken: those with the smallest ids, which are hashes
 _SENT = SAMPLE + 6 * math.isqrt(SAMPLE)  # all but never are fewer than SAMPLE below a bound for so many
 _LIKELIHOODS = ("n_alternatives", "loglik_mean", "loglik_empty_mean", "alternatives")
 _SCORES = ("rank", "tss_pp", "tss_nce", "tss", "ifd_loss", "length")
-FEW = 50  # rows of which nothing is said
 _COVERS = 0.9  # of all rows: what takes more of them has much in common with anything
 _OTHERS = ("-ppl", "-ifd", "-ifd_loss", "length")
 # Of the names of `overlap`, those of other scores.
 _ALIKE = ("-ppl", "ppl", "-ifd", "ifd", "-ifd_loss", "ifd_loss", "length")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Of `rows` with a rank, the share whose own instruction explains the output `best`, with its 95% interval, and what chance
-    would give. From a sample of so many rows: the deviations of `tss_nce` and of the quality term in `tss_pp`, and the rank
-    correlation of scores from `halves` of the alternatives, as it would be of all. Where the run selects by a `score` over
-    alternatives: its rank correlations with other scores, the one of them that selects most `alike`, with the Jaccard index and
-    what chance gives, and the share of a draw that another seed keeps.
-    """
-
-    rows: int
-    best: float
-    low: float
-    high: float
-    chance: float
-    score: str | None = None
-    sampled: int = 0
-    spread_nce: float | None = None
-    spread_quality: float | None = None
-    correlations: dict[str, float] = field(default_factory=dict)
-    halves: float | None = None
-    kept: float | None = None
-    alike: str | None = None
-    shared: float | None = None
-    shared_by_chance: float | None = None
-
-    @property
-    def told_apart(self) -> float:
-        """How far the share of rows that are explained best is from chance, on the way to all."""
-        return fitness.above_chance(self.best, self.chance)
 
 
 @dataclass(frozen=True)
@@ -129,7 +97,7 @@ def _over_alternatives(job: Job) -> bool:
 
 
 def _with_sample(verdict: Verdict, sample: np.ndarray, job: Job, share: float) -> Verdict:
-    if len(sample) < FEW:
+    if len(sample) < verdict_words.FEW:
         return verdict
     columns = dict(zip(fitness.SAMPLED, sample.T, strict=True))
     likeness: dict[str, float | None] = {}

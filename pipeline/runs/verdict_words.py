@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from operators.scoring import fitness
 from pipeline.errors import RunFailed
-from pipeline.runs.verdict import FEW, Verdict
+from pipeline.storage.records import Verdict
 
+FEW = 50  # rows of which nothing is said
 # Of the way from chance to certainty: below the first the scorer is unfit, below the second weak.
 UNFIT, WEAK = 0.25, 0.5
 # From where on an order is that of another score: a rank correlation; a Jaccard index, of the way from chance to 1.
@@ -52,7 +53,7 @@ def _of_scorer(verdict: Verdict) -> Sentence:
         advice = "take a larger model, one of the language and kind of these texts, or the template it was trained with"
         loud = verdict.score is not None  # a selection by something else stands all the same
         return Sentence("scorer", f"{seen}: this scorer hardly tells these instructions apart; {advice}", loud)
-    if verdict.told_apart < WEAK:
+    if fitness.above_chance(verdict.best, verdict.chance) < WEAK:
         return Sentence("scorer", f"{seen}: it tells many of these instructions apart, and many not")
     return Sentence("scorer", f"{seen}: it tells these instructions apart")
 

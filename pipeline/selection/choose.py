@@ -18,6 +18,7 @@ from pipeline.errors import BadRequest
 from pipeline.selection import passes
 from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import Chosen, FileRows, Reached, Totals
+from pipeline.selection.rank_values import without_ranks
 from pipeline.selection.ranking import WHOLE, Moments, Ranking, group_label
 from pipeline.selection.search import Search, find_ends
 from pipeline.storage import urls
@@ -105,7 +106,8 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
         asked = budget.largest_budget(total, wanted.budget)
         ((column, shares),) = wanted.quota.items() or [(None, {})]
         cuts = budgets_of(asked, shares)
-        plain = Ranking(wanted.score, moments, cost, wanted.where, temperature=wanted.drawn_at)
+        where = without_ranks(scored, wanted.where)
+        plain = Ranking(wanted.score, moments, cost, where, temperature=wanted.drawn_at)
         ranking = replace(plain, quota=column, shares=list(cuts) if column else [])
         if wanted.unit == "conversation":
             (ranking,) = over_conversations(job, "select", scored, [ranking], [*wanted.max_per, *wanted.quota])

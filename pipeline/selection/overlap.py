@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,22 +14,12 @@ from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import CommonRows, overlap_of_parts
 from pipeline.selection.ranking import WHOLE, Ranking
 from pipeline.selection.search import Search, find_ends
-from pipeline.storage.records import BlockPart
+from pipeline.storage.records import BlockPart, Overlap
 
 # Compared in every run, as names of the report: a minus means that the lowest come first, as `{ppl: -1}` does.
 COMPARED = ("tss_pp", "tss_nce", "tss", "ppl", "-ppl", "ifd", "-ifd", "ifd_loss", "-ifd_loss", "length", "random")
 # Not known of bounded rows. What a run selects by tss_pp is right all the same, and compared as the run's own score.
 _ON_ALL_ALTERNATIVES = {"tss", "tss_nce", "tss_pp"}
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Names of scores, rows that each selects, and the Jaccard index of each two: rows in both over rows in either; null where
-    both are empty."""
-
-    scores: list[str]
-    rows: list[int]
-    jaccard: list[list[float | None]]
 
 
 def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) -> Overlap:

@@ -13,8 +13,8 @@ from operators.schema import REJECTED, from_rows
 from pipeline.report import make, page, rows
 from pipeline.runs import open_run, verdict_words
 from pipeline.runs.manifest import Budget, ReportFile, RowChanges
-from pipeline.runs.verdict import Verdict
 from pipeline.storage.parts import write_table
+from pipeline.storage.records import Verdict
 
 
 @pytest.fixture(scope="module")

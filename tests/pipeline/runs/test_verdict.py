@@ -12,9 +12,9 @@ from operators.schema import LIKELIHOODS, SCORED, from_rows
 from operators.scoring.scores import ScoreSettings, add_scores
 from pipeline.errors import RunFailed
 from pipeline.runs import verdict, verdict_words
-from pipeline.runs.verdict import Tally, Verdict
+from pipeline.runs.verdict import Tally
 from pipeline.storage.parts import write_part
-from pipeline.storage.records import BlockPart, records_of, to_json
+from pipeline.storage.records import BlockPart, Verdict, records_of, to_json
 
 SETTINGS = {"hardest": 4, "tau": 0.5, "alpha": 0.1, "weight_scale": 1.0, "weight_clip": 10.0}
 

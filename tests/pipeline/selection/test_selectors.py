@@ -165,3 +165,59 @@ def test_report_prints_a_published_run_again(done, capsys, tmp_path):
     assert first.split()[2:] == [f"{value:.2f}" for value in manifest["overlap"]["jaccard"][0]]
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "latest.json" in capsys.readouterr().err
+
+
+def test_filters_know_ranks_over_all_scored_rows(done, monkeypatch):
+    rows = table(done, "scored")
+    where = "rank_of(tss_pp) < 0.4 and 0.1 <= percentile(ppl) < 0.9 and percentile(stars) >= 0.3"
+    other = reselect(done, select__where=where, select__budget={"example_fraction": 1.0})
+    stars = [(json.loads(row["extra"]) or {}).get("stars") for row in rows]
+    count = sum(star is not None for star in stars)
+
+    def beyond(values, value, higher):
+        return sum((other > value if higher else other < value) for other in values if other is not None)
+
+    wanted = set()
+    for row, star in zip(rows, stars, strict=True):
+        of_score = beyond([other["tss_pp"] for other in rows], row["tss_pp"], True)
+        of_ppl = beyond([other["ppl"] for other in rows], row["ppl"], False)
+        of_stars = -1 if star is None else beyond(stars, star, False)
+        if 10 * of_score < 4 * len(rows) and len(rows) <= 10 * of_ppl < 9 * len(rows) and 10 * of_stars >= 3 * count:
+            wanted.add(row["id"])
+    assert {row["id"] for row in table(other, "selected")} == wanted and 3 < len(wanted) < len(rows) / 2
+    assert json.loads((other / "manifest.json").read_text())["config"]["select"]["where"] == where
+
+
+def test_a_dry_run_says_what_a_selection_would_take_and_publishes_nothing(done, capsys):
+    output = done.parents[1]
+    where = "stars >= 1 and (ppl < 300 or stars == 2) and not rank > 1"
+    asked = ["select", str(output), "--quiet", "--budget", "20%", "--set", f'select.where="{where}"']
+    before = sorted(output.rglob("*"))
+    assert cli.main([*asked, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert sorted(output.rglob("*")) == before
+    assert cli.main([*asked, "--label", "few stars"]) == 0
+    assert "label        few stars" in capsys.readouterr().out
+    other = output / json.loads((output / "latest.json").read_text())["run"]
+    manifest, chosen = json.loads((other / "manifest.json").read_text()), table(other, "selected")
+    assert manifest["label"] == "few stars"
+    (source,) = manifest["counts"]["sources"]
+    tokens, rows = sum(cost(row) for row in chosen), table(done, "scored")
+    assert (
+        f"budget       {manifest['budget']['asked']:,} tokens asked, {tokens:,} used by {len(chosen):,} selected"
+        in shown
+    )
+    assert f"sources      {source}: {len(chosen):,} of {len(rows):,} scored rows, {tokens:,} tokens" in shown
+    scores = [row["tss_pp"] for row in chosen]
+    assert (
+        f"of rank {len(chosen) - 1:,}, has tss_pp {scores[-1]:.4g}; all that are taken have {min(scores):.4g}" in shown
+    )
+    stars = [(json.loads(row["extra"]) or {}).get("stars") for row in rows]
+    fails = [
+        [not (star or 0) >= 1 for star in stars],
+        [not (row["ppl"] < 300 or star == 2) for row, star in zip(rows, stars, strict=True)],
+        [not (row["rank"] is not None and not row["rank"] > 1) for row in rows],
+    ]
+    for number, condition in enumerate(("stars >= 1", "ppl < 300 or stars == 2", "not rank > 1")):
+        alone = sum(every[number] and sum(every) == 1 for every in zip(*fails, strict=True))
+        assert f"{condition}: {sum(fails[number]):,} scored rows do not pass, {alone:,} of them for this alone" in shown

@@ -1,4 +1,4 @@
-"""What `tss select` is asked for: the settings of a published run with others of the selection on top."""
+"""What `tss select` is asked for: the settings of the run that it starts from, with overrides that need no model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pipeline import read_config
 from pipeline.config import Config
 from pipeline.errors import BadRequest
+from pipeline.flags import flag_of
 from pipeline.runs import open_run
 from pipeline.storage import urls
 
 _FREE = {"score", "select", "ray", "output", "seed", "keep_runs", "strict"}
 
 
-def requested_selection(path: str, overrides: Sequence[str]) -> tuple[Config, str]:
-    """The configuration of a selection from a published run, and where that run lies; raises BadRequest, also where an override
-    would need the model."""
+def asked(path: str, overrides: Sequence[str]) -> tuple[Config, str]:
+    """The configuration of a selection from a run or from an output's current run, and that run; raises BadRequest."""
     fixed = [text for text in overrides if read_config.section_of(text) not in _FREE]
     if fixed:
         raise BadRequest(
-            f"--set {fixed[0]!r}: this would need the model; "
+            f"{flag_of(fixed[0])} {fixed[0]!r}: this would need the model; "
             "accepted by `tss select`: keys under score, select and ray, output, keep_runs, strict and seed"
         )
     output, run = open_run.find_run(path)
