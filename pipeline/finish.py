@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.engine import metrics
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.errors import DamagedInput
 from pipeline.runs import accounts, maintenance, open_run, publish, report
 from pipeline.runs.changes import compare
@@ -62,7 +63,7 @@ def _copied(job: Job, parent: str, known: Manifest, kind: str) -> list[Part]:
     parts = [record for record in open_run.parts_of(parent, known.files[kind]) if record.part.rows]
     if not parts:
         return []
-    records = execute(kind, BlockPart, over_parts(parts, publish.copy_parts, work=job.work))
+    records = light_pass(kind, BlockPart, parts, publish.copy_parts, work=job.work)
     return _parts(sorted(records, key=lambda record: record.block))
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from operators.selection import budget, ranking_key
 from pipeline.config import Config
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts, shuffles_of
+from pipeline.engine.light_pass import is_small, light_pass
 from pipeline.errors import BadRequest
 from pipeline.selection import passes
 from pipeline.selection.conversations import over_conversations
@@ -50,8 +51,7 @@ class Reach:
 
 def totals(job: Job, scored: list[BlockPart]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    dataset = over_parts(scored, passes.totals_of_parts, cost=_cost(job.config))
-    records = execute("threshold", Totals, dataset)
+    records = list(light_pass("threshold", Totals, scored, passes.totals_of_parts, cost=_cost(job.config)))
     return sum(record.total for record in records), sum(record.rows for record in records)
 
 
@@ -63,8 +63,8 @@ def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", scored, [Search(ranking, cuts)], stage.advance)
         threshold = ranking_key.lowest_score(search.cuts["larger"].prefix)
-        dataset = over_parts(scored, passes.reach_of_parts, **search.ends(), threshold=threshold)
-        records = execute("threshold", Reached, dataset)
+        ends = {**search.ends(), "threshold": threshold}
+        records = list(light_pass("threshold", Reached, scored, passes.reach_of_parts, **ends))
         above = {block: rows for record in records for block, rows in record.open.items()}
         result = Reach(sum(record.without_score for record in records), threshold, above)
         stage.advance(note=f"{threshold:.4g}, {result.without_score:,} rows above the budget's end without a score")
@@ -110,8 +110,8 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
             stage.advance()
         (search,) = find_ends("select", scored, [Search(ranking, cuts)], stage.advance)
         every = max(1, passes.ROWS_PER_FILE // SAMPLED_PER_FILE)
-        sweep = over_parts(scored, passes.choose_of_parts, **search.ends(), work=job.work, every=every)
-        chosen = execute("select", Chosen, sweep)
+        settings = {**search.ends(), "work": job.work, "every": every}
+        chosen = list(light_pass("select", Chosen, scored, passes.choose_of_parts, **settings))
         stage.advance()
         sources = sum((Counter(record.sources) for record in chosen), Counter[str]())
         written = _write_ranked(job, chosen, sources.total())
@@ -156,7 +156,9 @@ def _write_ranked(job: Job, chosen: list[Chosen], rows: int) -> list[BlockPart]:
     files = min(files, len(sample) + 1)
     boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
     parts = [part for record in chosen for part in record.parts]
-    counts = execute("select", FileRows, over_parts(parts, passes.count_files, boundaries=boundaries))
+    if files == 1 and is_small(parts):
+        return list(light_pass("select", BlockPart, parts, passes.write_only_file, work=job.work))
+    counts = list(light_pass("select", FileRows, parts, passes.count_files, boundaries=boundaries))
     in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = over_parts(parts, passes.file_of_rows, boundaries=boundaries)
