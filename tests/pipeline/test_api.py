@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.dataset as pads
 import pytest
 from published_runs import publish_rows, scored_row
 from scored_runs import publish_scored
@@ -134,14 +135,21 @@ def test_rows_are_a_dataset_of_ray_data(ray_session, object_store, tmp_path):
     assert chosen["instruction"].tolist() == ["Do 4.", "Do 0."]
 
 
-def test_a_page_that_was_changed_raises_when_ray_data_reads_it(ray_session, tmp_path):
+def test_pages_are_checked_when_ray_data_reads_them(tmp_path, monkeypatch):
     made = publish_rows(tmp_path, [scored_row(output="x" * 4000)])
+    asked = []
+    monkeypatch.setattr("ray.data.read_parquet", lambda places, **more: asked.append((places, more)))
+    assert open_run(made).selected is None
+    ((places, more),) = asked
+    # What Ray Data does with a fragment in a task: its reader hands these options on.
+    read = pads.dataset(places, filesystem=more["filesystem"]).to_table
+    assert read(fragment_scan_options=more["fragment_scan_options"]).num_rows == 1
     (part,) = (made / "selected").iterdir()
     data = bytearray(part.read_bytes())
     data[40] ^= 1
     part.write_bytes(data)
-    with pytest.raises(Exception, match=r"(?i)crc|checksum|corrupt"):
-        open_run(made).selected.materialize()
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        read(fragment_scan_options=more["fragment_scan_options"])
 
 
 def test_operators_in_a_pipeline_of_ones_own(ray_session, tmp_path, model_folder):
