@@ -57,6 +57,18 @@ def files_of(name: str, version: str) -> set[str]:
     return _files(Path(name)) if looks_local(name) else _commit_and_files(name, "model", version)[1]
 
 
+def at_hand(name: str) -> bool:
+    """Whether a model is a folder of this machine, or the local cache has files of its weights in the version that the hub
+    names now: nothing of it would have to be downloaded but what is small."""
+    if looks_local(name):
+        return Path(name).is_dir()
+    try:
+        folder = _cached(name, hub_version(name))
+    except OSError:
+        return False
+    return folder is not None and any(folder.glob("*.safetensors"))
+
+
 def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_FILES) -> Path:
     """The local folder with the files of a model that match. `version` is what `version_of` gave on this or another machine;
     None takes whatever there is.

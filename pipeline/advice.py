@@ -11,6 +11,8 @@ _AFTER_FAILURE = {
     "use": "the output's pointer is as it was, or names the run that was asked for; `tss runs` says which.",
     "plan": "a run would fail as well. Plan again once the cause is gone.",
     "store": "nothing that was stored is lost. Run the same command again once the cause is gone.",
+    "explain": "nothing was changed. Name another run, or run again: pairs that are stored are not computed again.",
+    "compare": "nothing was changed. Name another run, or run again: pairs that are stored are not computed again.",
     "export": "nothing was written. Run the same command again once the cause is gone, or name another run.",
     "push": "the run is not there as a revision yet. Run the same command again once the cause is gone.",
 }
@@ -19,6 +21,8 @@ AFTER_INTERRUPT = {
     "runs": "nothing was written.",
     "use": "the output's pointer is as it was, or names the run that was asked for; `tss runs` says which.",
     "plan": "nothing was written.",
+    "explain": "nothing was written.",
+    "compare": "nothing was written.",
     "export": "nothing was written.",
     "push": "the run may be there or not. The same command says so, or sends what is missing.",
 }

@@ -55,7 +55,11 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
         again = "what was asked is done" if arguments.name in advice.AFTER_INTERRUPT else "`tss report` prints it again"
         say(f"tss: the summary could not be printed; {again}", error=True)
-        return 1 if arguments.name in ("report", "plan") or getattr(arguments, "what", "") == "stats" else 0
+        return (
+            1
+            if arguments.name in ("report", "plan", "explain", "compare") or getattr(arguments, "what", "") == "stats"
+            else 0
+        )
     return 0
 
 
@@ -156,9 +160,9 @@ def _store(arguments: argparse.Namespace) -> Summary:
 
 
 def _select(arguments: argparse.Namespace) -> Summary:
-    from pipeline import flow, selecting
+    from pipeline import flow, reselect
 
-    config, run = selecting.asked(arguments.run, arguments.overrides)
+    config, run = reselect.requested_selection(arguments.run, arguments.overrides)
     if arguments.dry_run:
         return flow.try_selection(config, run, _reporter(arguments))
     arguments.output_folder = config.output
@@ -197,6 +201,18 @@ def _report(arguments: argparse.Namespace) -> Summary:
     return report.of_run(run)
 
 
+def _explain(arguments: argparse.Namespace) -> Summary | int:
+    from pipeline import explain
+
+    return explain.verb(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> Summary:
+    from pipeline.inspection import compare_words
+
+    return compare_words.verb(arguments)
+
+
 def _export(arguments: argparse.Namespace) -> Summary:
     from pipeline.export import export_run, request
 
@@ -224,9 +240,8 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline import demo, flow, read_config
     from pipeline.demo import truth
     from pipeline.runs.output import check_output
-    from pipeline.selecting import section_of
 
-    if any(section_of(text) == "input" for text in arguments.overrides):
+    if any(read_config.section_of(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
     def config_for(corpus: Path, output: Path, model: Path) -> Config:
@@ -248,7 +263,7 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("init", "plan", "report", "runs", "use", "export", "push", "submit")
+_WITHOUT_RAY = ("init", "plan", "report", "runs", "use", "explain", "compare", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "init": _init,
@@ -261,6 +276,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "use": _use,
     "demo": _demo,
     "report": _report,
+    "explain": _explain,
+    "compare": _compare,
     "export": _export,
     "push": _push,
     "submit": _submit,

@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.engine import metrics
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.errors import BadRequest, DamagedInput, RunFailed
-from pipeline.runs import accounts, maintenance, open_run, publish, report
+from pipeline.runs import accounts, maintenance, open_run, publish, report, verdict_words
 from pipeline.runs.changes import compare
-from pipeline.runs.manifest import Budget, Manifest, Pairs, RowChanges, Tokens
+from pipeline.runs.manifest import AllCounts, Budget, Manifest, Pairs, RowChanges, Tokens
 from pipeline.runs.score_digest import digest_scores
 from pipeline.runs.summary import Summary, summarise
+from pipeline.runs.verdict import Verdict, judge
 from pipeline.runs.workspace import Workspace
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
+from pipeline.selection.bounded import pilot_share
 from pipeline.selection.conversations import require_conversations
-from pipeline.selection.overlap import overlap
+from pipeline.selection.overlap import Overlap, overlap
 from pipeline.selection.weigh import weigh
 from pipeline.storage.records import BlockPart, Part
 
@@ -62,7 +65,7 @@ def _copied(job: Job, parent: str, known: Manifest, kind: str) -> list[Part]:
     parts = [record for record in open_run.parts_of(parent, known.files[kind]) if record.part.rows]
     if not parts:
         return []
-    records = execute(kind, BlockPart, over_parts(parts, publish.copy_parts, work=job.work))
+    records = light_pass(kind, BlockPart, parts, publish.copy_parts, work=job.work)
     return _parts(sorted(records, key=lambda record: record.block))
 
 
@@ -106,6 +109,7 @@ def _completed(
     metrics.count("tss_rows", counts.selected, outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
     scores = digest_scores(job, outcome.scored, counts.scored - counts.unscored)
+    verdict = _verdict(job, outcome, counts, overlapping)
     compared, changes = _changes(job, since, {"scored": outcome.scored, "selected": chosen.parts})
     workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
     kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
@@ -121,6 +125,7 @@ def _completed(
         eligible=chosen.eligible,
         scores=scores,
         overlap=overlapping,
+        verdict=verdict,
         seed=job.config.seed,
         files=publish.gather(job, workspace, kinds),
         timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
@@ -129,6 +134,16 @@ def _completed(
         label=job.publishing.label or None,
         key=job.publishing.key or None,
     )
+
+
+def _verdict(job: Job, outcome: Outcome, counts: AllCounts, overlapping: Overlap) -> Verdict:
+    """The verdict on the run; raises RunFailed where it is a bad one and strict was asked."""
+    below = pilot_share(counts.read) if counts.bounded else 1.0
+    share = counts.selected / max(1, counts.scored)
+    verdict = judge(job, outcome.scored, counts.scored, below, overlapping, share)
+    if job.config.strict:
+        verdict_words.require_fit(verdict)
+    return verdict
 
 
 def _parts(records: list[BlockPart]) -> list[Part]:

@@ -14,6 +14,7 @@ from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import pools
 from pipeline.errors import DamagedInput
 from pipeline.finish import Outcome, finish, finish_rescored
+from pipeline.first_look import score_rows
 from pipeline.plan import announce
 from pipeline.reading.admit import admit
 from pipeline.reading.collect import columns_of
@@ -34,10 +35,8 @@ from pipeline.runs.output import check_output, working_on
 from pipeline.runs.short_rows import account_of
 from pipeline.runs.summary import Summary
 from pipeline.runs.workspace import Workspace, open_workspace
-from pipeline.scoring.encode import Round
 from pipeline.scoring.recall import recall_pairs
-from pipeline.scoring.rounds import Scorer, score_blocks, scored_parts
-from pipeline.selection.bounded import score_bounded
+from pipeline.scoring.rounds import Scorer, scored_parts
 from pipeline.storage import computed, files
 
 
@@ -143,10 +142,7 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
     placed = place(job, admitted, table)
     blocks = recall_pairs(job, placed, offer(job, placed, table.shards), folder)
     scorer = Scorer(checked.encoder, checked.model(request.dtype), folder)
-    if config.select.mode == "bounded":
-        blocks = score_bounded(job, blocks, sum(part.rows for part in admitted), scorer)
-    else:
-        blocks = score_blocks(job, blocks, scorer, Round())  # likelihoods and scores
+    blocks = score_rows(job, blocks, sum(part.rows for part in admitted), scorer)  # likelihoods and scores
     counts = accounts.add_scored(counts, blocks)
     rejected += [part for block in blocks for part in block.rejected]
     with rejected_rows.kept_on_failure(workspace, rejected):

@@ -119,6 +119,11 @@ def override(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return data
 
 
+def section_of(override: str) -> str:
+    """The outermost key of an `a.b=value`."""
+    return override.partition("=")[0].partition(".")[0].strip()
+
+
 def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
     for place, part in enumerate(parts[:-1]):
         if isinstance(node, list) and (index := _index(part, node)) is not None:

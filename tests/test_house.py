@@ -24,6 +24,7 @@ FLOORS = (
     "pipeline.runs",
     "pipeline.planning",
     "pipeline.export",
+    "pipeline.inspection",
     "pipeline",
     "pipeline.demo",
 )

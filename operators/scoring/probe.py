@@ -4,6 +4,9 @@ the model is causal at all.
 They are short, longer than blocks of attention are (64 positions), and longer than each window of attention: what a way of
 running a model gets wrong may show only there. No sequence is longer than any that will be scored, so a window that none of
 those reaches is not tried.
+
+Targets are random tokens in float32, where every way gives the same number to some 1e-6. Narrower types round logits, and the
+more so the less likely a token is: there targets are tokens that the model would write, as most of a corpus is.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ _MOST = 1 << 13  # tokens of a sequence
 # causal model they come from experts that get other numbers of tokens; one that looks ahead differs by far more.
 _EXACT, _ROUNDED = 1e-4, 0.05
 _CAUSAL_EXACT, _CAUSAL_ROUNDED = 1e-3, 0.1
+# Targets that the model would write: so many of a sequence, each a pass, and so many places below the likeliest token, which
+# may be so sure that no error shows.
+_WRITTEN, _LIKELY = 2, 3
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,20 @@ class Probe:
         return trials
 
     def _trial(self, prompts: list[Ids], targets: list[Ids]) -> Trial:
+        if self._model.dtype != torch.float32:
+            counts = [min(_WRITTEN, len(target)) for target in targets]
+            targets = [self._likely(prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
         sums = [self._sum(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
         return Trial(prompts, targets, np.array(sums))
+
+    def _likely(self, prompt: Ids, count: int) -> Ids:
+        """So many tokens that the model might write after a prompt."""
+        written: Ids = []
+        for _ in range(count):
+            (row,) = self._last_logprobs([*prompt, *written], 1)
+            places = min(_LIKELY + 1, len(row))
+            written.append(int(row.nan_to_num(-torch.inf).topk(places).indices[-1]))
+        return written
 
     def _sum(self, prompt: Ids, target: Ids) -> float:
         rows = self._last_logprobs([*prompt, *target], len(target) + 1)[:-1]

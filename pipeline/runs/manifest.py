@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.reading.input_files import InputFile
+from pipeline.runs.verdict import Verdict
 from pipeline.storage.files import digest_of
 from pipeline.storage.records import NearDuplicatesAccount, Overlap, Part, Retrieval, WrittenInputs
 
@@ -152,6 +153,7 @@ class Manifest:
     eligible: int = 0
     scores: dict[str, Any] = field(default_factory=dict)
     overlap: Overlap | None = None
+    verdict: Verdict | None = None
     seed: int = 0
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     inputs: list[InputFile] = field(default_factory=list)
@@ -177,6 +179,7 @@ def to_plain(manifest: Manifest) -> dict[str, Any]:
     optional = {
         "parent",
         "since",
+        "verdict",
         "generator",
         "alternatives",
         "near_duplicates",

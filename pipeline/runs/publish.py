@@ -18,7 +18,8 @@ import pyarrow as pa
 import yaml
 
 from operators.schema import NEAR_DUPLICATES, REJECTED, SCORED, SELECTED
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.errors import RunFailed
 from pipeline.interruption import Interruption
 from pipeline.runs.card import card
@@ -38,6 +39,8 @@ class Move(NamedTuple):
 
     path: str
     target: str
+    rows: int
+    bytes: int
 
 
 def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
@@ -48,21 +51,23 @@ def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict
     for kind in parts:
         names = [f"{kind}/part-{number:05d}.parquet" for number in range(max(1, len(parts[kind])))]
         moves += [
-            Move(part.path, urls.join(workspace.staged, name)) for part, name in zip(parts[kind], names, strict=False)
+            Move(part.path, urls.join(workspace.staged, name), part.rows, part.bytes)
+            for part, name in zip(parts[kind], names, strict=False)
         ]
         written = parts[kind] or [write_table(urls.join(workspace.staged, names[0]), _SCHEMAS[kind].empty_table())]
         published[kind] = [replace(part, path=name) for part, name in zip(written, names, strict=True)]
     with job.reporter.stage("publish", len(moves)) as stage:
-        execute("publish", Move, over_parts(moves, move_parts), lambda move: stage.advance())
+        for _ in light_pass("publish", Move, moves, move_parts):
+            stage.advance()
     return published
 
 
 def move_parts(batch: pa.Table) -> pa.Table:
     """Give parts their final names. A part that has it already was moved by an attempt that died after."""
     moves = list(records_of(Move, batch))
-    for path, target in moves:
-        if files.exists(path) or not files.exists(target):
-            files.move(path, target)
+    for move in moves:
+        if files.exists(move.path) or not files.exists(move.target):
+            files.move(move.path, move.target)
     return record_table(moves)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config_select import Select
+from pipeline.errors import printable
+from pipeline.runs import verdict_words
 from pipeline.runs.accounts import by_reason
 from pipeline.runs.manifest import AllCounts, Manifest, Pairs, RowChanges
 
@@ -17,6 +20,10 @@ class Summary:
 
     run: str
     text: str
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same lines, escaped."""
+        return f"<pre>{html.escape(printable(self.text))}</pre>"
 
 
 _AGGREGATES = {"mean": "mean", "min": "lowest score"}
@@ -37,6 +44,7 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         *_quantiles(scores, counts.scored - counts.unscored),
         *selection_lines(manifest),
         *_overlap(manifest),
+        *(verdict_words.lines(manifest.verdict) if manifest.verdict else []),
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
         *_changes(manifest),

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from operators.selection import budget
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.selection.choose import Selection
 from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import CommonRows, overlap_of_parts
@@ -36,7 +37,7 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
             stage.advance()
         wanted = [Search(ranking, cuts) for ranking in compared]
         ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
-        parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_parts, searches=ends))
+        parts = list(light_pass("overlap", CommonRows, scored, overlap_of_parts, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")
     common = np.sum(parts, axis=0)
     rows = np.diag(common)
