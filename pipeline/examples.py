@@ -18,6 +18,8 @@ EXAMPLES = {
     "store": "tss store stats runs/mine",
     "demo": "tss demo --rows 500 --output runs/small",
     "report": "tss report runs/mine",
+    "explain": "tss explain runs/mine data/alpaca.jsonl:12",
+    "compare": "tss compare runs/mine/runs/20261130T025819-ba15d2 runs/mine",
     "export": "tss export runs/mine --to messages",
     "push": "tss push runs/mine owner/name",
     "submit": "tss submit --address http://head:8265 run /shared/config.yaml",
