@@ -199,7 +199,7 @@ class TargetScorer:
             except (TypeError, AttributeError, RuntimeError, ValueError) as error:
                 _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
                 return False
-            if not agree(sums, trial.expected, sequences.targets, self.model.dtype):
+            if not agree(sums, trial, sequences.targets, self.model.dtype):
                 return False
         return True
 
