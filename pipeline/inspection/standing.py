@@ -20,6 +20,7 @@ from pipeline.inspection.find_row import FoundRow
 from pipeline.inspection.replay import Budgeted, Replay, replay
 from pipeline.runs import open_run
 from pipeline.runs.manifest import Manifest
+from pipeline.selection.rank_values import in_this_process, without_ranks
 from pipeline.storage.parts import DamagedPart, read_columns
 from pipeline.storage.records import BlockPart
 
@@ -56,6 +57,8 @@ def standing_of(run: str, manifest: Manifest, row: FoundRow) -> Standing:
         return _with(unknown, "this run was made by an early release, whose manifest does not say what its budget was")
     scored = open_run.parts_of(run, manifest.files["scored"])
     try:
+        decided = without_ranks(scored, select.where, in_this_process)
+        select = select.model_copy(update={"where": decided})
         again = replay(scored, select, manifest.seed, manifest.budget.asked, row.part.block, row.place)
     except DamagedPart as damaged:
         raise DamagedInput("explain", str(damaged)) from damaged

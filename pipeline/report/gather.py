@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from operators.scoring.scores import ScoreSettings
 from pipeline.config_select import Select
@@ -15,6 +15,7 @@ from pipeline.report.rows import Material, Wanted, pick, read_rows
 from pipeline.report.tally import BEFORE, SCORED, SELECTION, Look, Looked, Tally, joined, tally_of
 from pipeline.runs import open_run
 from pipeline.runs.manifest import Manifest
+from pipeline.selection.rank_values import Count, by_tasks, in_this_process, without_ranks
 from pipeline.storage import urls
 from pipeline.storage.records import BlockPart
 
@@ -41,7 +42,7 @@ def gather(job: Job, manifest: Manifest, run: str, earlier: str | None) -> Gathe
         material: Material = once("report", read_rows, wanted)
         return material
 
-    return _gathered(manifest, run, earlier, tallied, read)
+    return _gathered(manifest, run, earlier, tallied, read, by_tasks)
 
 
 def gather_here(manifest: Manifest, run: str) -> Gathered:
@@ -51,7 +52,7 @@ def gather_here(manifest: Manifest, run: str) -> Gathered:
         return joined(tally_of(each, look) for each in looked)
 
     earlier = None if manifest.since is None else urls.join(urls.parent_of(run), manifest.since)
-    return _gathered(manifest, run, earlier, tallied, read_rows)
+    return _gathered(manifest, run, earlier, tallied, read_rows, in_this_process)
 
 
 def _gathered(
@@ -60,9 +61,11 @@ def _gathered(
     earlier: str | None,
     tallied: Callable[[list[Looked], Look], Tally],
     read: Callable[[Wanted], Material],
+    count: Count,
 ) -> Gathered:
     looked = [Looked(each.part, kind) for kind in (SCORED, SELECTION) for each in _parts(run, manifest, kind)]
     look = look_of(manifest)
+    look = replace(look, where=without_ranks(_parts(run, manifest, SCORED), look.where, count))
     tally = tallied([*looked, *_before(manifest, earlier)], look)
     rejected, selected = ([each.part.path for each in _parts(run, manifest, kind)] for kind in ("rejected", SELECTION))
     material = read(Wanted(pick(tally, look, temperature_of(manifest)), rejected, selected))

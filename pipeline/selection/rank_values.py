@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from operators.selection import filter, ranking_key, ranks
-from pipeline.engine.job import execute, over_parts
+from pipeline.engine.light_pass import light_pass
 from pipeline.storage.parts import read_table
-from pipeline.storage.records import BlockPart, record_table, records_of
+from pipeline.storage.records import BlockPart, record_table, records_of, to_json
 
 Asked = tuple[str, tuple[int, ...]]  # a column, and the first digits of the keys that are counted
 
@@ -23,22 +24,38 @@ class Digits:
     counts: list[dict[int, int]]
 
 
-def without_ranks(scored: list[BlockPart], where: str | None) -> str | None:
+# What counts digits of all parts: the columns and prefixes are as in `Asked`.
+Count = Callable[[list[BlockPart], list[tuple[str, list[int]]]], Iterable[Digits]]
+
+
+def by_tasks(scored: list[BlockPart], asked: list[tuple[str, list[int]]]) -> Iterable[Digits]:
+    """Count in tasks of Ray, where there is enough to count."""
+    return light_pass("select", Digits, scored, digits_of_parts, asked=asked)
+
+
+def in_this_process(scored: list[BlockPart], asked: list[tuple[str, list[int]]]) -> Iterable[Digits]:
+    """Count part by part, without Ray."""
+    for record in scored:
+        batch = pa.table({"item": pa.array([to_json(record)], pa.string())})
+        yield from records_of(Digits, digits_of_parts(batch, asked=asked), "record")
+
+
+def without_ranks(scored: list[BlockPart], where: str | None, count: Count = by_tasks) -> str | None:
     """A filter in which values stand in place of ranks over all of these rows; one without ranks as it is."""
     tests = ranks.tests_of(filter.parse(where)) if where else []
     if not where or not tests:
         return where
-    firsts = _count(scored, list(dict.fromkeys((test.column, ()) for test in tests)))
+    firsts = _count(count, scored, list(dict.fromkeys((test.column, ()) for test in tests)))
     rows = {column: counts.total() for (column, _), counts in firsts.items()}
     places = {test: test.place(rows[test.column]) for test in tests}
     wanted = {(test.column, place) for test, place in places.items() if place is not None}
-    values = _values(scored, wanted, firsts)
+    values = _values(count, scored, wanted, firsts)
     decided = {test: None if place is None else values[test.column, place] for test, place in places.items()}
     return ranks.replaced(filter.parse(where), decided)
 
 
 def _values(
-    scored: list[BlockPart], wanted: set[tuple[str, int]], firsts: dict[Asked, Counter[int]]
+    count: Count, scored: list[BlockPart], wanted: set[tuple[str, int]], firsts: dict[Asked, Counter[int]]
 ) -> dict[tuple[str, int], float]:
     """By column and place from the highest, the value that stands there."""
     counts = firsts
@@ -54,15 +71,15 @@ def _values(
                 left -= number
         asked = {(column, prefix) for (column, _), (prefix, _) in states.items()}
         if all(len(prefix) < ranking_key.DIGITS_OF_WORD for _, prefix in asked):
-            counts = _count(scored, sorted(asked))
+            counts = _count(count, scored, sorted(asked))
     return {which: ranking_key.lowest_score(prefix) for which, (prefix, _) in states.items()}
 
 
-def _count(scored: list[BlockPart], asked: list[Asked]) -> dict[Asked, Counter[int]]:
+def _count(count: Count, scored: list[BlockPart], asked: list[Asked]) -> dict[Asked, Counter[int]]:
     """How many keys of all rows have each next digit."""
     wanted = [(column, list(prefix)) for column, prefix in asked]
     sums: dict[Asked, Counter[int]] = {which: Counter() for which in asked}
-    for record in execute("select", Digits, over_parts(scored, digits_of_parts, asked=wanted)):
+    for record in count(scored, wanted):
         for which, counts in zip(asked, record.counts, strict=True):
             sums[which].update(counts)
     return sums

@@ -78,8 +78,8 @@ def offered(work: Path, corpus: Path, options: argparse.Namespace) -> pa.Table:
             planted = [row for row in planted if has_input(row.input)]
         (work / "rows.jsonl").write_text("".join(json.dumps(row.plain()) + "\n" for row in planted))
         (work / "pool.jsonl").write_text("".join(json.dumps({"instruction": text}) + "\n" for text in pool))
-        (work / "config.json").write_text(json.dumps(_settings(work, output, options)))
-        command = [sys.executable, "-m", "pipeline", "run", str(work / "config.json"), "--quiet"]
+        (work / "config.yaml").write_text(json.dumps(_settings(work, output, options)))
+        command = [sys.executable, "-m", "pipeline", "run", str(work / "config.yaml"), "--quiet"]
         subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
     run = Path(open_run.find_run(str(output))[1])
     return pyarrow.dataset.dataset(run / "scored").to_table().sort_by("id")
@@ -169,15 +169,17 @@ def _matrix(texts: list[list[str]], means: list[dict[str, float]]) -> np.ndarray
     return filled
 
 
-def kept(path: Path, make: object) -> Scored:
-    """What `make` gives, from the file where it was kept."""
-    if not path.exists():
-        made: Scored = make()  # type: ignore[operator]
-        others = {f"others_{name}": values for name, values in made.others.items()}
-        np.savez(path, kinds=made.kinds, own=made.own, empty=made.empty, lengths=made.lengths, **others)
+def kept(path: Path) -> Scored:
+    """What was scored, from the file where it was kept."""
     with np.load(path, allow_pickle=False) as data:
         others = {name.removeprefix("others_"): data[name] for name in data.files if name.startswith("others_")}
         return Scored(data["kinds"], data["own"], data["empty"], data["lengths"], others)
+
+
+def keep(path: Path, made: Scored) -> None:
+    """See `kept`."""
+    others = {f"others_{name}": values for name, values in made.others.items()}
+    np.savez(path, kinds=made.kinds, own=made.own, empty=made.empty, lengths=made.lengths, **others)
 
 
 def shown(values: np.ndarray, scored: Scored, kind: str, resamples: int) -> str:
@@ -232,11 +234,10 @@ def main() -> None:
     table = offered(options.work, options.corpus, options)
     for template in options.template:
         name = f"{Path(options.scorer).name}-{Path(template).stem}-{options.dtype}-{options.source}"
-        made = kept(
-            options.work / f"{name}.npz",
-            lambda template=template: score(table, options.scorer, template, options.dtype, options),
-        )
-        print(table_of(name, made, options.resamples), flush=True)
+        path = options.work / f"{name}.npz"
+        if not path.exists():
+            keep(path, score(table, options.scorer, template, options.dtype, options))
+        print(table_of(name, kept(path), options.resamples), flush=True)
 
 
 if __name__ == "__main__":

@@ -193,6 +193,14 @@ def test_what_keeps_a_row_out_is_named(tmp_path, row, select, decided_by, words)
     assert (made.selected, made.decided_by) == (False, decided_by) and words in made.words
 
 
+def test_ranks_in_a_filter_are_those_of_all_rows(tmp_path):
+    """Of five rows the last two in order of tss_pp are not in the better 60%."""
+    made = standing(tmp_path / "out", RANKED, [0, 1], 4, where="rank_of(tss_pp) < 0.6")
+    assert made.decided_by == "filter" and "tss_pp" in made.words
+    made = standing(tmp_path / "in", RANKED, [0, 1], 1, where="rank_of(tss_pp) < 0.6")
+    assert made.selected and made.decided_by == "selected"
+
+
 def test_a_turn_that_lacks_a_score_keeps_its_conversation_out(tmp_path):
     chat = {"conversation": "c" * 32}
     rows = [scored(0, 1.0), scored(1, 2.0, turn=1, **chat), scored(2, None, turn=3, **chat)]

@@ -161,6 +161,12 @@ def test_a_weighted_score_is_not_taken_apart(tmp_path):
     assert "moves-ppl" not in {attributes.get("data-chart") for _, attributes in parsed.tags}
 
 
+def test_a_filter_may_know_ranks(tmp_path):
+    every = [scored(number) for number in range(20)]
+    text, manifest, run = made(tmp_path, every, [0, 1], select={"where": "percentile(ppl) < 0.9"})
+    assert "moves-tss_pp" in {each.get("data-chart") for _, each in require_inert(text).tags}
+
+
 def test_the_verdict_stands_at_the_top(plain):
     verdict = Verdict(rows=1000, best=0.2, low=0.18, high=0.22, chance=0.11, score="tss_pp", halves=0.9)
     parsed = require_inert(make.report_again(replace(plain[1], verdict=verdict), str(plain[2])))
