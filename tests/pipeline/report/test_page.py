@@ -163,7 +163,7 @@ def test_a_weighted_score_is_not_taken_apart(tmp_path):
 
 def test_a_filter_may_know_ranks(tmp_path):
     every = [scored(number) for number in range(20)]
-    text, manifest, run = made(tmp_path, every, [0, 1], select={"where": "percentile(ppl) < 0.9"})
+    text, _, _ = made(tmp_path, every, [0, 1], select={"where": "percentile(ppl) < 0.9"})
     assert "moves-tss_pp" in {each.get("data-chart") for _, each in require_inert(text).tags}
 
 
