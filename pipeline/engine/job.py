@@ -214,8 +214,9 @@ def failed(stage: str, error: BaseException) -> RunFailed:
         return RunFailed(stage, _OUT_OF_MEMORY)
     if isinstance(error, WorkerCrashedError) or (isinstance(error, ActorDiedError) and not error.actor_init_failed):
         return RunFailed(stage, _DIED)
-    damaged = any(isinstance(cause, DamagedPart) for cause in _chain(error))
-    return (DamagedInput if damaged else RunFailed)(stage, _cause(error))
+    damaged = next((cause for cause in _chain(error) if isinstance(cause, DamagedPart)), None)
+    # What it was raised from says less: it travels no further than the process that read the part.
+    return RunFailed(stage, _cause(error)) if damaged is None else DamagedInput(stage, str(damaged))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -160,8 +160,9 @@ def test_operators_in_a_pipeline_of_ones_own(ray_session, tmp_path, model_folder
     stored = opened.scored.select_columns(LIKELIHOODS.names)
     anew = stored.map_batches(add_scores, batch_format="pyarrow", fn_args=(settings, 0)).to_pandas().set_index("id")
     before = opened.to_arrow("scored").to_pandas().set_index("id")
-    assert (anew["tss_nce"] == anew["tss_pp"]).all() and (anew["tss"] == before["tss"][anew.index]).all()
-    assert not (anew["tss_nce"] == before["tss_nce"][anew.index]).any()
+    assert (anew["tss_nce"] == anew["tss_pp"]).all() and anew["tss"].to_dict() == before["tss"].to_dict()
+    earlier = before["tss_nce"].to_dict()
+    assert all(value != earlier[id] for id, value in anew["tss_nce"].to_dict().items())
 
     raw = ray.data.from_items([{"prompt": "Say it.", "completion": "It."}])
     (example,) = raw.map(lambda row: vars(normalise(row))).take_all()

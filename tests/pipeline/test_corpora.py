@@ -22,6 +22,7 @@ def test_accounts_add_up(ray_session, tmp_path, name):
         "output": str(tmp_path / "out"),
         "embedder": {"model": "lexical"},
         "alternatives": {"k": 2},
+        "select": {"budget": {"token_fraction": 0.5}},
         "max_rejected_fraction": 1.0,
         "scorer": {"model": str(MODEL), "template": "plain", "max_length": 512},
     }
