@@ -7,6 +7,7 @@ no token attend to another sequence. `require_packing` proves that of a model be
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -216,11 +217,16 @@ def work_cell(
     The same arguments give the same figures, on the same machine. What was lost on the way is counted: `too_long`.
     """
     torch.set_num_threads(threads)
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # what torch asks for where GPUs are to repeat themselves
     torch.use_deterministic_algorithms(True, warn_only=True)
     start, cpu = time.perf_counter(), time.process_time()
     network, tokenizer = load(model, fit)
     encoder = encoder_of(tokenizer, fit)
     measured = {name: [row for row in encode(encoder, some) if row] for name, some in held_out.items()}
+    if empty := [name for name, some in measured.items() if not some]:
+        raise ValueError(f"no held-out row of {', '.join(empty)} fits into {fit.max_length} tokens")
     require_packing(network, next(iter(measured.values())), fit)
     kept = [row for row in encode(encoder, rows) if row]
     if steps:
