@@ -32,9 +32,10 @@ import paper_table
 import paper_training
 import torch
 import transformers
+from downstream import extra_selector
 from paper_cells import Cell
 from paper_corpora import Corpus, digest_of
-from paper_methods import METHODS
+from paper_methods import METHODS, Method
 from paper_suite import Suite
 from paper_training import Fit
 
@@ -92,11 +93,11 @@ def cells_of(options: argparse.Namespace, corpora: list[Corpus], others: list[Co
         for name, (path, _) in models.items()
     }
     for unit, budget, seed in product(options.units, options.budgets, range(options.seeds)):
-        for ((corpus, scorer), run), method in product(runs.items(), options.methods):
-            if not paper_methods.runs_at(METHODS[method], method, budget):
+        for ((corpus, scorer), run), (method, selector) in product(runs.items(), options.selectors.items()):
+            if not paper_methods.runs_at(selector, method, budget):
                 continue
-            rows = paper_methods.chosen(run, METHODS[method], unit, budget, seed, options.work / "selections")
-            taken = {"keys": asdict(METHODS[method]), "rows": digest_of(json.dumps(paper_methods.rows_of(rows)))}
+            rows = paper_methods.chosen(run, selector, unit, budget, seed, options.work / "selections")
+            taken = {"keys": asdict(selector), "rows": digest_of(json.dumps(paper_methods.rows_of(rows)))}
             for name, (path, version) in models.items():
                 steps = fit.steps(budget * totals[run, name])
                 where = {"corpus": corpus, "scorer": scorer, "run": run.name, "model": name, "version": version}
@@ -164,6 +165,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     study.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.15, 0.45, 0.75, 1.0])
     study.add_argument("--units", nargs="+", default=[paper_methods.TOKENS], choices=list(paper_methods.BUDGETS))
     study.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    study.add_argument("--also", action="append", default=[], metavar="NAME: KEY=VALUE ...", help="another selection")
     study.add_argument("--seeds", type=int, default=3)
     study.add_argument("--rows", type=int, help="of a corpus that are trained on at most")
     study.add_argument("--chars", type=int, help="of a row at most; longer ones are left out of both sides")
@@ -188,7 +190,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     study.add_argument(
         "--address", help="of a Ray cluster; code, models and WORK lie at the same paths on all machines"
     )
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.kind == "run":
+        extra = {name: Method(keys) for name, keys in map(extra_selector, options.also)}
+        options.selectors = {name: METHODS[name] for name in options.methods} | extra
+    return options
 
 
 def main() -> int:
