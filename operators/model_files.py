@@ -33,6 +33,14 @@ def looks_local(name: str) -> bool:
     return Path(name).exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
+def both_readings(name: str) -> str:
+    """What a name that is no folder here may mean, for a message that the hub could not give it."""
+    if name.count("/") > 1:
+        return f"there is no folder {str(Path(name).expanduser().absolute())!r}"
+    place = str(Path(name).absolute())
+    return f"read as a folder, there is none at {place!r}; read as a name of the hub, the hub did not give it"
+
+
 def version_of(name: str) -> str:
     """What a model's name means now: on the hub the commit; for a folder a digest of stretches of its files. Raises OSError."""
     return _stretches(Path(name)) if looks_local(name) else hub_version(name)
@@ -47,6 +55,18 @@ def hub_version(name: str, kind: str = "model", revision: str | None = None) -> 
 def files_of(name: str, version: str) -> set[str]:
     """Paths of a model's files: in its folder, on the hub, or in the local cache where that does not answer; raises OSError."""
     return _files(Path(name)) if looks_local(name) else _commit_and_files(name, "model", version)[1]
+
+
+def at_hand(name: str) -> bool:
+    """Whether a model is a folder of this machine, or the local cache has files of its weights in the version that the hub
+    names now: nothing of it would have to be downloaded but what is small."""
+    if looks_local(name):
+        return Path(name).is_dir()
+    try:
+        folder = _cached(name, hub_version(name))
+    except OSError:
+        return False
+    return folder is not None and any(folder.glob("*.safetensors"))
 
 
 def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_FILES) -> Path:

@@ -104,16 +104,28 @@ def _by_columns(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     return _row(record, places)
 
 
-def _by_layout(record: Mapping[str, Any]) -> Row:
-    names = _names(record)
-    empty: _Places | None = None
+def layout_of(record: Mapping[str, Any]) -> Layout | None:
+    """The layout by which a record is read; None where it has none."""
+    recognised = _recognised(record, _names(record))
+    return None if recognised is None else recognised[0]
+
+
+def _recognised(record: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Layout, _Places] | None:
+    """The first layout that a record has, or where none of those holds a text, the first that it has the columns of."""
+    empty: tuple[Layout, _Places] | None = None
     for layout in LAYOUTS:
         places = _places(record, names, layout)
         if places is not None and (places.turns or record[places.instruction] != "" or record[places.output] != ""):
-            return _row(record, places)
-        empty = empty or places
-    if empty is not None:
-        return _row(record, empty)
+            return layout, places
+        empty = empty or (None if places is None else (layout, places))
+    return empty
+
+
+def _by_layout(record: Mapping[str, Any]) -> Row:
+    names = _names(record)
+    recognised = _recognised(record, names)
+    if recognised is not None:
+        return _row(record, recognised[1])
     for name in CHAT_COLUMNS:
         if name in names:
             column = names[name]

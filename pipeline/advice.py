@@ -8,13 +8,21 @@ from pipeline.errors import DamagedInput, RunFailed
 from pipeline.interruption import Interruption
 
 _AFTER_FAILURE = {
+    "use": "the output's pointer is as it was, or names the run that was asked for; `tss runs` says which.",
     "plan": "a run would fail as well. Plan again once the cause is gone.",
     "store": "nothing that was stored is lost. Run the same command again once the cause is gone.",
+    "explain": "nothing was changed. Name another run, or run again: pairs that are stored are not computed again.",
+    "compare": "nothing was changed. Name another run, or run again: pairs that are stored are not computed again.",
     "export": "nothing was written. Run the same command again once the cause is gone, or name another run.",
     "push": "the run is not there as a revision yet. Run the same command again once the cause is gone.",
 }
 AFTER_INTERRUPT = {
+    "init": "nothing was written but what is printed.",
+    "runs": "nothing was written.",
+    "use": "the output's pointer is as it was, or names the run that was asked for; `tss runs` says which.",
     "plan": "nothing was written.",
+    "explain": "nothing was written.",
+    "compare": "nothing was written.",
     "export": "nothing was written.",
     "push": "the run may be there or not. The same command says so, or sends what is missing.",
 }
@@ -50,7 +58,11 @@ def after_interrupt(arguments: argparse.Namespace) -> str:
         return AFTER_INTERRUPT[arguments.name]
     if Interruption.published:
         return f"{Interruption.published} was published before; what is left to tidy up waits for the next run."
-    return f"nothing was published. The same command{_without_fresh(arguments)} uses what is stored."
+    again = f"The same command{_without_fresh(arguments)} uses what is stored"
+    if Interruption.stored is None or arguments.name == "select":
+        return f"nothing was published. {again}."
+    waiting = "" if Interruption.stored else ", as none was finished and written (store.write_every) by then"
+    return f"nothing was published. {again}: {Interruption.stored:,} pairs of this run{waiting}."
 
 
 def _without_fresh(arguments: argparse.Namespace) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline import flags
 from pipeline.export import FILE_KINDS, FORMATS, SCORED, SELECTED
 
 
@@ -13,8 +14,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
     )
-    parser.set_defaults(fresh=False, quiet=False, debug=False, output_folder=None)
+    parser.set_defaults(fresh=False, quiet=False, debug=False, json=False, output_folder=None)
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
+    flags.add_init(verbs)
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
     plan = verbs.add_parser(
         "plan", help="what a run would take, from a sample of its inputs: tokens, pairs, hours, space"
@@ -22,14 +24,14 @@ def make_parser() -> argparse.ArgumentParser:
     refresh = verbs.add_parser("refresh", help="run anew on a corpus that has changed, and say what that changed")
     store = verbs.add_parser("store", help="what is stored of likelihoods and embeddings: stats, compact, prune")
     select = verbs.add_parser("select", help="score and select anew from a published run, without any model")
+    flags.add_runs(verbs)
     demo = verbs.add_parser("demo", help="run the main job on a generated corpus with the bundled scorer")
     report = verbs.add_parser("report", help="what a published run did, and how much other scores would select alike")
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
+    _add_inspection(verbs)
     push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
-    for verb in (run, plan, refresh):
-        verb.add_argument("config", type=Path, help="YAML configuration")
     for verb in (select, report, export, push):
         verb.add_argument("run", help="an output folder, or one of its runs/<id>")
     store.add_argument(
@@ -39,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--rows", type=_positive, default=2000, help="rows of the generated corpus (default 2000)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
+    report.add_argument("--open", action="store_true", help="open the page of the run in a browser")
     _add_export(export)
     push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
     push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
@@ -47,12 +50,33 @@ def make_parser() -> argparse.ArgumentParser:
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
 
     _add_flag([run, refresh, demo], "--fresh", "compute everything anew, whatever is stored or was begun")
-    for verb in (run, plan, refresh, select, demo):
+    for verb in (verbs.choices["init"], run, plan, refresh, select, demo):
         _add_overrides(verb)
+    for verb in (run, refresh, select, demo):
+        _add_strict(verb)
+    flags.add_flags(verbs.choices)
     _add_flag([run, refresh, select, demo, store, export, push], "--quiet", "no progress on standard error")
     _add_flag([parser, *verbs.choices.values()], "--debug", "show the traceback of a command that fails")
     submit.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="the command, as without submit")
     return parser
+
+
+def _add_inspection(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    explain = verbs.add_parser(
+        "explain", help="one row of a published run: its likelihoods, why it was selected, its tokens"
+    )
+    explain.add_argument("run", help="an output folder, or one of its runs/<id>")
+    explain.add_argument("id", metavar="ID", help="of the row, or its beginning; or FILE:LINE, where the row was read")
+    explain.add_argument("--no-model", action="store_true", help="all but the tokens, which need the model that scored")
+    explain.add_argument("--model", metavar="NAME", help="that model in another folder or by another name")
+    explain.add_argument("--trust-remote-code", action="store_true", help="let the model's own code run, if it has any")
+    explain.add_argument("--html", metavar="FILE", help="write a page, too")
+    compare = verbs.add_parser("compare", help="two published runs: scores, selections, rows that moved, settings")
+    compare.add_argument("run", help="an output folder, or one of its runs/<id>")
+    compare.add_argument("other", metavar="run", help="another one")
+    compare.add_argument("--by", metavar="SCORE", default="tss_pp", help="by which rows have moved (default tss_pp)")
+    compare.add_argument("--rows", type=_positive, default=5, metavar="N", help="that moved most each way (default 5)")
+    _add_flag([explain, compare], "--json", "print one JSON object")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -83,6 +107,16 @@ def _add_overrides(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="override a key of the configuration, for example select.budget.tokens=100000",
+    )
+
+
+def _add_strict(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--strict",
+        dest="overrides",
+        action="append_const",
+        const="strict=true",
+        help="publish nothing if the scorer is unfit for these rows, or the selection is another score's; as --set strict=true",
     )
 
 

@@ -18,6 +18,7 @@ from pipeline.shadowing import check_shadowing
 # Everything else is imported within functions: after the check for modules that would hide it, and where it is wanted.
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.engine.job import Publishing
     from pipeline.engine.progress import Reporter
     from pipeline.runs.summary import Summary
 
@@ -54,7 +55,11 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         # What was done is done, and a scheduler must not do it again; a command that only shows has shown nothing.
         again = "what was asked is done" if arguments.name in advice.AFTER_INTERRUPT else "`tss report` prints it again"
         say(f"tss: the summary could not be printed; {again}", error=True)
-        return 1 if arguments.name in ("report", "plan") or getattr(arguments, "what", "") == "stats" else 0
+        return (
+            1
+            if arguments.name in ("report", "plan", "explain", "compare") or getattr(arguments, "what", "") == "stats"
+            else 0
+        )
     return 0
 
 
@@ -81,33 +86,60 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
+def _init(arguments: argparse.Namespace) -> Summary:
+    from pipeline.first_config import first_config
+    from pipeline.runs.summary import Summary
+
+    text, lines = first_config(arguments.config, arguments.overrides)
+    say(printable("\n".join(lines)), error=True)
+    return Summary("", text)
+
+
 def _run(arguments: argparse.Namespace) -> Summary:
+    if arguments.dry_run:
+        return _plan(arguments)
+    from pipeline import unchanged
+
+    config = _config_of(arguments)
+    key = unchanged.key_of(config)
+    if not (arguments.fresh or arguments.label) and (current := unchanged.current_of(config, key)) is not None:
+        return current
     from pipeline import flow
 
-    return flow.run(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+    publishing = replace(_publishing(arguments), key=key)
+    return flow.run(config, _reporter(arguments), fresh=arguments.fresh, publishing=publishing)
 
 
 def _refresh(arguments: argparse.Namespace) -> Summary:
+    if arguments.dry_run:
+        return _plan(arguments)
     from pipeline import flow
 
-    return flow.refresh(_config_of(arguments), _reporter(arguments), fresh=arguments.fresh)
+    asked = {"fresh": arguments.fresh, "publishing": _publishing(arguments)}
+    return flow.refresh(_config_of(arguments), _reporter(arguments), **asked)
 
 
 def _plan(arguments: argparse.Namespace) -> Summary:
-    from pipeline import plan, read_config
+    from pipeline import config_or_data, plan
     from pipeline.planning import words
     from pipeline.runs.summary import Summary
 
-    made = plan.plan(read_config.load(arguments.config, arguments.overrides))
-    return Summary("", words.as_json(made) if arguments.json else words.as_lines(made))
+    made = plan.plan(config_or_data.load(arguments.config, arguments.overrides))
+    return Summary("", words.as_json(made) if getattr(arguments, "json", False) else words.as_lines(made))
 
 
 def _config_of(arguments: argparse.Namespace) -> Config:
-    from pipeline import read_config
+    from pipeline import config_or_data
 
-    config = read_config.load(arguments.config, arguments.overrides)
+    config = config_or_data.load(arguments.config, arguments.overrides)
     arguments.output_folder = config.output
     return config
+
+
+def _publishing(arguments: argparse.Namespace) -> Publishing:
+    from pipeline.engine.job import Publishing
+
+    return Publishing(arguments.label or "", arguments.allow_empty)
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
@@ -128,32 +160,29 @@ def _store(arguments: argparse.Namespace) -> Summary:
 
 
 def _select(arguments: argparse.Namespace) -> Summary:
-    from pipeline import flow, read_config
-    from pipeline.runs import open_run
-    from pipeline.storage import urls
+    from pipeline import flow, selecting
 
-    free = {"score", "select", "ray", "output", "seed", "keep_runs"}
-    fixed = [text for text in arguments.overrides if _section(text) not in free]
-    if fixed:
-        raise BadRequest(
-            f"--set {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output, keep_runs and seed"
-        )
-    output, run = open_run.find_run(arguments.run)
-    if output is None and not any(text.partition("=")[0].strip() == "output" for text in arguments.overrides):
-        raise BadRequest(
-            f"{run}: a run that does not lie in runs/ of an output folder, so there is no place for another beside it; "
-            "accepted: an output folder, one of its runs/<id>, or this with --set output=DIR"
-        )
-    manifest = open_run.read_manifest(run)
-    data = read_config.override({**open_run.settings_of(manifest), "output": output or run}, arguments.overrides)
-    config = read_config.validate(data, urls.join(run, open_run.MANIFEST), overrides=arguments.overrides)
+    config, run = selecting.asked(arguments.run, arguments.overrides)
+    if arguments.dry_run:
+        return flow.try_selection(config, run, _reporter(arguments))
     arguments.output_folder = config.output
-    return flow.select(config, run, _reporter(arguments))
+    return flow.select(config, run, _reporter(arguments), publishing=_publishing(arguments))
+
+
+def _runs(arguments: argparse.Namespace) -> Summary:
+    from pipeline.runs import history
+
+    return history.runs(arguments.output)
+
+
+def _use(arguments: argparse.Namespace) -> Summary:
+    from pipeline.runs import history
+
+    return history.use(arguments.output, arguments.run)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from pipeline import read_config, submit
+    from pipeline import config_or_data, submit
 
     if arguments.command[:1] not in ([name] for name in ("run", "refresh", "select", "demo")):
         raise BadRequest(
@@ -161,20 +190,32 @@ def _submit(arguments: argparse.Namespace) -> int:
         )
     parsed = make_parser().parse_args(arguments.command)
     with_config = parsed.name in ("run", "refresh")
-    config = read_config.load(parsed.config, parsed.overrides) if with_config else None
+    config = config_or_data.load(parsed.config, parsed.overrides, here=False) if with_config else None
     return submit.submit(parsed, config, arguments.address, arguments.id, not arguments.no_wait)
-
-
-def _section(override: str) -> str:
-    """The outermost key of an `a.b=value`."""
-    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def _report(arguments: argparse.Namespace) -> Summary:
     from pipeline.runs import open_run, report
 
     arguments.output_folder, run = open_run.find_run(arguments.run)
-    return report.of_run(run)
+    printed = report.of_run(run)
+    if not arguments.open:
+        return printed
+    from pipeline.report import show
+
+    return replace(printed, text=f"{printed.text}\n{show.show(run)}")
+
+
+def _explain(arguments: argparse.Namespace) -> Summary | int:
+    from pipeline import explain
+
+    return explain.verb(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> Summary:
+    from pipeline.inspection import compare_words
+
+    return compare_words.verb(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> Summary:
@@ -203,9 +244,10 @@ def _push(arguments: argparse.Namespace) -> Summary:
 def _demo(arguments: argparse.Namespace) -> Summary:
     from pipeline import demo, flow, read_config
     from pipeline.demo import truth
+    from pipeline.read_config import section_of
     from pipeline.runs.output import check_output
 
-    if any(_section(text) == "input" for text in arguments.overrides):
+    if any(section_of(text) == "input" for text in arguments.overrides):
         raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
 
     def config_for(corpus: Path, output: Path, model: Path) -> Config:
@@ -227,16 +269,21 @@ def _demo(arguments: argparse.Namespace) -> Summary:
     return replace(summary, text=f"{summary.text}\n{judged}")
 
 
-_WITHOUT_RAY = ("plan", "report", "export", "push", "submit")
+_WITHOUT_RAY = ("init", "plan", "report", "runs", "use", "explain", "compare", "export", "push", "submit")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
+    "init": _init,
     "run": _run,
     "plan": _plan,
     "refresh": _refresh,
     "store": _store,
     "select": _select,
+    "runs": _runs,
+    "use": _use,
     "demo": _demo,
     "report": _report,
+    "explain": _explain,
+    "compare": _compare,
     "export": _export,
     "push": _push,
     "submit": _submit,

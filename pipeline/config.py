@@ -253,6 +253,7 @@ class Config(Section):
     store: Store = Store()
     max_rejected_fraction: float = Field(0.05, ge=0, le=1)
     keep_runs: int | None = Field(None, ge=1)
+    strict: bool = False  # publish nothing where the verdict on the scorer or the selection is a bad one
     seed: int = 0
 
     @model_validator(mode="before")

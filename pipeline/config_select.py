@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from operators.schema import SCORED
 from operators.selection import filter
+from operators.selection.budget_words import budget_of
 from pipeline.config_section import Section
 
 ON_ALTERNATIVES = {"tss", "tss_nce", "tss_pp", "tss_pp_bound", "rank", "weight", "alternatives"}
@@ -41,7 +43,8 @@ class Select(Section):
         """The keys, with their values, of what an upper bound of tss_pp cannot decide: only where tss_pp alone orders, and rows
         compete with no others than those above them, is it enough to leave a row out."""
         settings = [f"score: {self.score}"] if self.score != "tss_pp" else []
-        settings += [f"where: {self.where}"] if self._filtered() & ON_ALTERNATIVES else []
+        ranked = self.where is not None and filter.has_ranks(filter.parse(self.where))
+        settings += [f"where: {self.where}"] if ranked or self._filtered() & ON_ALTERNATIVES else []
         settings += [f"unit: {self.unit}"] if self.unit != "example" else []
         return settings + [f"{key}: {value}" for key in ("max_per", "quota") if (value := getattr(self, key))]
 
@@ -69,7 +72,7 @@ class Select(Section):
         if self.mode == "bounded" and (beyond := self.beyond_bounds()):
             raise ValueError(
                 f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp and unit: example, without "
-                f"max_per, without quota, and without a where over {', '.join(sorted(ON_ALTERNATIVES))}"
+                f"max_per, without quota, and without a where over ranks or {', '.join(sorted(ON_ALTERNATIVES))}"
             )
         return self
 
@@ -98,19 +101,15 @@ class Select(Section):
     @field_validator("budget", mode="before")
     @classmethod
     def _named_budget(cls, value: Any) -> Any:
-        numbers = isinstance(value, dict) and all(isinstance(asked, (int, float)) for asked in value.values())
-        if not numbers:
-            raise ValueError(
-                "accepted: a number with its unit, such as {token_fraction: 0.05}, {tokens: 20000}, {examples: 500} or "
-                "{example_fraction: 0.1}"
-            )
-        return value
+        return budget_of(value)
 
     @field_validator("budget")
     @classmethod
     def _one_budget(cls, value: Mapping[str, float]) -> dict[str, float]:
         if len(value) != 1 or not set(value) <= set(BUDGET_UNITS):
-            raise ValueError(f"accepted: exactly one of {', '.join(BUDGET_UNITS)}")
+            close = [near for name in value for near in difflib.get_close_matches(name, BUDGET_UNITS, n=1)]
+            hint = f"did you mean {close[0]!r}? " if close and not set(value) <= set(BUDGET_UNITS) else ""
+            raise ValueError(f"{hint}accepted: exactly one of {', '.join(BUDGET_UNITS)}")
         ((unit, asked),) = value.items()
         if unit.endswith("fraction") and not 0 < asked <= 1:
             raise ValueError(f"{unit} must be above 0 and at most 1")

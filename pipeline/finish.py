@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from operators.error_text import first_line
+from pipeline import failures
 from pipeline.engine import metrics
-from pipeline.engine.job import Job, execute, over_parts
-from pipeline.errors import DamagedInput
-from pipeline.runs import accounts, maintenance, open_run, publish, report
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
+from pipeline.errors import BadRequest, DamagedInput, RunFailed
+from pipeline.report import make
+from pipeline.runs import accounts, maintenance, open_run, publish, verdict_words
 from pipeline.runs.changes import compare
-from pipeline.runs.manifest import Budget, Manifest, Pairs, RowChanges, Tokens
+from pipeline.runs.manifest import AllCounts, Budget, Manifest, Pairs, RowChanges, Tokens
 from pipeline.runs.score_digest import digest_scores
 from pipeline.runs.summary import Summary, summarise
+from pipeline.runs.verdict import judge
 from pipeline.runs.workspace import Workspace
 from pipeline.scoring.rescore import rescore
 from pipeline.selection import choose
+from pipeline.selection.bounded import pilot_share
 from pipeline.selection.conversations import require_conversations
 from pipeline.selection.overlap import overlap
 from pipeline.selection.weigh import weigh
-from pipeline.storage.records import BlockPart, Part
+from pipeline.storage.records import BlockPart, Overlap, Part, Verdict
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def _copied(job: Job, parent: str, known: Manifest, kind: str) -> list[Part]:
     parts = [record for record in open_run.parts_of(parent, known.files[kind]) if record.part.rows]
     if not parts:
         return []
-    records = execute(kind, BlockPart, over_parts(parts, publish.copy_parts, work=job.work))
+    records = light_pass(kind, BlockPart, parts, publish.copy_parts, work=job.work)
     return _parts(sorted(records, key=lambda record: record.block))
 
 
@@ -75,11 +81,44 @@ def finish(job: Job, workspace: Workspace, outcome: Outcome | None, since: str |
     scored, moments = weigh(job, outcome.scored)
     outcome = replace(outcome, scored=scored)
     chosen = choose.select(job, scored, moments)
+    _require_rows(job, outcome.manifest, chosen)
     manifest = _completed(job, workspace, outcome, chosen, since)
-    former = publish.current_run(workspace.output)
-    run = publish.publish(workspace, manifest, report.page(manifest), job.reporter.say)
+    former = open_run.current_run(workspace.output)
+    page, problem = _report(job, workspace, manifest, since)
+    manifest = replace(manifest, timings=_timings(job), report=publish.listed(page, problem))
+    run = publish.publish(workspace, manifest, page, job.reporter.say)
     maintenance.after_run(job.reporter, workspace, former, job.config.keep_runs)
     return summarise(manifest, run)
+
+
+def _report(job: Job, workspace: Workspace, manifest: Manifest, since: str | None) -> tuple[str, str | None]:
+    """The page of a run that is about to be published, and what was wrong with it: no run is lost for its page, and what failed
+    stands in a log, on the page, in the manifest and in the summary."""
+    try:
+        return make.report_of(job, manifest, workspace.staged, since), None
+    except Exception as error:  # noqa: BLE001 (whatever it is: the run is whole without its page)
+        log = failures.keep_log(error, "report", workspace.output)
+        problem = f"{first_line(error)[:300]} (the traceback is in {log})"
+        job.reporter.say(f"report       without figures of rows: {problem}")
+        return make.report_without_rows(manifest, problem), problem
+
+
+def _timings(job: Job) -> dict[str, float]:
+    return {name: round(seconds, 3) for name, seconds in job.reporter.timings.items()}
+
+
+def _require_rows(job: Job, manifest: Manifest, chosen: choose.Selection) -> None:
+    """Raise BadRequest, of a run that has been scored for it RunFailed, where nothing is selected and nobody has allowed that:
+    readers of the current run would have no rows all at once."""
+    if chosen.sources or job.publishing.allow_empty:
+        return
+    why = "no row has a score and passes the filters"
+    if chosen.eligible:
+        why = f"of {chosen.asked:,} {chosen.unit} the first row of the ranking alone costs more"
+    words = f"nothing would be selected: {why}; accepted: another select.where or select.budget, or --allow-empty"
+    if manifest.parent is not None:
+        raise BadRequest(f"select: {words}. Nothing was published")
+    raise RunFailed("select", words)
 
 
 def _completed(
@@ -91,6 +130,7 @@ def _completed(
     metrics.count("tss_rows", counts.selected, outcome="selected")
     overlapping = overlap(job, outcome.scored, chosen, counts.bounded)
     scores = digest_scores(job, outcome.scored, counts.scored - counts.unscored)
+    verdict = _verdict(job, outcome, counts, overlapping)
     compared, changes = _changes(job, since, {"scored": outcome.scored, "selected": chosen.parts})
     workspace.lock.require()  # parts are moved to a place that another attempt at this run would share
     kinds = {"scored": _parts(outcome.scored), "selected": _parts(chosen.parts), "rejected": outcome.rejected}
@@ -106,12 +146,25 @@ def _completed(
         eligible=chosen.eligible,
         scores=scores,
         overlap=overlapping,
+        verdict=verdict,
         seed=job.config.seed,
         files=publish.gather(job, workspace, kinds),
-        timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
+        timings=_timings(job),
         since=compared,
         changes=changes,
+        label=job.publishing.label or None,
+        key=job.publishing.key or None,
     )
+
+
+def _verdict(job: Job, outcome: Outcome, counts: AllCounts, overlapping: Overlap) -> Verdict:
+    """The verdict on the run; raises RunFailed where it is a bad one and strict was asked."""
+    below = pilot_share(counts.read) if counts.bounded else 1.0
+    share = counts.selected / max(1, counts.scored)
+    verdict = judge(job, outcome.scored, counts.scored, below, overlapping, share)
+    if job.config.strict:
+        verdict_words.require_fit(verdict)
+    return verdict
 
 
 def _parts(records: list[BlockPart]) -> list[Part]:

@@ -16,6 +16,7 @@ class Interruption:
     """What the command of this process was told, and what it has done by then."""
 
     signals = 0
+    stored: int | None = None  # pairs of the run that this command works on, where it has come so far
     published = ""  # the run that this command has made the current one; what comes after is tidying up
 
     @classmethod
@@ -29,7 +30,7 @@ class Interruption:
 def obey_signals() -> None:
     """From now on a signal that asks for an end raises KeyboardInterrupt, once: whoever has no patience must not break what
     tidies up."""
-    Interruption.signals, Interruption.published = 0, ""
+    Interruption.signals, Interruption.published, Interruption.stored = 0, "", None
     for ending in _ENDING:
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(ending, _stop)

@@ -14,7 +14,6 @@ from pipeline.engine.job import once
 from pipeline.engine.resources import require_gpus
 from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest, RunFailed
-from pipeline.planning.estimate import Subject, make_plan
 from pipeline.planning.record import Hazard, Plan, Scorer
 from pipeline.planning.sample import Sample, take_sample
 from pipeline.planning.stored import StoredPairs, stored_pairs
@@ -71,6 +70,8 @@ def plan_of(
     stored: StoredPairs,
 ) -> Plan:
     """The plan of a request whose checks have passed."""
+    from pipeline.planning.estimate import Subject, make_plan  # brings torch, which few drivers need
+
     asked = checked.encoder
     outline = outline_here(checked)
     sample = take_sample(chunks, config.seed)

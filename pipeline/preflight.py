@@ -28,15 +28,12 @@ from pipeline.storage import files
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the checks give: settings for the workers' encoder, and what identifies the scorer once its dtype is known."""
+class CheckedScorer:
+    """What the checks of a scorer give: settings for an encoder, and what identifies it once its dtype is known."""
 
     encoder: dict[str, Any]
     identity: str  # of the scorer, but for its dtype
     template_hash: str
-    embedder: str  # its fingerprint
-    embedder_version: str  # that workers load
-    generator: CheckedGenerator | None = None  # where alternatives are written
 
     def model(self, dtype: str) -> dict[str, Any]:
         """Settings for `load_model` on a worker."""
@@ -59,6 +56,15 @@ class Checked:
         )
 
 
+@dataclass(frozen=True)
+class Checked(CheckedScorer):
+    """What all checks of models give."""
+
+    embedder: str  # its fingerprint
+    embedder_version: str  # that workers load
+    generator: CheckedGenerator | None = None  # where alternatives are written
+
+
 def read_template(name: str) -> str:
     """The source of a template, where there is one to read; raises BadRequest."""
     try:
@@ -70,12 +76,23 @@ def read_template(name: str) -> str:
 def check_models(config: Config, template_text: str) -> Checked:
     """Load tokenizer and configuration, try the template, and ask for embedder and generator; raises BadRequest."""
     from operators.retrieval.embedder import fingerprint, resolve_embedder
-    from operators.scoring import models
 
-    scorer = config.scorer
     with _problems_as_bad_requests():
         embedder_version = resolve_embedder(config.embedder.model)
         embedder = fingerprint(config.embedder.model, embedder_version)
+    return Checked(
+        **vars(check_scorer(config.scorer, template_text)),
+        embedder=embedder,
+        embedder_version=embedder_version,
+        generator=check_generator(config.alternatives, config.seed),
+    )
+
+
+def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:
+    """Load tokenizer and configuration, look at the weights' headers, and try the template; raises BadRequest."""
+    from operators.scoring import models
+
+    with _problems_as_bad_requests():
         version = models.resolve(scorer.model)
         loading: dict[str, Any] = {"version": version, "trust_remote_code": scorer.trust_remote_code}
         tokenizer = models.load_tokenizer(scorer.model, **loading)
@@ -84,7 +101,7 @@ def check_models(config: Config, template_text: str) -> Checked:
         template = _tried_template(scorer, tokenizer, template_text)
         opens_turns = bos_opens_turns(tokenizer)
     _check_limits(scorer, tokenizer, template, models.window(model))
-    return Checked(
+    return CheckedScorer(
         encoder={
             "model": scorer.model,
             **loading,
@@ -105,9 +122,6 @@ def check_models(config: Config, template_text: str) -> Checked:
             trust_remote_code=scorer.trust_remote_code,
         ),
         template_hash=template.hash,
-        embedder=embedder,
-        embedder_version=embedder_version,
-        generator=check_generator(config.alternatives, config.seed),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.config import Columns, Config, Exclude, Input, expand_inputs
 from pipeline.errors import BadRequest
+from pipeline.flags import flag_of
 from pipeline.storage import urls
 
 _MOST_KEYS, _DEEPEST, _MOST_PROBLEMS = 10_000, 50, 20
@@ -110,12 +111,17 @@ def override(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
             raise BadRequest(f"--set {'' if urls.has_credentials(key) else key.strip()}: {_CREDENTIALS}")
         if not separator or not all(parts):
             raise BadRequest(f"--set {text!r}: expected key=value, for example select.budget.tokens=100000")
-        parsed = _parse(value, f"--set {_short(text)}", "the value is not YAML")
+        parsed = _parse(value, f"{flag_of(text)} {_short(text)}", "the value is not YAML")
         select = data.get("select") or {}
         if parts[:2] == ["select", "budget"] and len(parts) == 3 and isinstance(select, dict):
             data["select"] = {**select, "budget": {}}
         _put(data, parts, parsed, text)
     return data
+
+
+def section_of(override: str) -> str:
+    """The outermost key of an `a.b=value`."""
+    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
@@ -166,13 +172,12 @@ def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Seque
     key = ".".join(map(str, path))[:200]
     line = _line_of(root, path)
     at = f"{origin}:{line}" if line else origin
-    overridden = [text.partition("=")[0].strip() for text in overrides]
-    if any(name == key or name.startswith(f"{key}.") for name in overridden):
-        at = "--set"
+    overridden = {text.partition("=")[0].strip(): flag_of(text) for text in overrides}
+    at = next((flag for name, flag in overridden.items() if name == key or name.startswith(f"{key}.")), at)
     if problem["type"] == "extra_forbidden":
         accepted = _keys_at(path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), accepted, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = difflib.get_close_matches(str(path[-1]), accepted, n=1) or _elsewhere(str(path[-1]))
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(accepted)}"
     if problem["type"] == "missing":
         return f"{at}: {key}: this key is required"
@@ -186,10 +191,34 @@ def _keys_at(path: list[Any]) -> list[str]:
     model: Any = Config
     for part in path:
         if isinstance(part, str):
-            field = model.model_fields[part].annotation
-            sections = {"input": Input, "exclude": Exclude, "columns": Columns}
-            model = sections.get(part, field)
+            model = _section(model, part)
     return list(getattr(model, "model_fields", {}))
+
+
+def _section(section: Any, name: str) -> Any:
+    """The section, or the type, that a key of a section holds; of a list, that of its items."""
+    items: dict[tuple[Any, str], Any] = {
+        (Config, "input"): Input,
+        (Config, "exclude"): Exclude,
+        (Input, "columns"): Columns,
+    }
+    return items.get((section, name), section.model_fields[name].annotation)
+
+
+def _elsewhere(name: str) -> list[str]:
+    """The full names of at most three keys of any section that are called so, or nearly so."""
+    keys = _all_keys(Config)
+    near = difflib.get_close_matches(name, {key.rpartition(".")[2] for key in keys}, n=1, cutoff=0.8)
+    return [key for key in keys if key.rpartition(".")[2] in near][:3]
+
+
+def _all_keys(section: Any, before: str = "") -> list[str]:
+    """The full names of all keys of a section, outer ones first."""
+    names = [f"{before}{name}" for name in section.model_fields]
+    for name in section.model_fields:
+        if hasattr(inner := _section(section, name), "model_fields"):
+            names += _all_keys(inner, f"{before}{name}.{'0.' if inner in (Input, Exclude) else ''}")
+    return names
 
 
 def _line_of(node: yaml.Node | None, path: list[Any]) -> int | None:

@@ -11,15 +11,17 @@ from typing import Any
 from operators.scoring.score_rows import Work
 from pipeline.check_generator import CheckedGenerator
 from pipeline.config import Config
-from pipeline.engine.job import Job, once
+from pipeline.engine.job import AS_USUAL, Job, Publishing, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, gpus_awaited, pools
 from pipeline.engine.session import is_local
 from pipeline.preflight import Checked, check_models, check_quota, read_template, require_conversations
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.exclude_files import ExcludedFile, read_excluded
+from pipeline.reading.first_rows import require_layouts
+from pipeline.reading.input_files import InputFile
 from pipeline.reading.pool_file import read_pool_file
-from pipeline.reading.snapshot import InputFile, same_content, take_snapshot
+from pipeline.reading.snapshot import same_content, take_snapshot
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.runs import accounts
 from pipeline.runs.manifest import (
@@ -75,6 +77,7 @@ class Request:
     fresh: bool  # as it was asked for; a run that goes on is what it was begun as
     generating: Generating | None = None  # where alternatives are written
     excluded: Sequence[ExcludedFile] = ()  # texts that no row may share words with
+    publishing: Publishing = AS_USUAL
 
     @property
     def content(self) -> str:
@@ -158,7 +161,8 @@ class Request:
 
     def job(self, workspace: Workspace) -> Job:
         """The run of this request in a workspace."""
-        return Job(self.config, workspace.folder, workspace.run_id, self.pools, self.reporter, workspace.fresh)
+        asked = (self.config, workspace.folder, workspace.run_id, self.pools, self.reporter)
+        return Job(*asked, workspace.fresh, self.publishing)
 
 
 def check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Chunk], Checked]:
@@ -166,6 +170,7 @@ def check_inputs_and_models(config: Config, template_text: str) -> tuple[list[Ch
     may reach neither."""
     chunks = plan(config)
     check_quota(config, {chunk.source for chunk in chunks})
+    require_layouts(chunks, config.max_rejected_fraction)
     return chunks, check_models(config, template_text)
 
 
@@ -186,7 +191,9 @@ def _dtype_of_gpu() -> str:
 
 
 @contextmanager
-def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> Iterator[Request]:
+def requested(
+    command: str, config: Config, reporter: Reporter, fresh: bool, publishing: Publishing = AS_USUAL
+) -> Iterator[Request]:
     """The request of a command, with its output locked and Ray up. Raises BadRequest before anything is written.
 
     What belongs to the request itself (configuration, template, pool, output) is read here; inputs and models where workers
@@ -221,6 +228,7 @@ def requested(command: str, config: Config, reporter: Reporter, fresh: bool) -> 
             inputs=inputs,
             fresh=fresh,
             generating=_generating(checked.generator, sizes),
+            publishing=publishing,
         )
 
 

@@ -31,6 +31,8 @@ def held_back(parts: int, go: Path) -> type:
 
             def write_and_wait(path, data):
                 write(path, data)
+                if not path.startswith(str(self._store)):
+                    return  # a mark of what is tried: an actor that has started again comes as far as its next part
                 while len(list(self._store.rglob("[!.]*.parquet"))) >= parts and not go.exists():
                     time.sleep(0.2)
 

@@ -46,7 +46,7 @@ class Started:
         """Its actors that score."""
         return [one for one in self.look() if "ScoreBlock" in _title(one)]
 
-    def wait_for(self, ready: Callable[[], object], seconds: float = 120.0) -> bool:
+    def wait_for(self, ready: Callable[[], object], seconds: float = 240.0) -> bool:
         """Whether `ready` came true before the run ended."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:

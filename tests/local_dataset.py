@@ -58,6 +58,9 @@ def in_this_process(patch):
         "stream": _stream,
         "tables": lambda stage, dataset: iter(dataset.blocks),
         "execute": lambda stage, kind, dataset: list(_stream(stage, kind, dataset)),
+        "light_tables": lambda stage, parts, function, **kwargs: iter(_over_parts(parts, function, **kwargs).blocks),
+        "light_pass": lambda stage, kind, *given, **kwargs: _stream(stage, kind, _over_parts(*given, **kwargs)),
+        "is_small": lambda parts: False,
     }
     for module in (choose, conversations, overlap, search):
         for name in doubles.keys() & vars(module).keys():

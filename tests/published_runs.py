@@ -10,7 +10,7 @@ from typing import Any
 
 from operators.hashing import content_hash
 from operators.prompts.template import BUILT_IN
-from operators.schema import REJECTED, SCORED, SELECTED, from_rows
+from operators.schema import NEAR_DUPLICATES, REJECTED, SCORED, SELECTED, from_rows
 from pipeline import read_config
 from pipeline.runs import accounts
 from pipeline.runs.card import card
@@ -66,9 +66,24 @@ def chat_row(messages, **more) -> dict[str, Any]:
 
 
 def publish_rows(
-    output: Path, rows, *, selected=None, part_rows=1000, template="alpaca", seed=0, columns=(), select=None
+    output: Path,
+    rows,
+    *,
+    selected=None,
+    part_rows=1000,
+    template="alpaca",
+    seed=0,
+    columns=(),
+    select=None,
+    scorer=None,
+    named=None,
+    rejected=(),
+    near_duplicates=None,
+    **more,
 ) -> Path:
-    """A run in `output` whose scored rows are these, and whose selection are those of the given numbers (default: all)."""
+    """A run in `output` whose scored rows are these, and whose selection are those of the given numbers (default: all).
+
+    `scorer` are keys of its configuration, `named` is what the manifest says of it, `more` are keys of that."""
     run = output / "runs" / RUN
     chosen = [
         {**rows[i], "selection_rank": rank} for rank, i in enumerate(range(len(rows)) if selected is None else selected)
@@ -78,7 +93,8 @@ def publish_rows(
         for kind, of_kind, schema in (
             ("scored", rows, SCORED),
             ("selected", chosen, SELECTED),
-            ("rejected", [], REJECTED),
+            ("rejected", rejected, REJECTED),
+            *([] if near_duplicates is None else [("near_duplicates", near_duplicates, NEAR_DUPLICATES)]),
         )
     }
     names = sorted({row["source"] for row in rows})
@@ -90,7 +106,7 @@ def publish_rows(
         {
             "input": "a.jsonl",
             "output": str(output),
-            "scorer": {"model": "m", "template": template},
+            "scorer": {"model": "m", "template": template, **(scorer or {})},
             "seed": seed,
             "select": select or {},
         },
@@ -101,7 +117,7 @@ def publish_rows(
         run=RUN,
         config=config.model_dump(),
         versions={},
-        scorer=ScorerName("m", "f", "float32", text, "h"),
+        scorer=named or ScorerName("m", "f", "float32", text, "h"),
         counts=accounts.in_all(sources),
         pairs=Pairs(computed=1, reused=0),
         files=files,
@@ -113,6 +129,7 @@ def publish_rows(
         scores={"quantiles": [0.5], "tss_pp": [0.5], "from": len(rows), "best": [], "worst": []},
         seed=seed,
     )
+    manifest = replace(manifest, **more)
     (run / "README.md").write_text(card(manifest), encoding="utf-8")
     (run / "manifest.json").write_text(sealed(manifest))
     (output / "latest.json").write_text(json.dumps({"run": f"runs/{RUN}"}))

@@ -22,7 +22,8 @@ from operators.schema import REJECTED, SCORED, SELECTED
 from pipeline.runs import open_run
 from pipeline.runs.maintenance import after_run
 from pipeline.runs.manifest import AllCounts, Manifest, Pairs, ScorerName
-from pipeline.runs.publish import current_run, point, publish
+from pipeline.runs.open_run import current_run
+from pipeline.runs.publish import point, publish
 from pipeline.runs.workspace import Workspace, open_workspace
 from pipeline.storage.lock import hold
 from pipeline.storage.parts import checked_bytes, write_table

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline import flow, read_config
+from pipeline.engine.job import AS_USUAL
 from pipeline.engine.progress import Reporter
 from pipeline.runs import open_run
 from pipeline.runs.manifest import to_plain
@@ -63,12 +64,14 @@ def table(folder: Path, kind: str) -> list[dict]:
     return [row for path in sorted((folder / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def reselect(done, **more):
+def reselect(done, publishing=AS_USUAL, **more):
     known = open_run.read_manifest(str(done))
     chosen = read_config.override(
         known.config, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in more.items()]
     )
-    return Path(flow.select(read_config.validate(chosen, "test"), str(done), Reporter(quiet=True)).run)
+    return Path(
+        flow.select(read_config.validate(chosen, "test"), str(done), Reporter(quiet=True), publishing=publishing).run
+    )
 
 
 def manifest_of(folder: Path) -> dict:

@@ -22,8 +22,10 @@ FLOORS = (
     "pipeline.scoring",
     "pipeline.selection",
     "pipeline.runs",
+    "pipeline.report",
     "pipeline.planning",
     "pipeline.export",
+    "pipeline.inspection",
     "pipeline",
     "pipeline.demo",
 )

@@ -43,6 +43,10 @@ class SpecialText:
         """Whether a special token stands in one of the texts."""
         return any(self._special.search(text) for text in texts)
 
+    def is_all_of(self, text: str) -> bool:
+        """Whether a text is special tokens alone, and white space."""
+        return bool(self._special.search(text)) and not self._special.sub("", text).strip()
+
     def encode(self, text: str) -> Ids:
         """The ids of a text as the characters it is; raises EncodeProblem."""
         ids = self._plain(text)

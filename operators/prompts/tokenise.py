@@ -160,6 +160,10 @@ class Encoder:
         """Whether something in a row's texts looks like a special token."""
         return self._special.stands_in(*texts)
 
+    def is_special(self, text: str) -> bool:
+        """Whether a text holds nothing but what looks like special tokens."""
+        return self._special.is_all_of(text)
+
     def prompts(self, rows: Sequence[Row]) -> list[Ids | Problem | TooLong]:
         """Ids of each row, or the problem where the template fails on it or renders nothing, where it cannot be encoded, or
         where its text alone is certainly over `max_length` tokens."""

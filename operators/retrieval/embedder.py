@@ -12,7 +12,16 @@ import numpy as np
 
 from operators.error_text import first_line
 from operators.hashing import DIGEST_BYTES, fold_space
-from operators.model_files import BUT_WEIGHTS, SAFETENSORS, files_digest, files_of, folder_of, looks_local, version_of
+from operators.model_files import (
+    BUT_WEIGHTS,
+    SAFETENSORS,
+    both_readings,
+    files_digest,
+    files_of,
+    folder_of,
+    looks_local,
+    version_of,
+)
 
 LEXICAL = "lexical"
 _OWN_MODULES = "sentence_transformers."  # how the names of its classes begin
@@ -192,9 +201,10 @@ def fingerprint(model: str, version: str) -> str:
 
 
 def _problem(model: str, error: Exception) -> EmbedderProblem:
+    readings = "" if looks_local(model) else f"{both_readings(model)}: "
     return EmbedderProblem(
-        f"embedder.model: {model!r} could not be loaded ({first_line(error)}); is the name right and the model hub reachable? "
-        f"Offline: set embedder.model to {LEXICAL!r} or to a local folder"
+        f"embedder.model: {model!r} could not be loaded ({first_line(error)}); {readings}is the name right and the model hub "
+        f"reachable? Offline: set embedder.model to {LEXICAL!r} or to a local folder"
     )
 
 

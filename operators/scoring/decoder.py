@@ -136,13 +136,18 @@ class Decoder:
     def _norm(
         self, module: Any, x: torch.Tensor, out: torch.Tensor | None = None, weight: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Root mean square norm: three passes over x, its statistics in float32."""
+        """Root mean square norm: three passes over x, its statistics in float32. Where its family keeps the weight in float32
+        too, all of it is rounded once, at the end."""
         eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
-        out = torch.mul(x, scale, out=torch.empty_like(x) if out is None else out)
+        out = torch.empty_like(x) if out is None else out
         weight = module.weight if weight is None else weight
-        return out.mul_(weight + self._norm_offset if self._norm_offset else weight)
+        if self._norm_offset:
+            if x.dtype != torch.float32:
+                return out.copy_((x * scale).mul_(weight.float() + self._norm_offset))
+            weight = weight + self._norm_offset
+        return torch.mul(x, scale, out=out).mul_(weight)
 
     def _attention(self, number: int, x_TC: torch.Tensor, layout: Layout, rotation: Rotation) -> torch.Tensor:
         block = self._layers[number].self_attn

@@ -1,7 +1,8 @@
 """Log-probabilities of target ids from final hidden states, without ever holding full logits.
 
 The vocabulary is cut into tiles whose logits stay in cache; their log-sum-exps are merged, in float32 whatever the model's
-dtype. The logit of a target is one scalar product with its row of the head.
+dtype. The logit of a target is one scalar product with its row of the head, in float32, and that is also what stands for it in
+the sum: rounded there alone, a narrow type would move the log-probability of a token that is all but sure.
 """
 
 from __future__ import annotations
@@ -64,18 +65,27 @@ def _logprobs(
     highest = torch.full(wanted_R.shape, -torch.inf, dtype=torch.float32, device=hidden_RC.device)
     total = torch.zeros_like(highest)
     logits = hidden_RC.new_empty(len(wanted_R), min(width, len(weight_VC)))
+    wanted_logits_R = (hidden_RC.float() * weight_VC[wanted_R].float()).sum(1)
     for start in range(0, len(weight_VC), width):
         tile_VC = weight_VC[start : start + width]
         tile = logits if len(tile_VC) == logits.shape[1] else hidden_RC.new_empty(len(wanted_R), len(tile_VC))
         torch.mm(hidden_RC, tile_VC.t(), out=tile)
         exact = tile.float()
+        if tile.dtype != torch.float32:
+            _put_exact(exact, wanted_R - start, wanted_logits_R)
         if bias_V is not None:
             exact.add_(bias_V[start : start + width])
         finish(exact)
         above = torch.maximum(highest, exact.amax(1))
         total = total * torch.exp(highest - above) + exact.sub_(above[:, None]).exp_().sum(1)
         highest = above
-    wanted = (hidden_RC.float() * weight_VC[wanted_R].float()).sum(1)
     if bias_V is not None:
-        wanted += bias_V[wanted_R]
-    return finish(wanted) - highest - total.log()
+        wanted_logits_R += bias_V[wanted_R]
+    return finish(wanted_logits_R) - highest - total.log()
+
+
+def _put_exact(tile_RV: torch.Tensor, places_R: torch.Tensor, logits_R: torch.Tensor) -> None:
+    """Put the logit of each row at its place, where the tile holds it; no step waits for the device."""
+    inside = (places_R >= 0) & (places_R < tile_RV.shape[1])
+    column = places_R.clamp(0, tile_RV.shape[1] - 1)[:, None]
+    tile_RV.scatter_(1, column, torch.where(inside[:, None], logits_R[:, None], tile_RV.gather(1, column)))

@@ -16,6 +16,7 @@ from operators.model_files import (
     BUT_WEIGHTS,
     MODEL_FILES,
     SAFETENSORS,
+    both_readings,
     files_digest,
     files_of,
     folder_of,
@@ -99,10 +100,7 @@ def _problem(name: str, what: str, error: Exception) -> ModelProblem:
     elif looks_local(name):
         hint = "is the folder complete?"
     else:
-        hint = (
-            "there is no folder of this name, and the hub could not give it; is the name right and the hub reachable? Offline, "
-            "set scorer.model to a local folder"
-        )
+        hint = f"{both_readings(name)}: is the name right and the hub reachable? Offline, set scorer.model to a local folder"
     return ModelProblem(f"scorer.model: {name!r}: {what} could not be loaded ({first_line(error)}); {hint}")
 
 

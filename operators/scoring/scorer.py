@@ -29,6 +29,7 @@ _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run
 # From a batch, the places of its targets' predictors [M] and the target ids [M]: their log-probabilities, float32 [M].
 Forward = Callable[[Batch, torch.Tensor, torch.Tensor], torch.Tensor]
 Batches = Callable[[Sequences, int], Iterator[Batch]]
+Compute = Callable[[Batch, Forward], torch.Tensor]  # sums [B], or log-probabilities [M]
 Keep = Callable[[np.ndarray, np.ndarray], None]
 
 
@@ -68,9 +69,19 @@ class TargetScorer:
         result = np.full(len(prompts), np.nan) if finished is None else finished.copy()
         if len(prompts):
             results = _Results(result, keep, every)
-            self._score(Sequences.of(prompts, targets), np.arange(len(prompts)), results)
+            self._score(Sequences.of(prompts, targets), np.arange(len(prompts)), results, self._sums)
             results.settle()
         return result
+
+    def logprobs(self, prompts: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+        """For each pair what `sums` adds up, by the same way through the model: float32 [T], for each target id log p(id | all
+        ids before it), natural log. Every prompt and every target has at least one id."""
+        if not len(prompts):
+            return []
+        sequences = Sequences.of(prompts, targets)
+        terms = _Terms(sequences.targets)
+        self._score(sequences, np.arange(len(prompts)), terms, self._logprobs)
+        return terms.of_pairs
 
     def works(self) -> bool:
         """Whether the scorer still gives the model's own numbers for fixed ids: if so, what it fails on is at fault. What the
@@ -94,13 +105,13 @@ class TargetScorer:
         if any(change.each for change in self._changes):
             self.model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=self.device), use_cache=False)
 
-    def _score(self, sequences: Sequences, indices: np.ndarray, results: _Results) -> None:
+    def _score(self, sequences: Sequences, indices: np.ndarray, results: _Results | _Terms, compute: Compute) -> None:
         for batch in self._batches(sequences, self.batch_tokens):
             rows = indices[batch.sequences]
             if results.has(rows):
                 continue
             try:
-                results.take(rows, self._sums(batch, self._forward))
+                results.take(rows, compute(batch, self._forward))
                 self.forwarded_tokens += batch.ids.size
                 self.padding_tokens += batch.padding
                 continue
@@ -116,14 +127,19 @@ class TargetScorer:
                 len(batch.sequences),
                 self.batch_tokens,
             )
-            self._score(sequences.take(batch.sequences), rows, results)
+            self._score(sequences.take(batch.sequences), rows, results, compute)
+
+    @torch.inference_mode()
+    def _logprobs(self, batch: Batch, forward: Forward) -> torch.Tensor:
+        """Float32 [M] on the device: of each target."""
+        self._forget_lengths()
+        return forward(batch, self._to_device(batch.places), self._to_device(batch.wanted))
 
     @torch.inference_mode()
     def _sums(self, batch: Batch, forward: Forward) -> torch.Tensor:
         """Float64 [B] on the device."""
-        self._forget_lengths()
-        places_M, wanted_M, owners_M = map(self._to_device, (batch.places, batch.wanted, batch.owners))
-        chosen_M = forward(batch, places_M, wanted_M)
+        owners_M = self._to_device(batch.owners)
+        chosen_M = self._logprobs(batch, forward)
         sums_B = torch.zeros(len(batch.sequences), dtype=torch.float64, device=self.device)
         return sums_B.index_add_(0, owners_M, chosen_M.double())
 
@@ -183,7 +199,7 @@ class TargetScorer:
             except (TypeError, AttributeError, RuntimeError, ValueError) as error:
                 _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
                 return False
-            if not agree(sums, trial.expected, sequences.targets, self.model.dtype):
+            if not agree(sums, trial, sequences.targets, self.model.dtype):
                 return False
         return True
 
@@ -212,6 +228,23 @@ class _Results:
             rows = np.concatenate([rows for rows, _ in self._waiting])
             self._keep(rows, self._result[rows])
         self._waiting, self._settled = [], time.monotonic()
+
+
+class _Terms:
+    """Log-probabilities of targets, of sequences that have so many each; nothing of them is known before."""
+
+    def __init__(self, counts: np.ndarray):
+        self._counts = counts
+        self.of_pairs = [np.zeros(0, dtype=np.float32) for _ in counts]
+
+    def has(self, rows: np.ndarray) -> bool:
+        return False
+
+    def take(self, rows: np.ndarray, logprobs: torch.Tensor) -> None:
+        # The targets of a batch stand sequence after sequence (`Sequences.targets_of`).
+        pieces = np.split(logprobs.cpu().numpy(), np.cumsum(self._counts[rows])[:-1])
+        for row, piece in zip(rows.tolist(), pieces, strict=True):
+            self.of_pairs[row] = piece
 
 
 def _chosen(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.schema import SCORED
+from operators.selection import ranks
 
 SCORE_CHOICES = tuple(
     field.name
@@ -39,7 +40,9 @@ _ARITHMETIC: dict[type, Callable[..., Any]] = {
     ast.Mult: pc.multiply,
     ast.Div: pc.divide,
 }
-_ACCEPTED = "column names, numbers, quoted text, < <= > >= == !=, in [..], + - * /, and, or, not, parentheses"
+_ACCEPTED = (
+    f"column names, numbers, quoted text, < <= > >= == !=, in [..], + - * /, and, or, not, (..), {ranks.ACCEPTED}"
+)
 
 
 class WhereProblem(ValueError):
@@ -60,7 +63,7 @@ def check(expression: str) -> None:
     """Raise WhereProblem where `expression` cannot be parsed, or does not fit the columns of the scored table."""
     tree = parse(expression)
     if column_names(tree) <= set(SCORED.names):
-        evaluate(tree, SCORED.empty_table())
+        evaluate(parse(ranks.replaced(tree, {})), SCORED.empty_table())
 
 
 def _check(node: ast.AST, expression: str) -> None:
@@ -80,6 +83,7 @@ def _check(node: ast.AST, expression: str) -> None:
         ast.Tuple,
         ast.In,
         ast.NotIn,
+        ast.Call,
         *_COMPARE,
         *_ARITHMETIC,
     )
@@ -89,13 +93,28 @@ def _check(node: ast.AST, expression: str) -> None:
         ):
             refused = ast.unparse(part) if isinstance(part, ast.expr) else type(part).__name__
             raise WhereProblem(f"{refused!r} in {expression!r} is not accepted; accepted: {_ACCEPTED}")
+    if (call := ranks.problem_of(node)) is not None:
+        raise WhereProblem(f"{ast.unparse(call)!r} in {expression!r} is not accepted; accepted: {_ACCEPTED}")
     if isinstance(node, (ast.Name, ast.Constant, ast.BinOp)):
         raise WhereProblem(f"{expression!r} compares nothing; accepted: {_ACCEPTED}")
 
 
+def clauses(expression: str) -> list[str]:
+    """The conditions that `and` joins at the outermost level, each an expression of its own; raises WhereProblem."""
+    tree = parse(expression)
+    joined = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
+    return [ast.unparse(part) for part in tree.values] if joined and isinstance(tree, ast.BoolOp) else [expression]
+
+
 def column_names(node: ast.expr) -> set[str]:
     """The columns that an expression uses."""
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    functions = ranks.names_of_functions(node)
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and id(part) not in functions}
+
+
+def has_ranks(node: ast.expr) -> bool:
+    """Whether an expression compares ranks, which are known once all rows are."""
+    return bool(ranks.tests_of(node))
 
 
 def needed_columns(names: set[str]) -> list[str]:

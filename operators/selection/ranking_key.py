@@ -24,14 +24,19 @@ def order_of(scores: np.ndarray) -> np.ndarray:
     return ~ascending
 
 
+def score_of(order: int) -> float:
+    """The score that has this order."""
+    ascending = ~np.uint64(order)
+    bits = ascending ^ np.uint64(1 << 63) if ascending >> np.uint64(63) else ~ascending
+    return float(np.array([bits]).view(np.float64)[0])
+
+
 def lowest_score(prefix: tuple[int, ...] | None) -> float:
     """The lowest score that a row can have whose digits begin with `prefix`; -inf for None."""
     if prefix is None:
         return -np.inf
     digits = [*prefix[:4], *[0xFFFF] * (4 - len(prefix[:4]))]
-    ascending = ~np.uint64(sum(digit << shift for digit, shift in zip(digits, (48, 32, 16, 0), strict=True)))
-    bits = ascending ^ np.uint64(1 << 63) if ascending >> np.uint64(63) else ~ascending
-    score = float(np.array([bits]).view(np.float64)[0])
+    score = score_of(sum(digit << shift for digit, shift in zip(digits, (48, 32, 16, 0), strict=True)))
     return score if np.isfinite(score) else -np.inf
 
 

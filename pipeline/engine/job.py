@@ -32,12 +32,25 @@ R = TypeVar("R")
 STARTS_AFTER_DEATH = 300
 # In one task of a pass that reads a few columns of each part: so many parts take less than starting a worker for them, and so
 # do more of them while they hold no more than so many rows.
-_PARTS_TOGETHER = 8
+PARTS_TOGETHER = 8
 _ROWS_TOGETHER = 100_000
 _MOST_TOGETHER = 256
 SHUFFLE_ROWS = 250_000  # of a few columns, in one block of a shuffle
 SHUFFLE_BYTES = 64 << 20  # of rows in one block of a shuffle
 TEXT_PER_PARQUET_BYTE = 4  # what compressed text takes in memory
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """How a run is published: under a label of the user's own, also where its selection is empty, and with the key by which the
+    same request is known again without Ray (`unchanged.py`)."""
+
+    label: str = ""
+    allow_empty: bool = False
+    key: str = ""
+
+
+AS_USUAL = Publishing()
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Job:
     pools: Pools
     reporter: Reporter
     fresh: bool = False  # leave what earlier runs have stored aside
+    publishing: Publishing = AS_USUAL
 
     @property
     def index(self) -> str:
@@ -122,10 +136,14 @@ def in_actors(
 
 
 def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:
-    """A light pass: `function` with these keyword arguments over recorded parts, several in a task and so many more as are
-    small."""
-    dataset = packed(parts, _rows_of, _ROWS_TOGETHER, _MOST_TOGETHER, fewest=_PARTS_TOGETHER)
-    return mapped(dataset, function, fn_kwargs=kwargs)
+    """What `function` with these keyword arguments makes of recorded parts, several in a task and so many more as are small:
+    where a shuffle follows. What stands alone is a `light_pass`."""
+    return mapped(in_packs(parts), function, fn_kwargs=kwargs)
+
+
+def in_packs(parts: Sequence[Any]) -> Dataset:
+    """Recorded parts, so many together as one task passes over."""
+    return packed(parts, _rows_of, _ROWS_TOGETHER, _MOST_TOGETHER, fewest=PARTS_TOGETHER)
 
 
 def _rows_of(value: Any) -> int:
@@ -144,7 +162,7 @@ def tables(stage: str, dataset: Dataset) -> Iterator[pa.Table]:
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     except (RayError, ExecutionTimeoutError) as error:
-        raise _failed(stage, error) from error
+        raise failed(stage, error) from error
 
 
 def stream(stage: str, kind: type[R], dataset: Dataset) -> Iterator[R]:
@@ -190,7 +208,7 @@ _DIED = (
 )
 
 
-def _failed(stage: str, error: BaseException) -> RunFailed:
+def failed(stage: str, error: BaseException) -> RunFailed:
     """What a stage that failed is for the driver."""
     if isinstance(error, OutOfMemoryError):
         return RunFailed(stage, _OUT_OF_MEMORY)
@@ -242,4 +260,4 @@ def _results(stage: str, tasks: list[Any]) -> list[Any]:
         for cause in _chain(error):
             if isinstance(cause, BadRequest) and not isinstance(cause, RayError):
                 raise cause from None
-        raise _failed(stage, error) from error
+        raise failed(stage, error) from error

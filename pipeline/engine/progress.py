@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, cast
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from pipeline.engine import metrics
 from pipeline.interruption import Interruption
 
 _SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BETWEEN_LOOKS = 60.0
+_SECONDS_BETWEEN_LOOKS, _MOST_BETWEEN_LINES = 10.0, 120.0
 
 
 class _Screen(io.TextIOBase):
@@ -53,6 +54,14 @@ class _Screen(io.TextIOBase):
             sys.stderr.flush()
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """What there is of units that are not finished, in words, and how many units that makes."""
+
+    words: str
+    units: float = 0.0
+
+
 class Reporter:
     """Shows stages on standard error and keeps the seconds that each took."""
 
@@ -74,7 +83,7 @@ class Reporter:
         unit: str = "parts",
         *,
         slow: str = "",
-        look: Callable[[], str] | None = None,
+        look: Callable[[], UnderWay] | None = None,
     ) -> Iterator[Stage]:
         """Time a stage and show how far it is; `total` counts units. `slow` says at its start what will take long, and `look`
         from time to time what has come of units that are not finished."""
@@ -128,22 +137,25 @@ class Stage:
             self._reporter.say(f"{self._name:<12} {self.summary()} so far")
 
     @contextmanager
-    def looking(self, look: Callable[[], str] | None) -> Iterator[None]:
+    def looking(self, look: Callable[[], UnderWay] | None) -> Iterator[None]:
         """Show what `look` says while units take long."""
         if look is None:
             yield
             return
-        ended = threading.Event()
+        ended, began = threading.Event(), time.monotonic()
 
         def show() -> None:
             while not ended.wait(_SECONDS_BETWEEN_LOOKS):
                 with contextlib.suppress(OSError, pa.ArrowException):  # storage that does not answer just now
-                    note = look()
+                    seen, now = look(), time.monotonic()
+                    # Often in the first minutes, in which somebody watches; a log of days stays short.
+                    between = min(_MOST_BETWEEN_LINES, max(_SECONDS_BETWEEN_LOOKS, (now - began) / 10))
                     if self._bar and self._task is not None:
-                        self._bar.update(self._task, note=note)
-                    elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LOOKS / 2:
+                        self._bar.update(self._task, completed=self._done + seen.units, note=seen.words)
+                    elif now - self._last_line > between / 2:
+                        self._last_line = now
                         self._reporter.say(
-                            f"{self._name:<12} {self._done} of {self._total} {self._unit}, {note} so far"
+                            f"{self._name:<12} {self._done} of {self._total} {self._unit}, {seen.words} so far"
                         )
 
         watching = threading.Thread(target=show, daemon=True, name="progress")

@@ -63,7 +63,8 @@ class ChunkRows:
         self._excluded = excluded
         self._read = 0
         self._reasons: Counter[str] = Counter()
-        self._special_text = 0
+        self._special_text = self._special_outputs = 0
+        self._first_special: list[str] = []  # places of rows whose output is special tokens alone
         self._columns: set[str] = set()
         self._numbers: set[str] = set()  # of these, columns in which some row holds a number
         self._first_rejected: list[str] = []
@@ -142,6 +143,10 @@ class ChunkRows:
             self._numbers.update(name for name, value in own.items() if isinstance(value, (int, float)))
         texts = (example.instruction, example.input, example.output)
         self._special_text += self._encoder.holds_special(*texts)
+        if self._encoder.is_special(example.output):
+            self._special_outputs += 1
+            if len(self._first_special) < SHOWN_REJECTED:
+                self._first_special.append(f"{self._chunk.uri}:{row.line}")
         chars = sum(map(len, (*texts, example.messages or "", example.extra)))
         self._parts.add(
             "admitted",
@@ -195,6 +200,8 @@ class ChunkRows:
             sorted(self._numbers.intersection(columns)),
             self._first_rejected,
             self._special_text,
+            self._special_outputs,
+            self._first_special,
         )
 
 

@@ -16,8 +16,7 @@ from pipeline.engine.job import execute, mapped, once, packed
 from pipeline.engine.progress import Reporter
 from pipeline.errors import RunFailed
 from pipeline.reading.chunks import FOLDERS, Chunk, require_unchanged
-from pipeline.reading.data_folders import DataEntry
-from pipeline.reading.delta import Value
+from pipeline.reading.input_files import HowRead, InputFile
 from pipeline.storage.files import DIGEST_BYTES, digest_of, list_files
 from pipeline.storage.records import record_table, records_of
 from pipeline.storage.urls import is_url
@@ -36,29 +35,6 @@ class Piece:
     uri: str
     start: int
     stop: int
-
-
-@dataclass(frozen=True)
-class HowRead:
-    """How the rows of an input are looked for."""
-
-    kind: str
-    columns: dict[str, str] | None
-    split: str
-    entry: DataEntry | None = None
-    turns: str = "last"
-    partition: dict[str, Value] | None = None
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One input as the manifest names it; the digest of a dataset of the hub is its commit."""
-
-    path: str
-    source: str
-    bytes: int
-    digest: str
-    read: HowRead
 
 
 class DigestedPiece(NamedTuple):

@@ -20,6 +20,7 @@ from operators.retrieval.parse_instructions import parse_instructions
 from operators.schema import GENERATED, INPUTS, WRITTEN, from_rows
 from pipeline.engine.attempts import at_most, this_actor
 from pipeline.engine.job import Job, execute, in_actors, items, mapped, once
+from pipeline.engine.progress import UnderWay
 from pipeline.engine.resources import no_more_than
 from pipeline.retrieval.shards import RowRange, generated_index, instructions_path, ranges_of
 from pipeline.retrieval.writers import Writer, make_writer
@@ -61,8 +62,8 @@ def generate_instructions(job: Job, admitted: list[Part], folder: str, generator
         "share": {"a_node": job.pools.scorers_a_node, "gpus": gpus},
     }
 
-    def stored_now() -> str:
-        return f"{computed.rows_of_run(folder, job.run):,} inputs stored"
+    def stored_now() -> UnderWay:
+        return UnderWay(f"{computed.rows_of_run(folder, job.run):,} inputs stored")
 
     with job.reporter.stage("generate", len(ranges), "ranges", slow=f"{missing:,} inputs", look=stored_now) as stage:
         answered: list[GeneratedRange] = []

@@ -11,6 +11,7 @@ import pyarrow as pa
 from operators.retrieval.instruction_table import distinct_instructions, merge_instructions, pool_instructions
 from operators.schema import INSTRUCTIONS
 from pipeline.engine.job import Job, execute, items, mapped, once
+from pipeline.engine.light_pass import light_pass
 from pipeline.retrieval.shards import SHARD_ROWS, Shards, in_shards, instructions_path, shards_of_keys
 from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import Part, record_table, records_of
@@ -53,13 +54,10 @@ def collect_instructions(
     """Write the table of distinct instructions; what it holds. A pool file's instructions replace the run's as the pool."""
     with job.reporter.stage("instructions", len(admitted)) as stage:
         kwargs = {"work": job.work, "max_length": max_length, "in_pool": pool_texts is None}
-        dataset = mapped(items(admitted), instructions_of_part, fn_kwargs=kwargs)
-        distinct = execute(
-            "instructions",
-            DistinctPart,
-            dataset,
-            lambda record: stage.advance(note=f"{record.part.rows:,} in this part"),
-        )
+        distinct = []
+        for record in light_pass("instructions", DistinctPart, admitted, instructions_of_part, divided=items, **kwargs):
+            distinct.append(record)
+            stage.advance(note=f"{record.part.rows:,} in this part")
         if pool_texts is not None:
             distinct.append(_distinct_part(job.work, pool_instructions(pool_texts)))
         parts = [record.part for record in distinct]

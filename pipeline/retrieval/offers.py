@@ -6,6 +6,7 @@ which are of any shard. Where there is one shard, a task answers both."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 from operators.retrieval.instruction_table import have_inputs
 from operators.retrieval.query_table import find_queries
 from operators.schema import OFFERS, QUERIES
-from pipeline.engine.job import Job, execute, items, mapped, over_parts
+from pipeline.engine.job import Job, execute, items, mapped, stream
+from pipeline.engine.light_pass import light_pass
 from pipeline.retrieval.answers import ASKER, SHARD, answered
 from pipeline.retrieval.shards import Shards, cached_embeddings, cached_instructions, cached_queries
 from pipeline.storage import urls
@@ -31,12 +33,15 @@ def offer(job: Job, placed: list[PlacedBlock], shards: Shards) -> dict[int, Part
     embeddings = job.config.alternatives.source != "retrieved"
     with job.reporter.stage("offer", len(placed), "blocks") as stage:
         if len(shards.sizes) == 1:
-            kwargs = {"work": job.work, "shards": shards, "embeddings": embeddings}
-            dataset = over_parts(placed, offers_of_blocks, **kwargs)
+            kwargs: dict[str, Any] = {"work": job.work, "shards": shards, "embeddings": embeddings}
+            offered = light_pass("offer", BlockPart, placed, offers_of_blocks, **kwargs)
         else:
-            dataset = _asked(job, placed, shards, embeddings)
-        records = execute("offer", BlockPart, dataset, lambda record: stage.advance())
-    return {record.block: record.part for record in records}
+            offered = stream("offer", BlockPart, _asked(job, placed, shards, embeddings))
+        parts = {}
+        for record in offered:
+            parts[record.block] = record.part
+            stage.advance()
+    return parts
 
 
 def _asked(job: Job, placed: list[PlacedBlock], shards: Shards, embeddings: bool):  # type: ignore[no-untyped-def]

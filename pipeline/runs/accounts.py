@@ -20,7 +20,7 @@ from pipeline.runs.manifest import AllCounts, Counts, Pairs
 from pipeline.storage.records import AdmittedChunk, Block, NearDuplicates
 
 SMALL_FILE = 100  # rows; what a smaller file may have rejected is counted as if it had so many
-SHOWN_FILES = 3
+SHOWN_FILES = SHOWN_REJECTED = 3
 _PACKAGES = (
     "task-specificity",
     "ray",
@@ -56,6 +56,7 @@ def admitted_counts(chunks: list[AdmittedChunk]) -> dict[str, Counts]:
             read=before.read + chunk.read,
             rejected=rejected,
             special_text=before.special_text + chunk.special_text,
+            special_outputs=before.special_outputs + chunk.special_outputs,
         )
     return counts
 
@@ -127,6 +128,19 @@ def work_of(blocks: list[Block]) -> Work:
 def pairs_of(work: Work, resumed: bool) -> Pairs:
     """The pairs of a run, which may have been resumed."""
     return Pairs(work.computed, work.pairs - work.computed, work.recalled, work.resumed if resumed else 0)
+
+
+def first_special(chunks: list[AdmittedChunk]) -> list[str]:
+    """Places of the first rows whose output is special tokens alone."""
+    return [place for chunk in chunks for place in chunk.first_special][:SHOWN_REJECTED]
+
+
+def require_admitted(counts: dict[str, Counts], chunks: list[AdmittedChunk], limit: float) -> None:
+    """Raise RunFailed where no row is left after reading, or more than a fraction of all or of a file's were rejected."""
+    first = [row for chunk in chunks for row in chunk.first_rejected][:SHOWN_REJECTED]
+    require_rows(counts, first)
+    require_few_rejected(counts, limit, "read", first)
+    require_few_rejected_in_files(chunks, limit)
 
 
 def require_few_rejected(counts: dict[str, Counts], limit: float, stage: str, first: Sequence[str] = ()) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.reading.snapshot import InputFile
-from pipeline.selection.overlap import Overlap
+from pipeline.reading.input_files import InputFile
 from pipeline.storage.files import digest_of
-from pipeline.storage.records import NearDuplicatesAccount, Part, Retrieval, WrittenInputs
+from pipeline.storage.records import NearDuplicatesAccount, Overlap, Part, Retrieval, Verdict, WrittenInputs
 
 _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "instructions", "pool", "base")
 
@@ -20,7 +19,7 @@ _NEEDED = ("run", "config", "scorer", "counts", "pairs", "files", "columns", "in
 class Counts:
     """Rows, of one source or of all: read = rejected (by reason) + duplicates + near_duplicates + scored. Of those that are
     scored, `unscored` have no score, and a bounded selection left `bounded` of these. `special_text` of the rows that were not
-    rejected when they were read hold text that looks like a special token."""
+    rejected when they were read hold text that looks like a special token; the output of `special_outputs` is nothing else."""
 
     read: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -31,6 +30,7 @@ class Counts:
     selected: int = 0
     special_text: int = 0
     near_duplicates: int = 0
+    special_outputs: int = 0
 
     @property
     def lost(self) -> int:
@@ -123,6 +123,16 @@ class ExcludedName:
 
 
 @dataclass(frozen=True)
+class ReportFile:
+    """The page of a run: its file in the run's folder, bytes and digest; `problem` says why it lacks the figures of rows."""
+
+    path: str
+    bytes: int
+    digest: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class RowChanges:
     """Rows since an earlier run: new ones, ones that are gone, ones that are still there, `moved` of these to another rank."""
 
@@ -152,6 +162,7 @@ class Manifest:
     eligible: int = 0
     scores: dict[str, Any] = field(default_factory=dict)
     overlap: Overlap | None = None
+    verdict: Verdict | None = None
     seed: int = 0
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     inputs: list[InputFile] = field(default_factory=list)
@@ -166,14 +177,28 @@ class Manifest:
     parent: str | None = None  # the run that a selection was made from
     since: str | None = None  # the run that a refresh compares with
     changes: dict[str, RowChanges] | None = None  # of all scored rows and of the selected ones
+    report: ReportFile | None = None
+    special: list[str] | None = None  # places of the first rows whose output is special tokens alone
+    label: str | None = None  # of the user's own, for people
+    key: str | None = None  # by which the same request is known again without Ray
 
 
 def to_plain(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON has it, without what does not apply."""
     plain = asdict(manifest)
-    optional = {"parent", "since", "generator", "alternatives", "near_duplicates", "excluded"} | (
-        {"changes"} if manifest.since is None else set()
-    )
+    optional = {
+        "parent",
+        "since",
+        "generator",
+        "alternatives",
+        "near_duplicates",
+        "excluded",
+        "verdict",
+        "report",
+        "label",
+        "special",
+        "key",
+    } | ({"changes"} if manifest.since is None else set())
     return {key: value for key, value in plain.items() if value is not None or key not in optional}
 
 

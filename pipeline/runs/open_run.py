@@ -85,6 +85,15 @@ def require_readable(problem: BadRequest) -> None:
         raise cause from problem
 
 
+def current_run(output: str) -> str | None:
+    """The run that the pointer names, if it names one: readers may be in it. Raises OSError where storage does not say."""
+    try:
+        return latest_run(output)
+    except BadRequest as problem:  # a pointer to nothing, which no reader can follow either
+        require_readable(problem)
+        return None
+
+
 def inside(folder: str, relative: str) -> str | None:
     """The file of a relative path in a folder; None where it would lie outside."""
     parts = relative.split("/")

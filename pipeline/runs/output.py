@@ -14,12 +14,10 @@ import pyarrow as pa
 
 from operators.error_text import first_line
 from pipeline.config import Input
-from pipeline.engine.job import everywhere
 from pipeline.engine.session import is_local, session
 from pipeline.errors import BadRequest
 from pipeline.reading.listing import place_of
-from pipeline.runs.open_run import RUNS
-from pipeline.runs.publish import current_run
+from pipeline.runs.open_run import RUNS, current_run
 from pipeline.runs.workspace import WORK
 from pipeline.storage import computed, files, urls
 from pipeline.storage.lock import FOLDER, Lock, hold
@@ -37,6 +35,8 @@ def working_on(output: str, command: str, address: str | None) -> Iterator[Lock]
     """Hold an output, with Ray up on machines that all see it; raises BadRequest."""
     with hold(output, command) as lock, session(address):
         if not is_local(address):
+            from pipeline.engine.job import everywhere  # which imports Ray, as `tss use` and `tss runs` do not
+
             everywhere("preflight", check_shared, output, lock.path)
         yield lock
 
@@ -56,7 +56,8 @@ def check_output(output: str) -> str:
     if not existing.is_dir():
         raise BadRequest(f"output: {output!r}: {existing} is a file; accepted: a folder, which need not exist yet")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise BadRequest(f"output: {output!r}: {existing} is not writable")
+        why = "lies on a file system that is mounted read-only" if _is_read_only(existing) else "is not writable"
+        raise BadRequest(f"output: {output!r}: {existing} {why}; accepted: a folder in which this user can make files")
     for name in (RUNS, WORK):
         if (path / name).is_symlink():
             raise BadRequest(
@@ -66,6 +67,13 @@ def check_output(output: str) -> str:
     _require_rights(path)
     _require_readable_pointer(str(path))
     return str(path)
+
+
+def _is_read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _require_rights(output: Path) -> None:

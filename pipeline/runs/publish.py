@@ -18,12 +18,13 @@ import pyarrow as pa
 import yaml
 
 from operators.schema import NEAR_DUPLICATES, REJECTED, SCORED, SELECTED
-from pipeline.engine.job import Job, execute, over_parts
-from pipeline.errors import BadRequest, RunFailed
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
+from pipeline.errors import RunFailed
 from pipeline.interruption import Interruption
 from pipeline.runs.card import card
-from pipeline.runs.manifest import Manifest, sealed
-from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, latest_run, require_readable
+from pipeline.runs.manifest import Manifest, ReportFile, sealed
+from pipeline.runs.open_run import CARD, CONFIG, MANIFEST, REPORT, RUNS, current_run
 from pipeline.runs.workspace import WORK, Workspace, run_ids
 from pipeline.storage import conditional, files, urls
 from pipeline.storage.parts import checked_bytes, write_table
@@ -38,6 +39,8 @@ class Move(NamedTuple):
 
     path: str
     target: str
+    rows: int
+    bytes: int
 
 
 def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
@@ -48,21 +51,23 @@ def gather(job: Job, workspace: Workspace, parts: dict[str, list[Part]]) -> dict
     for kind in parts:
         names = [f"{kind}/part-{number:05d}.parquet" for number in range(max(1, len(parts[kind])))]
         moves += [
-            Move(part.path, urls.join(workspace.staged, name)) for part, name in zip(parts[kind], names, strict=False)
+            Move(part.path, urls.join(workspace.staged, name), part.rows, part.bytes)
+            for part, name in zip(parts[kind], names, strict=False)
         ]
         written = parts[kind] or [write_table(urls.join(workspace.staged, names[0]), _SCHEMAS[kind].empty_table())]
         published[kind] = [replace(part, path=name) for part, name in zip(written, names, strict=True)]
     with job.reporter.stage("publish", len(moves)) as stage:
-        execute("publish", Move, over_parts(moves, move_parts), lambda move: stage.advance())
+        for _ in light_pass("publish", Move, moves, move_parts):
+            stage.advance()
     return published
 
 
 def move_parts(batch: pa.Table) -> pa.Table:
     """Give parts their final names. A part that has it already was moved by an attempt that died after."""
     moves = list(records_of(Move, batch))
-    for path, target in moves:
-        if files.exists(path) or not files.exists(target):
-            files.move(path, target)
+    for move in moves:
+        if files.exists(move.path) or not files.exists(move.target):
+            files.move(move.path, move.target)
     return record_table(moves)
 
 
@@ -74,6 +79,12 @@ def copy_parts(batch: pa.Table, *, work: str) -> pa.Table:
         files.write(path, checked_bytes(record.part))
         copies.append(BlockPart(record.block, replace(record.part, path=path)))
     return record_table(copies)
+
+
+def listed(page: str, problem: str | None) -> ReportFile:
+    """What the manifest says of the report page; `problem` is why it lacks the figures of rows."""
+    data = page.encode()
+    return ReportFile(REPORT, len(data), files.digest_of(data), problem)
 
 
 def publish(workspace: Workspace, manifest: Manifest, page: str, say: Callable[[str], None]) -> str:
@@ -110,15 +121,6 @@ def point(workspace: Workspace, say: Callable[[str], None]) -> str:
     if unchecked:
         say(f"pointer      checked after it was written: the store takes no conditional write ({unchecked})")
     return workspace.final
-
-
-def current_run(output: str) -> str | None:
-    """The run that the pointer names, if it names one: readers may be in it. Raises OSError where storage does not say."""
-    try:
-        return latest_run(output)
-    except BadRequest as problem:  # a pointer to nothing, which no reader can follow either
-        require_readable(problem)
-        return None
 
 
 def remove_old_runs(output: str, current: str, former: str | None, keep: int | None) -> list[str]:

@@ -1,31 +1,12 @@
-"""The report of a published run: a page for a browser, made when the run is published, and its words for a terminal."""
+"""What `tss report` prints of a published run: its summary again, and the overlap of selections in full."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import yaml
-from jinja2 import Environment, StrictUndefined
-
 from pipeline.errors import BadRequest
 from pipeline.runs import open_run
-from pipeline.runs.accounts import order_in_words
-from pipeline.runs.manifest import Manifest
 from pipeline.runs.summary import Summary, summarise
-from pipeline.selection.overlap import Overlap
 from pipeline.storage import urls
-
-_PAGE = Path(__file__).parent / "report.html.jinja"
-
-
-def page(manifest: Manifest) -> str:
-    """The run as one HTML page without scripts; every text of a corpus is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    text = yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
-    counts = manifest.counts
-    accounts = [*counts.sources.items(), *([("all", counts)] if len(counts.sources) > 1 else [])]
-    template = environment.from_string(_PAGE.read_text(encoding="utf-8"))
-    return template.render(**vars(manifest), how=order_in_words(manifest.config), accounts=accounts, yaml=text)
+from pipeline.storage.records import Overlap
 
 
 def of_run(run: str) -> Summary:

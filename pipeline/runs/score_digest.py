@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine.job import Job, once, over_parts, stream
+from pipeline.engine.job import Job, once
+from pipeline.engine.light_pass import light_pass
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import BlockPart, record_table, records_of
 
@@ -41,7 +42,7 @@ def digest_scores(job: Job, parts: list[BlockPart], with_score: int) -> dict[str
     many rows, and the extremes as [score, id, instruction, output]."""
     share = min(1.0, _SENT / max(1, with_score))
     with job.reporter.stage("digest", 2, "passes") as stage:
-        digest = joined(stream("digest", Digest, over_parts(parts, digest_parts, share=share)))
+        digest = joined(light_pass("digest", Digest, parts, digest_parts, share=share))
         stage.advance()
         # Texts are read for the few rows that are shown, in the few parts that hold them.
         best, worst = (once("digest", texts_of, rows) if rows else [] for rows in (digest.best, digest.worst))

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.retrieval.instruction_table import has_input
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.runs.manifest import AlternativesAccount
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import BlockPart, WrittenInputs, record_table, records_of
@@ -24,7 +25,7 @@ class RowCounts:
 
 def account_of(job: Job, written: WrittenInputs, scored: list[BlockPart]) -> AlternativesAccount:
     """The account of written alternatives, with what came of them in SCORED parts."""
-    counted = execute("generate", RowCounts, over_parts(scored, rows_of_parts, k=job.config.alternatives.k))
+    counted = list(light_pass("generate", RowCounts, scored, rows_of_parts, k=job.config.alternatives.k))
     return AlternativesAccount(
         **asdict(written),
         without_input=sum(counts.without_input for counts in counted),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config_select import Select
+from pipeline.errors import printable
+from pipeline.runs import verdict_words
 from pipeline.runs.accounts import by_reason
 from pipeline.runs.manifest import AllCounts, Manifest, Pairs, RowChanges
 
@@ -17,6 +20,10 @@ class Summary:
 
     run: str
     text: str
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same lines, escaped."""
+        return f"<pre>{html.escape(printable(self.text))}</pre>"
 
 
 _AGGREGATES = {"mean": "mean", "min": "lowest score"}
@@ -35,19 +42,26 @@ def summarise(manifest: Manifest, run: str) -> Summary:
         *_generated(manifest),
         _pairs(manifest.pairs) + _speed(manifest),
         *_quantiles(scores, counts.scored - counts.unscored),
-        f"selection    {_settings(manifest.config)}",
-        *_budget(manifest),
+        *selection_lines(manifest),
         *_overlap(manifest),
+        *(verdict_words.lines(manifest.verdict) if manifest.verdict else []),
         *_examples("best tss_pp", scores["best"]),
         *_examples("worst tss_pp", scores["worst"]),
         *_changes(manifest),
-        *_special(counts),
+        *_special(manifest),
         *_warnings(counts),
         *_crowded(manifest),
         *(f"warning      {path} was damaged; what it held was computed again" for path in manifest.damaged),
+        *_report(manifest),
+        *([f"label        {_cut(manifest.label, 200)}"] if manifest.label else []),
         f"output       {run}",
     ]
     return Summary(run, "\n".join(lines))
+
+
+def selection_lines(manifest: Manifest) -> list[str]:
+    """The settings of the selection, and its budget."""
+    return [f"selection    {_settings(manifest.config)}", *_budget(manifest)]
 
 
 def _without_score(alone: int, bounded: int) -> str:
@@ -189,12 +203,17 @@ def _settings(config: dict[str, Any]) -> str:
     return "; ".join(chosen)
 
 
-def _special(counts: AllCounts) -> list[str]:
+def _special(manifest: Manifest) -> list[str]:
+    counts = manifest.counts
     if not counts.special_text:
         return []
+    alone = ""
+    if counts.special_outputs:
+        alone = f". The output of {counts.special_outputs:,} is nothing else: {', '.join(manifest.special or [])}"
+        alone += ", ..." if counts.special_outputs > len(manifest.special or []) else ""
     return [
         f"special      {counts.special_text:,} rows hold text that looks like a special token of the scorer; it was encoded as "
-        "the characters it is"
+        f"the characters it is{alone}"
     ]
 
 
@@ -204,6 +223,12 @@ def _warnings(counts: AllCounts) -> list[str]:
         for source, rows in sorted(counts.sources.items())
         if rows.read and rows.read == rows.lost
     ]
+
+
+def _report(manifest: Manifest) -> list[str]:
+    if manifest.report is None or manifest.report.problem is None:
+        return []
+    return [f"warning      the report lacks the figures of rows: {manifest.report.problem}"]
 
 
 def _examples(title: str, rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -83,6 +83,10 @@ def open_workspace(output: str, lock: Lock, request: str, *, fresh: bool = False
     try:
         files.write(urls.join(workspace.folder, _REQUEST), note.encode())
         yield workspace
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError, pa.ArrowException):
+            Interruption.stored = count_run(output, workspace.run_id)[1]
+        raise
     finally:
         metrics.of_run("")
         # What storage does not let go of now is removed by the next command; how this one has ended matters more.

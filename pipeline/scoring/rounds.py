@@ -14,7 +14,7 @@ from pipeline.engine.job import Job, in_actors, items, mapped, stream
 from pipeline.engine.resources import no_more_than
 from pipeline.scoring import encode, score_block
 from pipeline.scoring.encode import BlockToScore, Round
-from pipeline.storage import computed, urls
+from pipeline.scoring.notes import Watch
 from pipeline.storage.records import Block, BlockPart, ScoredBlock
 
 
@@ -34,16 +34,13 @@ def score_blocks(job: Job, blocks: list[Block], scorer: Scorer, round: Round) ->
     encoded = _encoded(job, blocks, scorer, round)
     dataset = in_actors(encoded, score_block.ScoreBlock, settings, sizes, job.pools.gpus_per_scorer, joined=True)
 
-    def stored() -> str:
-        return (
-            f"{computed.pairs_of(path for path, _ in computed.parts(urls.join(scorer.folder, job.run))):,} pairs stored"
-        )
-
     after = {block.block: block for block in blocks}
     name = "score" if round.name == "all" else f"score {round.name}"
-    with job.reporter.stage(name, len(blocks), "blocks", slow=_announced(job, blocks, round), look=stored) as stage:
+    watch = Watch(name, job.work, blocks)
+    with job.reporter.stage(name, len(blocks), "blocks", slow=_announced(job, blocks, round), look=watch.look) as stage:
         pairs, seconds = 0, 0.0
         for scored in stream("score", ScoredBlock, dataset):
+            watch.finish(scored)
             pairs, seconds = pairs + scored.work.computed - scored.work.resumed, seconds + scored.seconds
             stage.advance(note=f"{pairs:,} pairs, {pairs / max(seconds, 1e-9):,.0f} a second and scorer")
             before = after[scored.block]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
@@ -23,6 +23,8 @@ from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, t
 from pipeline.engine.encoder import cached_encoder
 from pipeline.engine.resources import threads_here
 from pipeline.scoring.encode import BlockToScore, from_bytes
+from pipeline.scoring.notes import Notes
+from pipeline.scoring.rejected import reasons_of, rejected_row
 from pipeline.storage import computed
 from pipeline.storage.parts import read_table, write_part
 from pipeline.storage.records import ScoredBlock, SourceScores, record_table, records_of
@@ -66,12 +68,13 @@ class _Outcome:
 
 
 class _Keeper:
-    """Writes finished pairs to the store: all that are waiting, every so many seconds and at the end of a stretch of rows."""
+    """Writes finished pairs to the store: the first ones at once, later all that are waiting, every so many seconds and at the
+    end of a stretch of rows."""
 
     def __init__(self, folder: str, every: float):
         self._folder, self._every = folder, every
         self._waiting: list[pa.Table] = []
-        self._written = time.monotonic()
+        self._written = -math.inf
 
     def take(self, finished: pa.Table) -> None:
         self._waiting.append(finished)
@@ -114,7 +117,7 @@ class ScoreBlock:
         self._work, self._score, self._threshold = work, ScoreSettings(**score), threshold
         self._kept, self._every, self._seed = kept, every, seed
         self._encoder, self._model, self._batch_tokens, self._share = encoder, model, batch_tokens, share
-        self._loaded = 0
+        self._loaded, self._notes = 0, Notes(work)
         metrics.of_run(kept["run"])
 
     @cached_property
@@ -126,6 +129,7 @@ class ScoreBlock:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
         with at_most(self._work, f"load-{this_actor()}", "loading the scorer"):
+            self._notes.loading()
             try:
                 scorer = self._load()
             except ModelProblem as problem:
@@ -171,7 +175,7 @@ class ScoreBlock:
             scored=write_part(f"{self._work}/scored", scored, SCORED),
             sources=sources_of(scored),
             rejected=[write_part(f"{self._work}/rejected", rejected, REJECTED)] if len(rejected) else [],
-            reasons=_reasons(outcome.rejected),
+            reasons=reasons_of(outcome.rejected),
             work=outcome.work + Work(loaded=self._loads()),
             seconds=time.monotonic() - began,
         )
@@ -200,7 +204,7 @@ class ScoreBlock:
             reason, detail = "scorer_failed", f"the scorer fails on this row: {type(error).__name__}: {error}"[:500]
             if isinstance(error, Died):
                 reason, detail = "scorer_died", f"the scorer's {error} while it scored this row alone"
-            return _Outcome(rejected=[_rejected(rows.encoded.slice(place, 1), Rejection(reason, detail))])
+            return _Outcome(rejected=[rejected_row(rows.encoded.slice(place, 1), Rejection(reason, detail))])
 
         def excuse(error: Exception) -> None:
             if isinstance(error, OSError | BrokenScorer):
@@ -226,14 +230,16 @@ class ScoreBlock:
         folder = computed.block_folder(self._kept["scorer"], self._kept["run"], rows.block, self._kept["part"])
         # Sums wait for the device, then for the disk: half of the time each.
         keeper, work = _Keeper(folder, self._every / 2), Work()
-        meter = metrics.Meter(work)
+        meter, before = metrics.Meter(work), self._finished(folder)
 
         def keep(finished: pa.Table) -> None:
             keeper.take(finished)
+            left = work.computed - len(before) if self._threshold is None else 0
+            self._notes.scoring(rows.block, work.computed - work.resumed, left)
             meter.read()
             metrics.scorer(self._scorer)  # batches have become smaller where memory ran out
 
-        memory = Memory(rows.stored, self._finished(folder), keep, self._every / 2)
+        memory = Memory(rows.stored, before, keep, self._every / 2)
         scoring = Scoring(rows.encoded, self._context, lambda: self._scorer, rows.likelihoods, memory, work)
         try:
             if self._threshold is None:
@@ -246,7 +252,7 @@ class ScoreBlock:
         good = pa.array(scoring.finite(), pa.bool_())
         bad = rows.encoded.filter(pc.invert(good))
         detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
-        rejected = [_rejected(bad.slice(row, 1), Rejection("not_finite", detail)) for row in range(len(bad))]
+        rejected = [rejected_row(bad.slice(row, 1), Rejection("not_finite", detail)) for row in range(len(bad))]
         return _Outcome([scoring.table().filter(good)], rejected, scoring.work)
 
     def _finished(self, folder: str) -> dict[bytes, float]:
@@ -269,27 +275,6 @@ def sources_of(scored: pa.Table) -> dict[str, SourceScores]:
 
 def _by_source(rows: pa.Table) -> dict[str, int]:
     return {source["values"]: source["counts"] for source in pc.value_counts(rows["source"]).to_pylist()}
-
-
-def _reasons(rejected: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """By source, how many REJECTED rows have each reason."""
-    reasons: dict[str, dict[str, int]] = {}
-    for row in rejected:
-        of_source = reasons.setdefault(row["source"], {})
-        of_source[row["reason"]] = of_source.get(row["reason"], 0) + 1
-    return reasons
-
-
-def _rejected(row: pa.Table, rejection: Rejection) -> dict[str, Any]:
-    """The REJECTED row of an ENCODED row."""
-    texts = ("instruction", "input", "output", "messages", "turn", "extra")
-    (values,) = row.select(["source", "file", "line", *texts]).to_pylist()
-    return {
-        **{name: values[name] for name in ("source", "file", "line")},
-        "raw": json.dumps({name: values[name] for name in texts if values[name] is not None}),
-        "reason": rejection.reason,
-        "detail": rejection.detail.encode("utf-8", "backslashreplace").decode(),
-    }
 
 
 def _sums(stored: pa.Table) -> dict[bytes, float]:

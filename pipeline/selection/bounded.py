@@ -9,6 +9,8 @@ fall below that, and rows that stand above the threshold without a score are sco
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from operators.selection.budget import largest_budget
 from pipeline.engine.job import Job
 from pipeline.scoring.encode import Round
@@ -24,10 +26,18 @@ _DEVIATIONS = 2.0
 _SLACK = 1.15
 
 
-def score_bounded(job: Job, blocks: list[Block], rows: int, scorer: Scorer) -> list[Block]:
-    """Blocks scored as far as the budget's selection needs; `rows` as admitted."""
-    share = min(PILOT_SHARE, PILOT_ROWS / max(1, rows))
+def pilot_share(rows: int) -> float:
+    """The share of all ids whose rows a pilot takes, of so many rows."""
+    return min(PILOT_SHARE, PILOT_ROWS / max(1, rows))
+
+
+def score_bounded(
+    job: Job, blocks: list[Block], rows: int, scorer: Scorer, look: Callable[[list[BlockPart]], None]
+) -> list[Block]:
+    """Blocks scored as far as the budget's selection needs; `rows` as admitted. `look` is shown the parts of the sample."""
+    share = pilot_share(rows)
     blocks = score_blocks(job, blocks, scorer, Round("pilot", share))
+    look(scored_parts(blocks))
     threshold = _pilot_threshold(job, scored_parts(blocks), share)
     blocks = score_blocks(job, blocks, scorer, Round("rest", share, threshold))
     cost, _ = choose.totals(job, scored_parts(blocks))

@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, replace
 
 from operators.selection import budget, ranking_key
 from pipeline.config import Config
+from pipeline.config_select import Select
 from pipeline.engine.job import Job, by_block, execute, mapped, over_parts, shuffles_of
+from pipeline.engine.light_pass import is_small, light_pass
 from pipeline.errors import BadRequest
 from pipeline.selection import passes
 from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import Chosen, FileRows, Reached, Totals
+from pipeline.selection.rank_values import without_ranks
 from pipeline.selection.ranking import WHOLE, Moments, Ranking, group_label
 from pipeline.selection.search import Search, find_ends
 from pipeline.storage import urls
@@ -50,8 +53,7 @@ class Reach:
 
 def totals(job: Job, scored: list[BlockPart]) -> tuple[int, int]:
     """Cost of all rows in the unit of the budget, and how many they are."""
-    dataset = over_parts(scored, passes.totals_of_parts, cost=_cost(job.config))
-    records = execute("threshold", Totals, dataset)
+    records = list(light_pass("threshold", Totals, scored, passes.totals_of_parts, cost=_cost(job.config)))
     return sum(record.total for record in records), sum(record.rows for record in records)
 
 
@@ -63,8 +65,8 @@ def reach(job: Job, scored: list[BlockPart], asked: int, larger: int) -> Reach:
     with job.reporter.stage("threshold", None, "passes") as stage:
         (search,) = find_ends("threshold", scored, [Search(ranking, cuts)], stage.advance)
         threshold = ranking_key.lowest_score(search.cuts["larger"].prefix)
-        dataset = over_parts(scored, passes.reach_of_parts, **search.ends(), threshold=threshold)
-        records = execute("threshold", Reached, dataset)
+        ends = {**search.ends(), "threshold": threshold}
+        records = list(light_pass("threshold", Reached, scored, passes.reach_of_parts, **ends))
         above = {block: rows for record in records for block, rows in record.open.items()}
         result = Reach(sum(record.without_score for record in records), threshold, above)
         stage.advance(note=f"{threshold:.4g}, {result.without_score:,} rows above the budget's end without a score")
@@ -86,9 +88,13 @@ def require_scores(job: Job, scored: list[BlockPart], bounded: int) -> None:
 
 
 def _cost(config: Config) -> str:
-    """What a row costs under the budget: one, its output tokens, or all of its tokens."""
-    ((unit, _),) = config.select.budget.items()
-    return "rows" if unit.startswith("example") else config.select.cost
+    return cost_under(config.select)
+
+
+def cost_under(select: Select) -> str:
+    """What a row costs under the budget: one (`rows`), its output tokens, or all of its tokens."""
+    ((unit, _),) = select.budget.items()
+    return "rows" if unit.startswith("example") else select.cost
 
 
 def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
@@ -99,8 +105,9 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
         stage.advance()
         asked = budget.largest_budget(total, wanted.budget)
         ((column, shares),) = wanted.quota.items() or [(None, {})]
-        cuts = _budgets(asked, shares)
-        plain = Ranking(wanted.score, moments, cost, wanted.where, temperature=wanted.drawn_at)
+        cuts = budgets_of(asked, shares)
+        where = without_ranks(scored, wanted.where)
+        plain = Ranking(wanted.score, moments, cost, where, temperature=wanted.drawn_at)
         ranking = replace(plain, quota=column, shares=list(cuts) if column else [])
         if wanted.unit == "conversation":
             (ranking,) = over_conversations(job, "select", scored, [ranking], [*wanted.max_per, *wanted.quota])
@@ -110,8 +117,8 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
             stage.advance()
         (search,) = find_ends("select", scored, [Search(ranking, cuts)], stage.advance)
         every = max(1, passes.ROWS_PER_FILE // SAMPLED_PER_FILE)
-        sweep = over_parts(scored, passes.choose_of_parts, **search.ends(), work=job.work, every=every)
-        chosen = execute("select", Chosen, sweep)
+        settings = {**search.ends(), "work": job.work, "every": every}
+        chosen = list(light_pass("select", Chosen, scored, passes.choose_of_parts, **settings))
         stage.advance()
         sources = sum((Counter(record.sources) for record in chosen), Counter[str]())
         written = _write_ranked(job, chosen, sources.total())
@@ -128,7 +135,7 @@ def select(job: Job, scored: list[BlockPart], moments: Moments) -> Selection:
     )
 
 
-def _budgets(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
+def budgets_of(asked: int, quota: dict[str, float]) -> dict[str, budget.Cut]:
     """A search for each budget: one, or one for each group of the quota and one for what the quota leaves to the others."""
     shares = {group_label(name): share for name, share in quota.items()}
     left = 1 - sum(shares.values())
@@ -156,7 +163,9 @@ def _write_ranked(job: Job, chosen: list[Chosen], rows: int) -> list[BlockPart]:
     files = min(files, len(sample) + 1)
     boundaries = [sample[len(sample) * i // files] for i in range(1, files)]
     parts = [part for record in chosen for part in record.parts]
-    counts = execute("select", FileRows, over_parts(parts, passes.count_files, boundaries=boundaries))
+    if files == 1 and is_small(parts):
+        return list(light_pass("select", BlockPart, parts, passes.write_only_file, work=job.work))
+    counts = list(light_pass("select", FileRows, parts, passes.count_files, boundaries=boundaries))
     in_file = [sum(rows[file] for rows in counts) for file in range(files)]
     offsets = [sum(in_file[:file]) for file in range(files)]
     dataset = over_parts(parts, passes.file_of_rows, boundaries=boundaries)

@@ -19,6 +19,7 @@ from operators.scoring.draw import keys_of
 from operators.scoring.scores import random_of
 from operators.selection import conversations, filter
 from pipeline.engine.job import Job, execute, mapped, over_parts, shuffles_of
+from pipeline.engine.light_pass import light_pass
 from pipeline.errors import BadRequest
 from pipeline.selection.passes import by_blocks
 from pipeline.selection.ranking import UNITS, Ranking, block_path, groups_of
@@ -65,7 +66,7 @@ def over_conversations(
 
 def require_conversations(scored: list[BlockPart]) -> None:
     """Raise BadRequest where no row of these parts belongs to a conversation."""
-    if not any(execute("select", int, over_parts(scored, count_conversations))):
+    if not any(light_pass("select", int, scored, count_conversations)):
         raise BadRequest(
             "select.unit: found conversation, and no row of this run has one: none was read from turns; accepted: example"
         )

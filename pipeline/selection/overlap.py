@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from operators.selection import budget
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.selection.choose import Selection
 from pipeline.selection.conversations import over_conversations
 from pipeline.selection.passes import CommonRows, overlap_of_parts
 from pipeline.selection.ranking import WHOLE, Ranking
 from pipeline.selection.search import Search, find_ends
-from pipeline.storage.records import BlockPart
+from pipeline.storage.records import BlockPart, Overlap
 
 # Compared in every run, as names of the report: a minus means that the lowest come first, as `{ppl: -1}` does.
 COMPARED = ("tss_pp", "tss_nce", "tss", "ppl", "-ppl", "ifd", "-ifd", "ifd_loss", "-ifd_loss", "length", "random")
 # Not known of bounded rows. What a run selects by tss_pp is right all the same, and compared as the run's own score.
 _ON_ALL_ALTERNATIVES = {"tss", "tss_nce", "tss_pp"}
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Names of scores, rows that each selects, and the Jaccard index of each two: rows in both over rows in either; null where
-    both are empty."""
-
-    scores: list[str]
-    rows: list[int]
-    jaccard: list[list[float | None]]
 
 
 def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) -> Overlap:
@@ -46,7 +37,7 @@ def overlap(job: Job, scored: list[BlockPart], chosen: Selection, bounded: int) 
             stage.advance()
         wanted = [Search(ranking, cuts) for ranking in compared]
         ends = [search.ends() for search in find_ends("overlap", scored, wanted, stage.advance)]
-        parts = execute("overlap", CommonRows, over_parts(scored, overlap_of_parts, searches=ends))
+        parts = list(light_pass("overlap", CommonRows, scored, overlap_of_parts, searches=ends))
         stage.advance(note=f"{len(rankings)} scores")
     common = np.sum(parts, axis=0)
     rows = np.diag(common)

@@ -270,6 +270,11 @@ def _files_of(chosen: pa.Table, boundaries: list[str]) -> np.ndarray:
     return np.searchsorted(edges, keys, side="right")
 
 
+def write_only_file(batch: pa.Table, *, work: str) -> pa.Table:
+    """Write the chosen rows of all recorded parts as the one output file."""
+    return write_ranked(pa.concat_tables(file_of_rows(batch, boundaries=[])), offsets=[0], work=work)
+
+
 def write_ranked(batch: pa.Table, *, offsets: list[int], work: str) -> pa.Table:
     """Write one output file: its rows best first, turns of a conversation in their order, with their rank in the whole
     selection."""

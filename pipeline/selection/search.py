@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from operators.selection import budget
 from pipeline.engine.job import mapped, over_parts, tables
+from pipeline.engine.light_pass import light_tables
 from pipeline.selection.passes import HISTOGRAM, add_up, histogram_of_parts
 from pipeline.selection.ranking import Ranking
 from pipeline.storage.records import BlockPart
@@ -72,11 +73,13 @@ def advanced(searches: list[Search], sums: pa.Table, first: bool) -> list[Search
 
 def _histograms(stage: str, parts: list[BlockPart], wanted: list[dict[str, Any]]) -> pa.Table:
     """HISTOGRAM of all parts, by digit."""
-    dataset = over_parts(parts, histogram_of_parts, searches=wanted)
     if sum(record.part.rows for record in parts) > _ROWS_FOR_DRIVER:
-        dataset = mapped(dataset.repartition(_SHARES, keys=["digit"]), add_up)
+        dataset = over_parts(parts, histogram_of_parts, searches=wanted)
+        counted = tables(stage, mapped(dataset.repartition(_SHARES, keys=["digit"]), add_up))
+    else:
+        counted = light_tables(stage, parts, histogram_of_parts, searches=wanted)
     sums = HISTOGRAM.empty_table()
-    for table in tables(stage, dataset):
+    for table in counted:
         sums = pa.concat_tables([sums, table.cast(HISTOGRAM)])
         if len(sums) > _HELD_ROWS:
             sums = add_up(sums)

@@ -12,17 +12,20 @@ those of the selection. All later passes read these, and so do readers of the ru
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from ray.data import Dataset
 
 from operators.schema import SCORED
 from operators.scoring.scores import log_weights
 from operators.selection import filter, moments
 from operators.selection.exact_sum import Cells, add, log_of, sum_of_exps
 from pipeline.config import Config
-from pipeline.engine.job import Job, by_block, execute, mapped, over_parts, packed
+from pipeline.engine.job import Job, by_block, packed
+from pipeline.engine.light_pass import light_pass
 from pipeline.errors import BadRequest
 from pipeline.selection.passes import ROWS_PER_FILE
 from pipeline.selection.ranking import Moments
@@ -69,14 +72,21 @@ def weigh(job: Job, scored: list[BlockPart]) -> tuple[list[BlockPart], Moments]:
     with job.reporter.stage("weigh", sum(record.part.rows for record in scored), "rows") as stage:
         names = job.config.select.score
         score = _score(job.config, {} if isinstance(names, str) else _moments(scored, list(names)))
-        records = execute("weigh", Weights, over_parts(scored, weights_of_parts, score=score))
+        records = list(light_pass("weigh", Weights, scored, weights_of_parts, score=score))
         rows = sum(record.rows for record in records)
         _require_numbers(score, rows)
         sums = add(record.sums for record in records)
         settings = {"score": score, "log_mean": log_of(sums) - math.log(rows) if sums else 0.0, "work": job.work}
-        dataset = mapped(packed(scored, _size, BYTES_PER_PART), weigh_parts, fn_kwargs=settings)
-        weighed = execute("weigh", BlockPart, dataset, lambda record: stage.advance(record.part.rows))
+        weighed = []
+        for record in light_pass("weigh", BlockPart, scored, weigh_parts, divided=_packs, **settings):
+            weighed.append(record)
+            stage.advance(record.part.rows)
     return by_block("weigh", weighed), score.moments
+
+
+def _packs(scored: Sequence[BlockPart]) -> Dataset:
+    """Parts that become one, so many together as are large enough."""
+    return packed(scored, _size, BYTES_PER_PART)
 
 
 def _size(scored: BlockPart) -> int:
@@ -100,9 +110,15 @@ def _require_numbers(score: Score, rows: int) -> None:
 
 def _moments(scored: list[BlockPart], names: list[str]) -> Moments:
     """Mean and standard deviation of each column, rounded to 9 digits. One column alone is ordered as it is."""
+    alone = len(names) == 1
+    parts = [] if alone else list(light_pass("weigh", ColumnMoments, scored, moments_of_parts, names=names))
+    return rounded_moments(names, parts)
+
+
+def rounded_moments(names: list[str], records: list[ColumnMoments]) -> Moments:
+    """The moments of a weighted score by the records of all parts; of one column alone none are needed."""
     if len(names) == 1:
         return {names[0]: (0.0, 1.0)}
-    records = execute("weigh", ColumnMoments, over_parts(scored, moments_of_parts, names=names))
     columns = {name: moments.merge(record.columns[place] for record in records) for place, name in enumerate(names)}
     return {name: (float(f"{column.mean:.9g}"), float(f"{column.deviation:.9g}")) for name, column in columns.items()}
 

@@ -173,15 +173,17 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     claim = Claim(command, socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), now)
     path = urls.join(folder, f"{uuid.uuid4().hex}.json")
-    other = None
+    other, refused = None, ""
     for left in reversed(range(_TRIES)):
         try:
             files.write(path, json.dumps(asdict(claim)).encode())
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            refused = first_line(error)
             continue  # another process has just removed the folder, as it was empty
         except (OSError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
             raise BadRequest(f"output: {output!r} cannot be written: {reason}") from error
+        refused = ""
         # It beats while others are looked at, which takes half a minute for each dead one: a third process must not take this
         # one for dead meanwhile, and where one has all the same, this one gives way.
         lock = Lock(output, claim, path)
@@ -197,7 +199,11 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
         if left:
             time.sleep(random.uniform(0.1, 0.5))
     if other is None:
-        raise BadRequest(f"output: {output!r} cannot be written: a file there is gone at once")
+        why = f"no folder can be made there ({refused})" if refused else "a file there is gone at once"
+        raise BadRequest(
+            f"output: {output!r} cannot be written: {why}; is its file system read-only, or does it take no files, as /proc "
+            "does not? Accepted: a folder in which this user can make files"
+        )
     raise BadRequest(
         f"output: {output!r} is in use by {other.in_words()}; one run at a time writes into an output. "
         "Wait for it, or set another output"

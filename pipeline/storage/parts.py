@@ -12,7 +12,7 @@ import uuid
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.schema import conform
+from operators.schema import conform, of_earlier_release
 from pipeline.storage import files, urls
 from pipeline.storage.records import Part
 from pipeline.storage.whole_file import BrokenOff, open_whole
@@ -52,6 +52,18 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
         raise
     except (OSError, pa.ArrowException) as error:
         raise DamagedPart(f"{path}: {_damage(error)}") from error
+
+
+def read_columns(path: str, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` of a file that any release may have written: what it did not have is null. Raises as `read_table`
+    does."""
+    try:
+        there = set(pq.read_schema(open_whole(path) if urls.is_url(path) else path).names)
+    except (BrokenOff, PermissionError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedPart(f"{path}: {_damage(error)}") from error
+    return of_earlier_release(read_table(path, [name for name in schema.names if name in there]), schema)
 
 
 def read_whole(part: Part, columns: list[str] | None = None) -> pa.Table:

@@ -52,6 +52,8 @@ class AdmittedChunk:
     numbers: list[str]  # those of them in which some row holds a number
     first_rejected: list[str]  # the first rejected rows, for people
     special_text: int = 0  # admitted rows with text that looks like a special token
+    special_outputs: int = 0  # those of them whose output is nothing else
+    first_special: list[str] = field(default_factory=list)  # the places of the first of these
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,42 @@ class SievedPart:
     number: int
     kept: Part | None
     dropped: Part | None
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Names of scores, rows that each selects, and the Jaccard index of each two: rows in both over rows in either; null where
+    both are empty."""
+
+    scores: list[str]
+    rows: list[int]
+    jaccard: list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of `rows` with a rank, the share whose own instruction explains the output `best`, with its 95% interval, and what chance
+    would give. From a sample of so many rows: the deviations of `tss_nce` and of the quality term in `tss_pp`, and the rank
+    correlation of scores from `halves` of the alternatives, as it would be of all. Where the run selects by a `score` over
+    alternatives: its rank correlations with other scores, the one of them that selects most `alike`, with the Jaccard index and
+    what chance gives, and the share of a draw that another seed keeps.
+    """
+
+    rows: int
+    best: float
+    low: float
+    high: float
+    chance: float
+    score: str | None = None
+    sampled: int = 0
+    spread_nce: float | None = None
+    spread_quality: float | None = None
+    correlations: dict[str, float] = field(default_factory=dict)
+    halves: float | None = None
+    kept: float | None = None
+    alike: str | None = None
+    shared: float | None = None
+    shared_by_chance: float | None = None
 
 
 @dataclass(frozen=True)

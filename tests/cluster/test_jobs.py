@@ -1,5 +1,6 @@
 """Jobs on a real cluster of several nodes: where their work is done, what they say and how they end; nodes that come and go."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -288,13 +289,29 @@ def check(output: Path, expected: Path) -> None:
     assert stored_pairs(output) == stored_pairs(expected)
 
 
-def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_path):
-    output, go = tmp_path / "out", tmp_path / "go"
+@pytest.fixture(scope="module")
+def begun(cluster, unseen, tmp_path_factory):
+    """A job with two scorers that waits in the middle of its run: its name, its output, the file that lets it go on; and what
+    its cluster would leave of the output if it were gone now."""
+    folder = tmp_path_factory.mktemp("begun")
+    output, go, left = folder / "out", folder / "go", folder / "left"
     cluster.add((1, 1))
-    config = written(tmp_path / "config.yaml", output, unseen, ray__scorers=2, **IN_PARTS)
+    config = written(folder / "config.yaml", output, unseen, ray__scorers=2, **IN_PARTS)
     name = submit_held_back(cluster, config, go)
     wait_for(lambda: len(parts_of(output)) >= PARTS or job_of(cluster, name)[0] == "FAILED", "nothing was scored")
     wait_for(lambda: len(set(scorer_nodes(cluster))) == 2, "a scorer never came up")
+
+    def copy(source: str, target: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # a draft, or a sign of life that was just written anew
+            shutil.copy2(source, target)
+
+    shutil.copytree(output, left, copy_function=copy)
+    assert not (output / "latest.json").exists()  # it was in the middle
+    return name, output, go, left
+
+
+def test_nodes_come_and_go_while_they_score(cluster, begun, undisturbed):
+    name, output, go, _ = begun
     before = set(scorer_nodes(cluster))
     cluster.workers[1].lose()
     del cluster.workers[1]
@@ -312,14 +329,10 @@ def test_nodes_come_and_go_while_they_score(cluster, unseen, undisturbed, tmp_pa
 
 
 def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_for(
-    cluster, unseen, undisturbed, tmp_path
+    cluster, begun, unseen, undisturbed, tmp_path
 ):
-    output, go = tmp_path / "out", tmp_path / "go"
-    config = written(tmp_path / "config.yaml", output, unseen, ray__scorers=1, **IN_PARTS)
-    submit_held_back(cluster, config, go)
-    wait_for(lambda: len(parts_of(output)) >= PARTS, "nothing was scored")
+    *_, output = begun
     cluster.stop()
-    go.touch()
     assert not (output / "latest.json").exists()
     before = len(parts_of(output))
     groups = {
@@ -332,7 +345,9 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
         },
     }
     cluster.start_head(groups)
-    written(config, output, unseen, ray__gpus_per_scorer=1, ray__scorers=2, **IN_PARTS)
+    more = {"ray__gpus_per_scorer": 1, "ray__scorers": 2, **IN_PARTS}
+    config, go = written(tmp_path / "config.yaml", output, unseen, **more), tmp_path / "go"
+    go.touch()
     name = submit_held_back(cluster, config, go)
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 480)
     status, log = job_of(cluster, name)

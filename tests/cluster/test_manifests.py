@@ -134,7 +134,7 @@ def test_entrypoints_are_command_lines():
         program, *words = shlex.split(entrypoint)
         assert program == "tss"
         arguments = make_parser().parse_args(words)
-        assert str(arguments.config) == "/etc/tss/config.yaml"
+        assert arguments.config == ["/etc/tss/config.yaml"]
         parsed[name] = words[0]
     assert parsed == {"rayjob.yaml": "run", "raycronjob.yaml": "refresh", "cronjob.yaml": "refresh"}
 

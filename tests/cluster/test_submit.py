@@ -8,6 +8,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from pipeline import cli, read_config, submit
+from pipeline.arguments import make_parser
 from pipeline.errors import BadRequest
 
 
@@ -163,3 +164,12 @@ def test_excluded_texts_travel_with_the_job(tmp_path):
     (tmp_path / "bench.txt").write_text("")
     with pytest.raises(BadRequest, match=r"exclude\.0\.path: .*holds no text"):
         submit._stage_config(folder, read_config.validate(settings, "test"))
+
+
+def test_a_job_is_given_what_was_asked_of_its_run(tmp_path):
+    flags = ["--label", "two words", "--allow-empty", "--dry-run"]
+    parsed = make_parser().parse_args(["select", "s3://bucket/out", "--budget", "2k", *flags])
+    words = submit.stage(tmp_path, parsed, None)
+    again = make_parser().parse_args(words)
+    assert (again.label, again.allow_empty, again.dry_run) == ("two words", True, True)
+    assert [str(text) for text in again.overrides] == ['select.budget="2k"'] and again.run == "s3://bucket/out"

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import write_jsonl
 
-from pipeline import cli
+from pipeline import advice, cli
+from pipeline.interruption import Interruption
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"instruction": f"Do {i}.", "input": "", "output": f"{i}"} for i in range(5)]
 
 
@@ -52,6 +54,8 @@ BAD = [
     (["--set", "input={folder}/empty.jsonl"], "not one byte to read"),
     (["--set", "scorer.model=./no-such-model"], "scorer.model: './no-such-model': no such folder"),
     (["--set", "scorer.model=owner/no-such-model"], "hub reachable? Offline"),
+    (["--model", "models/mine"], "read as a folder, there is none at"),
+    (["--embedder", "models/mine"], "read as a name of the hub, the hub did not give it"),
     (["--set", "embedder.model=sentence-transformers/all-MiniLM-L6-v2"], "set embedder.model to 'lexical'"),
     (["--set", "scorer.template=none.jinja"], "accepted: alpaca, plain, chat"),
     (["--set", "scorer.max_length=4096"], "has 512 positions"),
@@ -101,6 +105,25 @@ def test_a_pointer_cannot_leave_the_folder(tmp_path, capsys):
     assert "no published run is there" in capsys.readouterr().err
 
 
+@pytest.mark.ray  # starts processes
+def test_commands_that_need_no_ray_and_no_model_import_neither():
+    code = "import sys, pipeline.runs.history, pipeline.runs.report; print([n for n in ('ray', 'torch') if n in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert shown.stdout == "[]\n"
+
+
+def test_an_interrupted_command_says_how_many_pairs_it_has_stored():
+    arguments = cli.make_parser().parse_args(["run", "c.yaml", "--fresh"])
+    for stored, words in (
+        (None, "what is stored."),
+        (7, "is stored: 7 pairs of this run."),
+        (0, "0 pairs of this run, as"),
+    ):
+        Interruption.published, Interruption.stored = "", stored
+        assert words in advice.after_interrupt(arguments)
+    Interruption.stored = None
+
+
 def test_help_is_quick_and_names_the_verbs():
     result = tss("--help")
     assert result.returncode == 0 and all(verb in result.stdout for verb in ("run", "select", "demo"))
@@ -123,8 +146,8 @@ def test_a_run_that_is_told_to_stop_leaves_nothing(request_folder, own_ray):
     assert "Ray is up" in run.stderr.readline()
     run.send_signal(signal.SIGINT)  # SIGTERM and SIGHUP: test_interruption.py
     _, shown = run.communicate(timeout=120)
-    assert run.returncode == 130 and shown.splitlines()[-1] == (
-        "tss: interrupted; nothing was published. The same command uses what is stored."
+    assert run.returncode == 130 and shown.splitlines()[-1].startswith(
+        "tss: interrupted; nothing was published. The same command uses what is stored"
     )
     assert not (request_folder / "out").exists()
 

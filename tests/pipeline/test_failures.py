@@ -21,7 +21,7 @@ def failing(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(json.dumps({"input": "rows.jsonl", "output": str(tmp_path / "out")}))
 
     def with_(error, *options, before=()):
-        def run(config, reporter, *, fresh):
+        def run(config, reporter, *, fresh, publishing):
             raise error
 
         monkeypatch.setattr(flow, "run", run)

@@ -119,7 +119,8 @@ def test_a_row_that_ends_its_reader_every_time_is_rejected_alone(
 ):
     monkeypatch.setattr(admit, "admit_chunks", deadly_reader())
     path = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], POISON])
-    done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path))
+    budget = {"select__budget": {"token_fraction": 1.0}}  # of one row
+    done = run(tmp_path / "out", [path], model_folder, alternatives__pool=pool(tmp_path), **budget)
     rest_equals(done, clean)
     (rejected,) = table(done, "rejected")
     assert rejected["reason"] == "reader_died" and rejected["line"] == 2
@@ -200,7 +201,8 @@ def test_too_many_rejected_rows_end_the_run(ray_session, model_folder, tmp_path)
         r".*first: .*rows.jsonl:13: malformed_json",
     ):
         run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.1)
-    assert not (tmp_path / "out").exists()
+    (kept,) = (tmp_path / "out" / "failures").iterdir()
+    assert [row["line"] for row in table(kept.parent, kept.name)] == [13, 14]
     run(tmp_path / "out", [path], model_folder, max_rejected_fraction=0.15)
     # Nothing else has changed since, and the stricter limit holds.
     with pytest.raises(RunFailed, match=r"2 of 14 rows rejected"):

@@ -125,3 +125,21 @@ def test_a_configuration_is_no_url():
     with pytest.raises(BadRequest, match="CONFIG: found a URL") as problem:
         read_config.load(Path("s3://key:secret@host/c.yaml"), [])
     assert "secret" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("selct.mode=full", r"--set: selct: unknown key; did you mean 'select'\?"),
+        ("select.budgt=5%", r"select.budgt: unknown key; did you mean 'budget'\?"),
+        ("alternatives.generator.modle=x", r"generator.modle: unknown key; did you mean 'model'\?"),
+        ("input.0.columns.instuction=x", r"columns.instuction: unknown key; did you mean 'instruction'\?"),
+        ("template=chat", r"template: unknown key; did you mean 'scorer.template'\?"),
+        ("budget=5%", r"budget: unknown key; did you mean 'select.budget'\?"),
+        ("select.budget.token=5", r"did you mean 'tokens'\? accepted: exactly one of"),
+    ],
+)
+def test_the_nearest_key_is_named_at_every_depth(override, words):
+    data = read_config.override({"input": "a.jsonl", "output": "out"}, [override])
+    with pytest.raises(BadRequest, match=words):
+        read_config.validate(data, "test", overrides=[override])

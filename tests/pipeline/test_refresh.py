@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 from conftest import byte_tokenizer, write_jsonl
+from report_pages import require_inert
 from small_runs import corpus, refresh, run, table
 
 from operators.prompts.template import from_text
 from operators.prompts.tokenise import Encoder
 from operators.scoring.score_rows import pair_digest
 from pipeline.errors import BadRequest
+from pipeline.report.rows import CHANGED
 from pipeline.retrieval import blocks
 
 
@@ -99,6 +101,19 @@ def test_what_has_changed_is_counted(runs):
         expected = {"entered": len(after) - len(stayed), "left": len(before) - len(stayed), "stayed": len(stayed)}
         assert manifest(second)["changes"][kind] == {**expected, "moved": moved} and len(before) > len(stayed) > 0
     assert manifest(second)["since"] == first.name and "changes" not in manifest(first)
+
+
+def test_the_report_of_a_refresh_shows_rows_that_have_moved(runs):
+    first, second, _, _ = runs
+    text = (second / "report.html").read_text(encoding="utf-8")
+    page = require_inert(text)
+    assert manifest(second)["report"]["problem"] is None and f"Changes since {first.name}" in page.text
+    before, now = ({row["id"] for row in table(done, "selected")} for done in (first, second))
+    kinds = [each["data-value"].split(", ") for _, each in page.tags if each.get("data-label") == "shown as"]
+    for kind, moved in (("entered", now - before), ("left", before - now)):
+        assert sum(kind in each for each in kinds) == min(len(moved), CHANGED) and all(
+            f"id {each}." in page.text for each in sorted(moved)[:CHANGED]
+        )
 
 
 def test_without_a_change_nothing_is_computed_and_a_new_version_is_published(runs):

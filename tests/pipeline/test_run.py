@@ -18,7 +18,7 @@ from reference import fold, loglik
 from reference import select as slow_select
 from reference import tss as slow_tss
 from reference import tss_pp as slow_tss_pp
-from small_runs import corpus, reselect, run, table
+from small_runs import corpus, reselect, run, settings, table
 
 from operators.hashing import content_hash
 from operators.prompts.template import from_text
@@ -268,7 +268,12 @@ def test_filters_and_weighted_scores(done):
 
 def test_each_selection_starts_from_the_settings_of_the_run(done, capsys):
     output = str(done.parents[1])
-    assert cli.main(["select", output, "--quiet", "--set", "select.where='rank < 0'", "--set", "score.hardest=1"]) == 0
+    nothing = ["select", output, "--quiet", "--set", "select.where='rank < 0'", "--set", "score.hardest=1"]
+    before = (done.parents[1] / "latest.json").read_bytes()
+    assert cli.main(nothing) == 2
+    assert "nothing would be selected: no row has a score and passes the filters" in capsys.readouterr().err
+    assert (done.parents[1] / "latest.json").read_bytes() == before
+    assert cli.main([*nothing, "--allow-empty"]) == 0
     shown = capsys.readouterr().out
     assert "where rank < 0" in shown and "hardest 1" in shown and "no row has a score and passes the filters" in shown
     assert cli.main(["select", output, "--quiet"]) == 0
@@ -295,6 +300,7 @@ def test_a_budget_below_the_best_row_takes_nothing_and_says_so(done):
         read_config.validate(read_config.override(known.config, ["select.budget.tokens=1"]), "test"),
         str(done),
         Reporter(quiet=True),
+        publishing=job.Publishing(allow_empty=True),
     )
     assert table(Path(summary.run), "selected") == [] and "no row fits: the best one alone costs more" in summary.text
     assert pq.read_schema(Path(summary.run) / "selected" / "part-00000.parquet").equals(SELECTED)
@@ -330,16 +336,23 @@ def test_a_block_in_pieces_ends_the_run():
 
 def test_all_rows_rejected_publishes_nothing(ray_session, model_folder, tmp_path):
     path = write_jsonl(tmp_path / "bad.jsonl", BAD_ROWS)
-    with pytest.raises(RunFailed, match=r"13 rows read, none can be scored .*malformed_json 2"):
+    with pytest.raises(
+        RunFailed, match=r"13 rows read, none can be scored .*malformed_json 2.* All rejected rows are in "
+    ):
         run(tmp_path / "out", [path], model_folder)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures"]
+    (kept,) = (tmp_path / "out" / "failures").iterdir()
+    assert len(table(kept.parent, kept.name)) == 13 and kept.name.endswith("-rejected")
 
 
 def test_one_instruction_alone_has_no_scores_and_is_never_selected(ray_session, model_folder, tmp_path):
     path = write_jsonl(
         tmp_path / "one.jsonl", [{"instruction": "Sort.", "input": "b a", "output": f"a b {i}"} for i in range(4)]
     )
-    done = run(tmp_path / "out", [path], model_folder, select__budget__token_fraction=1.0)
+    asked = settings(tmp_path / "out", [path], model_folder, select__budget__token_fraction=1.0)
+    with pytest.raises(RunFailed, match="nothing would be selected: no row has a score"):
+        flow.run(asked, Reporter(quiet=True))
+    done = Path(flow.run(asked, Reporter(quiet=True), publishing=job.Publishing(allow_empty=True)).run)
     counts = json.loads((done / "manifest.json").read_text())["counts"]
     assert counts["scored"] == counts["unscored"] == 4 and counts["selected"] == 0
     assert all(row["tss_pp"] is None and row["n_alternatives"] == 0 and row["ppl"] > 0 for row in table(done, "scored"))

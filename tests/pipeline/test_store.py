@@ -525,7 +525,7 @@ def test_an_interrupt_after_the_publish_says_so(interrupted, rows, model_folder,
     for name, words in (("remove_old_runs", "was published before"), ("gather", "nothing was published")):
         with monkeypatch.context() as patch:
             patch.setattr(publish, name, interrupt)
-            assert cli.main(["run", str(tmp_path / "config.yaml"), "--quiet"]) == 130
+            assert cli.main(["run", str(tmp_path / "config.yaml"), "--quiet", "--label", "again"]) == 130
         assert words in capsys.readouterr().err
     assert (interrupted / "latest.json").exists()
 
@@ -537,7 +537,7 @@ def test_the_run_before_stays_for_its_readers(tmp_path):
 
     first, resumed, _, third = (published_run(f"2026010{day}T000000-000000") for day in (1, 2, 3, 4))
     files.write(str(tmp_path / "latest.json"), json.dumps({"run": f"runs/{urls.name_of(resumed)}"}).encode())
-    former = publish.current_run(str(tmp_path))
+    former = open_run.current_run(str(tmp_path))
     assert former == resumed  # it was begun before the second and published after it
     assert publish.remove_old_runs(str(tmp_path), third, former, 3) == [urls.name_of(first)]
     for keep in (2, 1):
@@ -549,14 +549,14 @@ def test_the_run_before_stays_for_its_readers(tmp_path):
 
 def test_a_pointer_that_cannot_be_read_just_now_is_not_taken_for_none(tmp_path, monkeypatch):
     files.write(str(tmp_path / "latest.json"), b"{")
-    assert publish.current_run(str(tmp_path)) is None
+    assert open_run.current_run(str(tmp_path)) is None
 
     def unread(path, **options):
         raise OSError(errno.EIO, "not now")
 
     monkeypatch.setattr(files, "read", unread)
     with pytest.raises(OSError, match="not now"):
-        publish.current_run(str(tmp_path))
+        open_run.current_run(str(tmp_path))
 
 
 def test_store_commands(interrupted, whole, rows, model_folder, capsys):

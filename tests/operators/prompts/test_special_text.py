@@ -154,6 +154,7 @@ def test_a_special_token_of_one_character_in_a_prompt_rejects_its_row():
 def test_how_many_texts_hold_such_text():
     encoder = Encoder(tokenizer_with(), load_template("plain"), True, 512)
     assert encoder.holds_special("a", "", "b<eos>") and not encoder.holds_special("<e os>", "")
+    assert encoder.is_special(" <eos>\n<eos>") and not any(map(encoder.is_special, ("<eos> a", "", " ", "a")))
 
 
 def test_marks_go_through_a_chat_template_as_any_text():

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from operators.model_files import ModelProblem
+from operators.scoring import probe
 from operators.scoring.scorer import TargetScorer
 
 SMALL = {
@@ -203,3 +204,45 @@ def test_no_sequence_changes_the_rotations_of_another(kind, way, monkeypatch):
     for order in (np.arange(10), np.arange(10)[::-1]):
         got = scorer.sums([prompts[i] for i in order], [targets[i] for i in order])
         assert np.abs(got - np.array(expected)[order]).max() / 8 <= 1e-4
+
+
+def large_gemma():
+    """A Gemma 3 whose activations are large, as those of real ones are."""
+    model = sharp(
+        Gemma3ForCausalLM(Gemma3TextConfig(**{**SMALL, "num_hidden_layers": 6}, head_dim=12, sliding_window=64))
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.normal_(3, 1)
+    return model
+
+
+def test_a_narrow_type_is_judged_by_what_it_costs_the_model_itself():
+    """The walk is taken, and errs no further from float32 than the model run one sequence at a time."""
+    exact, model = large_gemma(), large_gemma().to(torch.bfloat16)
+    prompts, targets = pairs([120, 90, 70, 40, 33, 20, 14, 12])
+    expected = np.array([loglik(exact, p, t) for p, t in zip(prompts, targets, strict=True)])
+    plain = np.array([loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)])
+    scorer = TargetScorer(model, 4096)
+    error, own = (np.abs(sums - expected).mean() for sums in (scorer.sums(prompts, targets), plain))
+    assert scorer.way == "packed"
+    assert error <= 1.5 * own
+
+
+def test_a_wrong_window_is_noticed_in_a_narrow_type(monkeypatch):
+    monkeypatch.setattr("operators.scoring.decoder.window_of", lambda layer, config: 40)
+    model = sharp(LlamaForCausalLM(LlamaConfig(**SMALL, sliding_window=40))).to(torch.bfloat16)
+    assert TargetScorer(model, 4096).way == "padded"
+
+
+def test_a_model_is_as_it_was_after_float32():
+    model = large_gemma().to(torch.bfloat16)
+    model.register_buffer("scale", torch.tensor([0.1], dtype=torch.bfloat16))
+    before = dict([*model.named_parameters(), *model.named_buffers()])
+    kept = {name: (tensor.dtype, tensor.clone()) for name, tensor in before.items()}
+    with pytest.raises(RuntimeError, match="in the middle"), probe.in_float32(model):
+        assert {tensor.dtype for tensor in before.values() if tensor.is_floating_point()} == {torch.float32}
+        raise RuntimeError("in the middle")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert tensor is before[name] and tensor.dtype == kept[name][0] and torch.equal(tensor, kept[name][1])

@@ -3,7 +3,7 @@
 import threading
 
 from pipeline.engine import progress
-from pipeline.engine.progress import Reporter
+from pipeline.engine.progress import Reporter, UnderWay
 
 
 def test_a_stage_whose_units_take_long_says_what_there_is_of_them(monkeypatch, capsys):
@@ -14,7 +14,7 @@ def test_a_stage_whose_units_take_long_says_what_there_is_of_them(monkeypatch, c
         if broken:
             raise broken.pop()
         looked.set()
-        return "7 pairs stored"
+        return UnderWay("7 pairs stored", 0.5)
 
     with Reporter().stage("score", 2, "blocks", look=look):
         assert looked.wait(20)

@@ -137,8 +137,8 @@ def test_what_a_run_refuses_a_plan_refuses(planned):
 
 
 def test_a_corpus_without_rows_for_a_scorer_ends_the_command(planned):
-    with pytest.raises(RunFailed, match="missing_field 3"):
-        planned([{"instruction": "a"}] * 3)
+    with pytest.raises(RunFailed, match="empty_output 3"):
+        planned([{"instruction": "a", "output": ""}] * 3)
 
 
 def test_the_command_prints_lines_or_one_object_and_leaves_no_trace(tmp_path, model_folder, capsys):

@@ -118,8 +118,19 @@ def test_a_conversation_keeps_its_turns_and_text_like_special_tokens_is_counted(
     conversation, plain = rows_in(record.admitted)
     assert json.loads(conversation["messages"]) == turns and plain["messages"] is None
     assert record.special_text == 1 and record.reasons == {"too_long": 1}
+    assert record.special_outputs == 0 and record.first_special == []
     counts = accounts.admitted_counts([record, record])
     assert accounts.in_all(counts).special_text == counts[record.source].special_text == 2
+
+
+def test_rows_whose_output_is_special_tokens_alone_are_counted_and_named(tmp_path):
+    path = write_jsonl(
+        tmp_path / "rows.jsonl", [ROWS[0], *({"instruction": f"{i}", "output": "<eos>"} for i in range(4))]
+    )
+    record, _ = admitted(path, tmp_path / "work")
+    assert record.special_outputs == 4 and record.first_special == [f"{path}:{line}" for line in (2, 3, 4)]
+    counts = accounts.in_all(accounts.admitted_counts([record]))
+    assert counts.special_outputs == 4 and accounts.first_special([record, record]) == record.first_special
 
 
 CHAT = [

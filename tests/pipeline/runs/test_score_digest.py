@@ -46,8 +46,12 @@ def digested(parts, share, together=1):
 def shown(parts, with_score, monkeypatch):
     """What the summary shows, and of which share of the rows tasks sent a sample."""
     shares = []
-    monkeypatch.setattr(score_digest, "over_parts", lambda parts, function, *, share: shares.append(share))
-    monkeypatch.setattr(score_digest, "stream", lambda *given: digested(parts, shares[-1]))
+
+    def light_pass(stage, kind, parts, function, *, share):
+        shares.append(share)
+        return digested(parts, share)
+
+    monkeypatch.setattr(score_digest, "light_pass", light_pass)
     monkeypatch.setattr(score_digest, "once", lambda stage, function, *given: function(*given))
     job = types.SimpleNamespace(reporter=Reporter(quiet=True))
     return score_digest.digest_scores(job, parts, with_score), shares

@@ -26,6 +26,7 @@ from pipeline.storage.parts import read_table, write_part, write_table
 from pipeline.storage.records import BlockPart
 
 SCORE = st.one_of(st.none(), st.sampled_from([0.0, 1.0, -1.5]), st.floats(-100, 100))
+FEW = hypothesis.settings(max_examples=25)
 # Conversation (0: none), score, tokens, stars, ppl.
 ROWS = st.lists(
     st.tuples(st.integers(0, 5), SCORE, st.integers(1, 9), st.sampled_from("ab"), st.integers(1, 9)),
@@ -93,6 +94,7 @@ def fast(tmp_path_factory):
     return select
 
 
+@FEW
 @pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 5), st.integers(0, 9), st.integers(1, 150), st.sampled_from(["mean", "min"]))
 def test_equals_the_walk_over_conversations(fast, drawn, blocks, seed, budget, how):
@@ -104,6 +106,7 @@ def test_equals_the_walk_over_conversations(fast, drawn, blocks, seed, budget, h
     assert chosen.used == sum(row["n_prompt_tokens"] + 1 for row in taken) <= budget
 
 
+@FEW
 @pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(1, 150), st.integers(1, 3))
 def test_filter_cap_and_budget_are_of_conversations(fast, drawn, blocks, budget, n):
@@ -114,6 +117,7 @@ def test_filter_cap_and_budget_are_of_conversations(fast, drawn, blocks, budget,
     assert [row["id"] for row in selected(chosen)] == slow_select(passing, budget, most=("instruction", n))
 
 
+@FEW
 @pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(2, 60))
 def test_a_quota_splits_the_budget_by_the_first_turns(fast, drawn, blocks, budget):
@@ -129,6 +133,7 @@ def test_a_quota_splits_the_budget_by_the_first_turns(fast, drawn, blocks, budge
     assert {row["id"] for row in selected(chosen)} == expected
 
 
+@FEW
 @pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(1, 20), st.sampled_from([0.5, "infinite"]))
 def test_a_draw_is_of_conversations(fast, drawn, blocks, budget, temperature):
@@ -151,7 +156,7 @@ def test_a_draw_is_of_conversations(fast, drawn, blocks, budget, temperature):
     assert [row["id"] for row in selected(chosen)] == expected
 
 
-@hypothesis.settings(max_examples=25)
+@FEW
 @pytest.mark.ray  # slow
 @given(ROWS, st.integers(1, 4), st.integers(1, 100))
 def test_every_score_is_compared_over_conversations(fast, drawn, blocks, budget):

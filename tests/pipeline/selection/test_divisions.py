@@ -16,7 +16,7 @@ from small_runs import corpus, manifest_of, reselect, run, table
 from operators.hashing import content_hash
 from operators.schema import SCORED
 from operators.selection import budget
-from pipeline.engine import job
+from pipeline.engine import job, light_pass
 from pipeline.retrieval import blocks
 from pipeline.selection import passes, search, weigh
 from pipeline.selection.ranking import WHOLE, Ranking
@@ -201,7 +201,8 @@ def test_a_run_of_many_small_parts_and_tasks_is_that_of_few(ray_session, model_f
         patch.setattr(blocks, "BLOCK_TOKENS", 2000)
         few = run(tmp_path / "few", [rows], model_folder, **more)
         patch.setattr(weigh, "BYTES_PER_PART", 1)
-        patch.setattr(job, "_PARTS_TOGETHER", 1)
+        patch.setattr(job, "PARTS_TOGETHER", 1)
+        patch.setattr(light_pass, "_ROWS_HERE", 0)  # all in tasks
         patch.setattr(job, "_ROWS_TOGETHER", 1)
         patch.setattr(search, "_ROWS_FOR_DRIVER", 1)
         patch.setattr(search, "_SHARES", 3)

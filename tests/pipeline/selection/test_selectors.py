@@ -1,18 +1,22 @@
 """Every baseline selects as its own walk does, any two of them are compared, and the report says so."""
 
 import json
-from html.parser import HTMLParser
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import write_jsonl
 from reference import select as slow_select
+from report_pages import require_inert
 from small_runs import corpus, reselect, run, table
 
 from pipeline import cli
-from pipeline.runs import report
-from pipeline.runs.manifest import manifest_digest, opened
+from pipeline.report import make
+from pipeline.report.gather import gather_here
+from pipeline.runs import open_run
+from pipeline.runs.manifest import ReportFile, manifest_digest, opened
 from pipeline.selection import overlap
+from pipeline.storage.files import digest_of
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e"
 BASELINES = ["random", "length", "ppl", "ifd", "ifd_loss", "tss", "tss_nce", "tss_pp"]
@@ -118,18 +122,6 @@ def test_bounded_rows_are_left_out_of_what_needs_their_score(ray_session, model_
     assert few["overlap"]["jaccard"] == [[all_["overlap"]["jaccard"][i][j] for j in places] for i in places]
 
 
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.found, self.text = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, {name for name, _ in attrs}))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 def test_the_report_page_escapes_every_text(done):
     manifest = json.loads((done / "manifest.json").read_text())
     manifest["scores"]["best"] = manifest["scores"]["worst"] = [[1.5, "0" * 32, HOSTILE, HOSTILE]]
@@ -139,21 +131,28 @@ def test_the_report_page_escapes_every_text(done):
     manifest["scorer"]["model"] = manifest["run"] = HOSTILE
     manifest["timings"][HOSTILE] = 1.0
     manifest["overlap"]["scores"][0] = HOSTILE
-    page = Tags()
-    page.feed(report.page(opened(json.dumps({**manifest, "digest": manifest_digest(manifest)}).encode())))
-    assert not {tag for tag, _ in page.found} & {"script", "img", "iframe", "a", "link"}
-    assert not any(name.startswith("on") for _, names in page.found for name in names)
-    assert " ".join(page.text).count("<script>alert('x')</script>") >= 12
+    poisoned = opened(json.dumps({**manifest, "digest": manifest_digest(manifest)}).encode())
+    page = require_inert(make.report_without_rows(poisoned, HOSTILE))
+    assert page.text.count("<script>alert('x')</script>") >= 12
+    poisoned.config["select"]["where"] = None  # the rows are looked at by it
+    assert require_inert(make.report_again(poisoned, str(done))).text.count("<script>alert('x')</script>") >= 12
 
 
 def test_the_report_page_shows_the_run(done):
-    page = Tags()
-    page.feed((done / "report.html").read_text(encoding="utf-8"))
-    text = " ".join(page.text)
-    manifest = json.loads((done / "manifest.json").read_text())
-    assert done.name in text and f"{manifest['counts']['selected']:,} of" in text
-    assert all(row[2] in text for row in [*manifest["scores"]["best"], *manifest["scores"]["worst"]])
-    assert all(name in text for name in overlap.COMPARED)
+    text = (done / "report.html").read_text(encoding="utf-8")
+    page = require_inert(text)
+    manifest = open_run.read_manifest(str(done))
+    assert done.name in page.text and f"{manifest.counts.selected:,} of" in page.text
+    best = [row.id for row in gather_here(manifest, str(done)).material.rows if "best" in row.kinds]
+    assert best[:5] == [row[1] for row in manifest.scores["best"]] and all(each in text for each in best)
+    assert all(name in page.text for name in overlap.COMPARED)
+
+
+def test_the_manifest_lists_the_page_that_the_rows_give_again(done):
+    data, manifest = (done / "report.html").read_bytes(), open_run.read_manifest(str(done))
+    assert manifest.report == ReportFile("report.html", len(data), digest_of(data))
+    before = {name: seconds for name, seconds in manifest.timings.items() if name != "report"}
+    assert make.report_again(replace(manifest, timings=before, report=None), str(done)).encode() == data
 
 
 def test_report_prints_a_published_run_again(done, capsys, tmp_path):
@@ -166,3 +165,59 @@ def test_report_prints_a_published_run_again(done, capsys, tmp_path):
     assert first.split()[2:] == [f"{value:.2f}" for value in manifest["overlap"]["jaccard"][0]]
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "latest.json" in capsys.readouterr().err
+
+
+def test_filters_know_ranks_over_all_scored_rows(done, monkeypatch):
+    rows = table(done, "scored")
+    where = "rank_of(tss_pp) < 0.4 and 0.1 <= percentile(ppl) < 0.9 and percentile(stars) >= 0.3"
+    other = reselect(done, select__where=where, select__budget={"example_fraction": 1.0})
+    stars = [(json.loads(row["extra"]) or {}).get("stars") for row in rows]
+    count = sum(star is not None for star in stars)
+
+    def beyond(values, value, higher):
+        return sum((other > value if higher else other < value) for other in values if other is not None)
+
+    wanted = set()
+    for row, star in zip(rows, stars, strict=True):
+        of_score = beyond([other["tss_pp"] for other in rows], row["tss_pp"], True)
+        of_ppl = beyond([other["ppl"] for other in rows], row["ppl"], False)
+        of_stars = -1 if star is None else beyond(stars, star, False)
+        if 10 * of_score < 4 * len(rows) and len(rows) <= 10 * of_ppl < 9 * len(rows) and 10 * of_stars >= 3 * count:
+            wanted.add(row["id"])
+    assert {row["id"] for row in table(other, "selected")} == wanted and 3 < len(wanted) < len(rows) / 2
+    assert json.loads((other / "manifest.json").read_text())["config"]["select"]["where"] == where
+
+
+def test_a_dry_run_says_what_a_selection_would_take_and_publishes_nothing(done, capsys):
+    output = done.parents[1]
+    where = "stars >= 1 and (ppl < 300 or stars == 2) and not rank > 1"
+    asked = ["select", str(output), "--quiet", "--budget", "20%", "--set", f'select.where="{where}"']
+    before = sorted(output.rglob("*"))
+    assert cli.main([*asked, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert sorted(output.rglob("*")) == before
+    assert cli.main([*asked, "--label", "few stars"]) == 0
+    assert "label        few stars" in capsys.readouterr().out
+    other = output / json.loads((output / "latest.json").read_text())["run"]
+    manifest, chosen = json.loads((other / "manifest.json").read_text()), table(other, "selected")
+    assert manifest["label"] == "few stars"
+    (source,) = manifest["counts"]["sources"]
+    tokens, rows = sum(cost(row) for row in chosen), table(done, "scored")
+    assert (
+        f"budget       {manifest['budget']['asked']:,} tokens asked, {tokens:,} used by {len(chosen):,} selected"
+        in shown
+    )
+    assert f"sources      {source}: {len(chosen):,} of {len(rows):,} scored rows, {tokens:,} tokens" in shown
+    scores = [row["tss_pp"] for row in chosen]
+    assert (
+        f"of rank {len(chosen) - 1:,}, has tss_pp {scores[-1]:.4g}; all that are taken have {min(scores):.4g}" in shown
+    )
+    stars = [(json.loads(row["extra"]) or {}).get("stars") for row in rows]
+    fails = [
+        [not (star or 0) >= 1 for star in stars],
+        [not (row["ppl"] < 300 or star == 2) for row, star in zip(rows, stars, strict=True)],
+        [not (row["rank"] is not None and not row["rank"] > 1) for row in rows],
+    ]
+    for number, condition in enumerate(("stars >= 1", "ppl < 300 or stars == 2", "not rank > 1")):
+        alone = sum(every[number] and sum(every) == 1 for every in zip(*fails, strict=True))
+        assert f"{condition}: {sum(fails[number]):,} scored rows do not pass, {alone:,} of them for this alone" in shown

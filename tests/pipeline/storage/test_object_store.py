@@ -1,6 +1,7 @@
 """An output in an object store, over the real protocol: the same run, resume, refresh and lock as on a disk."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -11,9 +12,11 @@ from small_runs import corpus, run, settings
 from pipeline import flow, read_config
 from pipeline.engine.progress import Reporter
 from pipeline.errors import BadRequest
+from pipeline.report.show import page_file
 from pipeline.retrieval import blocks
 from pipeline.runs import open_run, report
 from pipeline.selection import choose
+from pipeline.storage import files
 from pipeline.storage.lock import hold
 
 OUTPUT = "s3://bucket/runs/mine"
@@ -95,6 +98,11 @@ def test_selecting_anew_and_reports(outcome, object_store):
     third = flow.select(chosen, run_, Reporter(quiet=True)).run
     assert [row["selection_rank"] for row in rows(object_store, third, "selected")] == [0, 1, 2]
     assert third in report.of_run(open_run.find_run(OUTPUT)[1]).text
+    made = open_run.read_manifest(third)
+    path, why = page_file(made, third)
+    assert made.report.problem is None and files.digest_of(path.read_bytes()) == made.report.digest and "a copy" in why
+    page_again, why = page_file(replace(made, report=None), third)
+    assert "made anew" in why and "3 of 30 rows" in page_again.read_text(encoding="utf-8")
     assert not listed(object_store, done.removeprefix("s3://"))  # keep_runs: 2
 
 

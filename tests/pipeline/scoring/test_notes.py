@@ -1,0 +1,60 @@
+"""What the driver says of blocks that are not finished: pairs, how many there will be, how fast, how long."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.scoring import notes
+from pipeline.scoring.notes import Watch
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(notes.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+def block(number, rows):
+    return SimpleNamespace(block=number, placed=SimpleNamespace(rows=rows + 1), duplicates={"a": 1})
+
+
+def scored(number, computed):
+    return SimpleNamespace(block=number, work=SimpleNamespace(computed=computed, resumed=0))
+
+
+def note(folder, actor, **facts):
+    path = folder / notes.FOLDER / f"{actor}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"block": -1, "done": 0, "all": 0, "loading": False, **facts}))
+
+
+def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
+    watch = Watch("score", str(tmp_path), [block(0, 40)])
+    assert watch.look().words == "no pair is computed yet"
+    note(tmp_path, "a", loading=True)
+    assert watch.look().words == "1 of 1 scorers load their model"
+    note(tmp_path, "a", block=0, done=100, all=400)
+    assert watch.look() == notes.UnderWay("100 of 400 pairs", 0.25)
+    clock.seconds += 15
+    note(tmp_path, "a", block=0, done=160, all=400)
+    assert watch.look() == notes.UnderWay("160 of 400 pairs, 4 a second, 60 s left", 0.4)
+
+
+def test_pairs_of_blocks_that_have_not_begun_are_those_of_others_by_rows(tmp_path, clock):
+    watch = Watch("score", str(tmp_path), [block(number, 10) for number in range(4)])
+    watch.finish(scored(0, 100))
+    note(tmp_path, "a", block=0, done=100, all=100)  # finished, and not written anew yet
+    note(tmp_path, "b", block=2, done=30, all=60)
+    (tmp_path / notes.FOLDER / "c.json").write_text("")
+    assert watch.look() == notes.UnderWay("130 of 320 pairs", 0.5)
+    clock.seconds += 1000
+    note(tmp_path, "b", block=2, done=60, all=60)
+    assert watch.look().words == "160 of 320 pairs, 0.03 a second, 89 min left"
+
+
+def test_a_bounded_round_does_not_say_how_many_pairs_there_will_be(tmp_path, clock):
+    watch = Watch("score rest", str(tmp_path), [block(0, 40)])
+    note(tmp_path, "a", block=0, done=5)
+    assert watch.look() == notes.UnderWay("5 pairs", 0)
