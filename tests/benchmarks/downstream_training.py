@@ -79,6 +79,28 @@ class WeightedTrainer(Trainer):
         return (losses.view(labels.shape) * weights[:, None]).sum() / (labels != IGNORED).sum()
 
 
+def arguments(folder: str, *, steps: int, learning_rate: float, seed: int, bf16: bool = False) -> TrainingArguments:
+    """Of a Trainer whose data set holds whole batches: AdamW, warm-up of a tenth, then down to zero; nothing is written."""
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=1,  # an item of the data set is a whole batch
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 10),
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        seed=seed,
+        bf16=bf16,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
 def fine_tune(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -92,27 +114,11 @@ def fine_tune(
     """Train on the targets of `pairs` for `steps` batches of `tokens` tokens: AdamW, warm-up of a tenth, then down to zero."""
     batches = equal_batches(encode(tokenizer, pairs), steps, tokens, seed)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=1,  # an item of the data set is a whole batch
-            learning_rate=learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=max(1, steps // 10),
-            weight_decay=0.01,
-            adam_beta2=0.98,
-            seed=seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            use_cpu=not torch.cuda.is_available(),
-        )
+        own = arguments(folder, steps=steps, learning_rate=learning_rate, seed=seed)
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         trainer = WeightedTrainer(
             model=model,
-            args=arguments,
+            args=own,
             train_dataset=batches,  # type: ignore[arg-type]
             data_collator=lambda items: {
                 **collate(items[0], padding),
