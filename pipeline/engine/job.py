@@ -216,7 +216,7 @@ def failed(stage: str, error: BaseException) -> RunFailed:
         return RunFailed(stage, _DIED)
     damaged = next((cause for cause in _chain(error) if isinstance(cause, DamagedPart)), None)
     # What it was raised from says less: it travels no further than the process that read the part.
-    return RunFailed(stage, _cause(error)) if damaged is None else DamagedInput(stage, str(damaged))
+    return RunFailed(stage, _cause(error)) if damaged is None else DamagedInput(stage, _last_line(damaged)[:1000])
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -231,10 +231,15 @@ def _cause(error: BaseException) -> str:
     """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
     last_line = type(error).__name__
     for exception in _chain(error):
-        text = str(exception).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        last_line = lines[-1] if lines else last_line
+        last_line = _last_line(exception) or last_line
     return last_line[:1000]
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of what an exception says; empty where it says nothing."""
+    text = str(error).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def everywhere(stage: str, function: Callable[..., Any], *args: Any) -> None:
