@@ -130,7 +130,11 @@ def begin(api: Api, options: argparse.Namespace) -> str:
     rayjob = {
         "apiVersion": draft["apiVersion"],
         "kind": draft["kind"],
-        "metadata": {"name": name, "labels": {**draft["metadata"].get("labels", {}), key: value}},
+        "metadata": {
+            "name": name,
+            "labels": {**draft["metadata"].get("labels", {}), key: value},  # of a queue, too
+            **{field: draft["metadata"][field] for field in ("annotations",) if field in draft["metadata"]},
+        },
         "spec": {**draft["spec"], **({"entrypoint": options.entrypoint} if options.entrypoint else {})},
     }
     if options.owner_uid:  # so that it is deleted with the Job, when the CronJob's history is full

@@ -1,4 +1,5 @@
-"""The command line: verbs, exit statuses, and errors as words. 0 done, 2 the request is wrong, 1 the run failed."""
+"""The command line: verbs, exit statuses, and errors as words. 0 done, 2 the request is wrong, 1 the run failed, 3 a refresh
+that was asked for its news has none."""
 
 from __future__ import annotations
 
@@ -58,9 +59,9 @@ def _exit_status(arguments: argparse.Namespace) -> int:
         return (
             1
             if arguments.name in ("report", "plan", "explain", "compare") or getattr(arguments, "what", "") == "stats"
-            else 0
+            else result.status
         )
-    return 0
+    return result.status
 
 
 def _tell(words: str, error: Exception, arguments: argparse.Namespace) -> None:
@@ -114,9 +115,13 @@ def _refresh(arguments: argparse.Namespace) -> Summary:
     if arguments.dry_run:
         return _plan(arguments)
     from pipeline import flow
+    from pipeline.runs import changes, open_run
 
     asked = {"fresh": arguments.fresh, "publishing": _publishing(arguments)}
-    return flow.refresh(_config_of(arguments), _reporter(arguments), **asked)
+    summary = flow.refresh(_config_of(arguments), _reporter(arguments), **asked)
+    if not arguments.exit_code:
+        return summary
+    return replace(summary, status=changes.exit_status(open_run.read_manifest(summary.run).changes))
 
 
 def _plan(arguments: argparse.Namespace) -> Summary:

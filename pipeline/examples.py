@@ -10,7 +10,7 @@ EXAMPLES = {
     "run": "tss run config.yaml\n  tss run data/alpaca.jsonl --model Qwen/Qwen2.5-0.5B --budget 5% --output runs/mine\n"
     "  tss run config.yaml --dry-run",
     "plan": "tss plan config.yaml --budget 10%",
-    "refresh": "tss refresh config.yaml",
+    "refresh": "tss refresh config.yaml\n  tss refresh config.yaml --exit-code   # 0: rows entered or left; 3: none did",
     "select": 'tss select runs/mine --budget 20k --set "select.where=\'ppl < 200\'" --label "no outliers"\n'
     "  tss select runs/mine --budget 10% --dry-run",
     "runs": "tss runs runs/mine",

@@ -58,7 +58,11 @@ def add_flags(verbs: Mapping[str, argparse.ArgumentParser]) -> None:
         verbs[name].add_argument("config", nargs="+", metavar="CONFIG|DATA", help=words)
     for name in ("run", "refresh"):
         words = "check everything, say what it would take, and end"
-        verbs[name].add_argument("--dry-run", action="store_true", help=words)
+        how = verbs[name].add_mutually_exclusive_group()
+        how.add_argument("--dry-run", action="store_true", help=words)
+        if name == "refresh":
+            words = "end with status 3, not 0, where no row entered or left"
+            how.add_argument("--exit-code", action="store_true", help=words)
     verbs["select"].add_argument("--dry-run", action="store_true", help="say what it would select, and publish nothing")
     for name in ("run", "refresh", "select"):
         verbs[name].add_argument("--label", type=_label, metavar="TEXT", help="a name for people: `tss runs` shows it")

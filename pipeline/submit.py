@@ -45,7 +45,7 @@ _SECONDS_LOST = 60.0  # for which a dashboard may be out of reach while a job is
 def stage(folder: Path, parsed: argparse.Namespace, config: Config | None) -> list[str]:
     """Fill a job's folder for a parsed command, whose configuration may be given, and return the command to run there; raises
     BadRequest for what a cluster cannot see, and for what must not leave this machine."""
-    names = ("fresh", "quiet", "debug", "dry_run", "allow_empty")
+    names = ("fresh", "quiet", "debug", "dry_run", "allow_empty", "exit_code")
     flags = [f"--{name.replace('_', '-')}" for name in names if getattr(parsed, name, False)]
     flags += ["--label", parsed.label] if getattr(parsed, "label", "") else []
     overrides = [word for text in parsed.overrides for word in ("--set", text)]

@@ -18,6 +18,7 @@ from pipeline.runs.manifest import RowChanges
 from pipeline.storage.parts import read_table, read_whole
 from pipeline.storage.records import BlockPart, Part, record_table, records_of
 
+NOTHING_NEW = 3  # exit status of `tss refresh --exit-code`
 ROWS_TOGETHER = 1_000_000
 _SIDES = pa.schema([pa.field("id", pa.string()), pa.field("after", pa.bool_()), pa.field("rank", pa.int64())])
 
@@ -29,6 +30,14 @@ class Side:
     part: Part
     ranked: bool
     after: bool
+
+
+def exit_status(changes: dict[str, RowChanges] | None) -> int:
+    """NOTHING_NEW where no row entered or left, neither all rows nor the selection; 0 where one did, where there was no earlier
+    run to compare with, and where it could not be compared: whoever asks must not miss a change."""
+    if changes is None:
+        return 0
+    return 0 if any(rows.entered or rows.left for rows in changes.values()) else NOTHING_NEW
 
 
 def compare(job: Job, before: dict[str, list[BlockPart]], after: dict[str, list[BlockPart]]) -> dict[str, RowChanges]:

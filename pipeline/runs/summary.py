@@ -16,10 +16,11 @@ from pipeline.runs.manifest import AllCounts, Manifest, Pairs, RowChanges
 
 @dataclass(frozen=True)
 class Summary:
-    """A published run in words."""
+    """A published run in words, and the exit status of the command that ends with it."""
 
     run: str
     text: str
+    status: int = 0
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the same lines, escaped."""

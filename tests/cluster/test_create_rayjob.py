@@ -189,6 +189,20 @@ def test_creates_and_waits(api, run, capsys):
     ]
 
 
+def test_labels_and_annotations_of_the_manifest_are_kept(api, run, tmp_path):
+    """A queue finds a RayJob by them."""
+    written = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
+    queue, elastic = {"kueue.x-k8s.io/queue-name": "team"}, {"kueue.x-k8s.io/elastic-job": "true"}
+    written["metadata"]["labels"] |= queue
+    written["metadata"]["annotations"] = elastic
+    (tmp_path / "queued.yaml").write_text(yaml.safe_dump(written))
+    api.next_states = [{"jobDeploymentStatus": "Suspended"}, RUNS, DONE]
+    assert run(manifest=tmp_path / "queued.yaml") == 0
+    (made,) = api.rayjobs.values()
+    assert made["metadata"]["labels"] == {**written["metadata"]["labels"], LABEL[0]: LABEL[1]}
+    assert queue.items() <= made["metadata"]["labels"].items() and made["metadata"]["annotations"] == elastic
+
+
 @pytest.mark.parametrize(
     "end",
     [

@@ -73,6 +73,24 @@ def test_jobs_differ_only_in_what_they_run():
     assert {key for key in {*job, *cron_job} if job.get(key) != cron_job.get(key)} == {"entrypoint", "backoffLimit"}
 
 
+@needs_schemas
+def test_a_job_that_waits_in_a_queue_is_valid():
+    """With what the page on schedulers changes for Kueue: its label, and a cluster of a size that stays."""
+    page = (CLUSTER / "SCHEDULERS.md").read_text()
+    changed = yaml.safe_load(re.search(r"```yaml\n(metadata:\n.*?)```", page, re.DOTALL)[1])
+    (document,) = read("rayjob.yaml")
+    document["metadata"]["labels"] |= changed["metadata"]["labels"]
+    spec, asked = document["spec"]["rayClusterSpec"], changed["spec"]["rayClusterSpec"]
+    del spec["autoscalerOptions"]
+    spec["enableInTreeAutoscaling"] = asked["enableInTreeAutoscaling"]
+    sizes = {group["groupName"]: group for group in asked["workerGroupSpecs"]}
+    for group in spec["workerGroupSpecs"]:
+        group |= sizes.pop(group["groupName"])
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+    assert not sizes and manifests.problems(document) == []
+    assert document["spec"]["shutdownAfterJobFinishes"]  # without it Kueue takes no RayJob
+
+
 def test_versions_are_those_of_the_constraints():
     pinned = dict(re.findall(r"^(\S+)==(\S+)$", (CLUSTER.parent / "constraints.txt").read_text(), re.MULTILINE))
     assert manifests.cluster_spec(read("raycluster.yaml")[0])["rayVersion"] == pinned["ray"]

@@ -173,3 +173,11 @@ def test_a_job_is_given_what_was_asked_of_its_run(tmp_path):
     again = make_parser().parse_args(words)
     assert (again.label, again.allow_empty, again.dry_run) == ("two words", True, True)
     assert [str(text) for text in again.overrides] == ['select.budget="2k"'] and again.run == "s3://bucket/out"
+
+
+def test_a_refresh_as_a_job_says_whether_there_is_news(tmp_path):
+    config = read_config.validate(
+        {"input": "s3://bucket/rows.jsonl", "output": "s3://bucket/out", "scorer": {"model": "org/name"}}, "test"
+    )
+    words = submit.stage(tmp_path, make_parser().parse_args(["refresh", "c.yaml", "--exit-code"]), config)
+    assert make_parser().parse_args(words).exit_code and words[:2] == ["refresh", "config.yaml"]

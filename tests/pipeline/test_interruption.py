@@ -36,9 +36,11 @@ def test_characters_that_a_terminal_does_not_know_are_shown_as_escapes(monkeypat
 def test_a_summary_that_cannot_be_printed_is_no_failure_of_a_run(stream, monkeypatch, capsys):
     monkeypatch.setitem(cli._VERBS, "run", lambda arguments: Summary("r", "summary"))
     monkeypatch.setitem(cli._VERBS, "report", lambda arguments: Summary("r", "summary"))
+    monkeypatch.setitem(cli._VERBS, "refresh", lambda arguments: Summary("r", "summary", 3))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         assert cli.main(["run", "config.yaml"]) == 0
+        assert cli.main(["refresh", "config.yaml", "--exit-code"]) == 3
         assert cli.main(["report", "out"]) == 1
     assert "the summary could not be printed" in capsys.readouterr().err
 

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from conftest import byte_tokenizer, write_jsonl
 from report_pages import require_inert
-from small_runs import corpus, refresh, run, table
+from small_runs import corpus, refresh, run, settings, table
 
 from operators.prompts.template import from_text
 from operators.prompts.tokenise import Encoder
 from operators.scoring.score_rows import pair_digest
+from pipeline import cli
 from pipeline.errors import BadRequest
 from pipeline.report.rows import CHANGED
 from pipeline.retrieval import blocks
+from pipeline.runs.changes import NOTHING_NEW
+from pipeline.runs.summary import Summary
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,6 +129,18 @@ def test_without_a_change_nothing_is_computed_and_a_new_version_is_published(run
     assert known["changes"]["scored"] == {"entered": 0, "left": 0, "stayed": rows, "moved": 0}
     assert json.loads((third.parents[1] / "latest.json").read_text())["run"] == f"runs/{third.name}"
     assert {path.name for path in second.parent.iterdir()} == {second.name, third.name}  # keep_runs: 2
+
+
+def test_the_exit_status_says_whether_rows_entered_or_left(runs, model_folder, tmp_path, capsys, monkeypatch):
+    """Of a first run, a refresh with changes and one without: 0, 0, 3; and 0 of each where nobody asked."""
+    config = tmp_path / "c.yaml"
+    config.write_text(settings(tmp_path / "out", [tmp_path / "rows.jsonl"], model_folder).model_dump_json())
+    first, second, _, third = runs
+    for done, status in ((first, 0), (second, 0), (third, NOTHING_NEW)):
+        monkeypatch.setattr("pipeline.flow.refresh", lambda *_, done=done, **__: Summary(str(done), "done"))
+        assert cli.main(["refresh", str(config), "--exit-code"]) == status
+        assert cli.main(["refresh", str(config)]) == 0
+        assert capsys.readouterr().out == "done\ndone\n"
 
 
 def test_a_refresh_without_a_change_is_checked_as_any_run(runs, model_folder):
