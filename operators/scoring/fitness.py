@@ -55,21 +55,19 @@ def _of_half(own: np.ndarray, others: np.ndarray, settings: ScoreSettings, enoug
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
-    """The rank correlation of two columns [N], ties with their mean rank; None of fewer than three rows with both, or where one
-    of them is constant."""
+    """The rank correlation of two columns [N], equal numbers at their mean rank, over rows in which both are finite; None where
+    there are fewer than two of these, or one of the columns does not vary in them."""
     both = np.isfinite(left) & np.isfinite(right)
-    if both.sum() < 3:
+    if both.sum() < 2:
         return None
-    ranks = [_ranks(values[both]) for values in (left, right)]
-    if any(values.std() == 0 for values in ranks):
-        return None
-    return float(np.corrcoef(np.stack(ranks))[0, 1])
+    centred = [ranks - ranks.mean() for ranks in (_ranks(values[both]) for values in (left, right))]
+    spread = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum() / spread) if spread else None
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return np.asarray((ends - (counts - 1) / 2)[inverse])
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[inverse])
 
 
 def wilson(hits: float, trials: int) -> tuple[float, float]:

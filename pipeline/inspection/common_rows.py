@@ -85,27 +85,6 @@ def common_rows(first: np.ndarray, second: np.ndarray) -> Common:
     return Common(both, order[places[both]])
 
 
-def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
-    """The rank correlation of numbers [N] without NaN, equal ones at their mean rank; None where one side does not vary."""
-    if len(first) < 2:
-        return None
-    ranks = [_mean_ranks(values) for values in (first, second)]
-    centred = [values - values.mean() for values in ranks]
-    spread = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float((centred[0] * centred[1]).sum() / spread) if spread else None
-
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Float64 [N]: ranks from 0, lowest first."""
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    sizes = np.diff(np.r_[starts, len(ranked)])
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(starts + (sizes - 1) / 2, sizes)
-    return ranks
-
-
 def places_in_ranking(scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Int64 [N]: the place of each row, highest score first and ties by id, as a selection ranks them; scores without NaN."""
     order = sort_ids(ids, before=(order_of(scores),))

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from operators.scoring.fitness import spearman
 from operators.selection import filter
 from pipeline.errors import BadRequest
-from pipeline.inspection.common_rows import Common, Rows, common_rows, names_of, places_in_ranking, spearman
+from pipeline.inspection.common_rows import Common, Rows, common_rows, names_of, places_in_ranking
 from pipeline.runs import open_run
 from pipeline.runs.manifest import Manifest
 

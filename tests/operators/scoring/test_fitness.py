@@ -24,7 +24,7 @@ def test_rank_correlation_equals_that_of_scipy(left, random):
 def test_rows_without_one_of_the_values_do_not_count():
     left = np.array([1.0, 2.0, 3.0, np.nan, 9.0])
     assert fitness.spearman(left, np.array([1.0, 2.0, 3.0, 7.0, np.nan])) == pytest.approx(1)
-    assert fitness.spearman(left, np.array([1.0, 2.0, np.nan, 7.0, np.nan])) is None
+    assert fitness.spearman(left, np.array([1.0, np.nan, np.nan, 7.0, np.nan])) is None
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 10), (3, 10), (10, 10), (280, 1000)])

@@ -12,10 +12,11 @@ from published_runs import RUN, publish_rows, scored_row
 from scipy.stats import spearmanr
 
 from operators.row_ids import id_words
+from operators.scoring.fitness import spearman
 from pipeline import cli
 from pipeline.errors import BadRequest
 from pipeline.inspection import compare_words
-from pipeline.inspection.common_rows import common_rows, places_in_ranking, spearman
+from pipeline.inspection.common_rows import common_rows, places_in_ranking
 from pipeline.inspection.compare import compare
 from pipeline.runs.manifest import ScorerName
 
