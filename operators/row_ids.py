@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from operators.hashing import DIGEST_BYTES
 
@@ -55,3 +59,13 @@ def places_of(words: np.ndarray, among: np.ndarray) -> np.ndarray:
         same[inside] = among[row[inside], 1] == words[inside, 1]
         places[same] = row[same]
     return places
+
+
+def share_for(sample: int, rows: int) -> float:
+    """The share of all ids below which, of so many rows, no fewer than a sample lie, but for one run in a billion."""
+    return min(1.0, (sample + 6 * math.isqrt(sample)) / max(1, rows))
+
+
+def in_share(ids: pa.ChunkedArray, share: float) -> pa.ChunkedArray:
+    """Bool [N]: which ids are in a share of all. They are hashes: these rows are a random sample, and always the same."""
+    return pc.less_equal(ids, f"{min(int(share * 2**128), 2**128 - 1):032x}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 
+from operators.row_ids import share_for
 from operators.scoring.scores import ScoreSettings
 from pipeline.config_select import Select
-from pipeline.engine.job import Job, once, over_parts, tables
+from pipeline.engine.job import Job, once
+from pipeline.engine.light_pass import light_tables
 from pipeline.errors import BadRequest
 from pipeline.report import tally as counting
 from pipeline.report.rows import Material, Wanted, pick, read_rows
@@ -35,8 +36,8 @@ def gather(job: Job, manifest: Manifest, run: str, earlier: str | None) -> Gathe
     tally holds, and no text but of the rows that are shown. Raises RunFailed."""
 
     def tallied(looked: list[Looked], look: Look) -> Tally:
-        dataset = over_parts(looked, counting.tally_parts, look=asdict(look))
-        return joined(counting.received(table) for table in tables("report", dataset) if "name" in table.column_names)
+        made = light_tables("report", looked, counting.tally_parts, look=asdict(look))
+        return joined(counting.received(table) for table in made if "name" in table.column_names)
 
     def read(wanted: Wanted) -> Material:
         material: Material = once("report", read_rows, wanted)
@@ -103,13 +104,11 @@ def read_earlier(run: str) -> Manifest | None:
 def look_of(manifest: Manifest) -> Look:
     """What is looked for in the rows of a run."""
     select = manifest.config["select"]
-    rows = max(1, manifest.counts.scored)
     ((unit, _),) = select["budget"].items()
     # Early releases computed other formulas, with other constants.
     settings, names = manifest.config.get("score") or {}, {field.name for field in fields(ScoreSettings)}
     return Look(
-        # As many more as leave the sample, but for one run in a billion, not short.
-        share=min(1.0, (counting.SAMPLE + 6 * math.isqrt(counting.SAMPLE)) / rows),
+        share=share_for(counting.SAMPLE, manifest.counts.scored),
         score=select["score"] if isinstance(select["score"], str) and select.get("unit") != "conversation" else None,
         where=select.get("where"),
         cost="rows" if unit.startswith("example") else select.get("cost", "total"),

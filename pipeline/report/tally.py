@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from operators.row_ids import in_share
 from operators.schema import SELECTED
 from operators.scoring.scores import ScoreSettings, alternative_means, tss_pp
 from operators.selection import filter
@@ -205,8 +206,7 @@ def _placed(path: str, rows: np.ndarray) -> list[pa.Array]:
 
 def _sampled(table: pa.Table, path: str, look: Look, *, bare: bool = False) -> pa.Table:
     """SAMPLED rows of a part: those with the smallest ids."""
-    highest = f"{min(int(look.share * 2**128), 2**128 - 1):032x}"
-    drawn = np.flatnonzero(pc.less_equal(table["id"], highest).to_numpy())
+    drawn = np.flatnonzero(in_share(table["id"], look.share).to_numpy())
     table = table.take(pa.array(drawn))
     columns: dict[str, Any] = {"id": table["id"]}
     columns["path"], columns["row"] = _placed(path, drawn)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.row_ids import in_share, share_for
 from pipeline.engine.job import Job, once
 from pipeline.engine.light_pass import light_pass
 from pipeline.storage.parts import read_table
@@ -19,8 +19,6 @@ from pipeline.storage.records import BlockPart, record_table, records_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SAMPLE = 10_000  # score quantiles come from this many rows: those with the smallest ids
-# The rows that tasks send: as many more than SAMPLE as leave it, but for one run in a billion, not short.
-_SENT = SAMPLE + 6 * math.isqrt(SAMPLE)
 EXTREMES = 5
 
 ScoredId = tuple[str, float]
@@ -40,7 +38,7 @@ class Digest:
 def digest_scores(job: Job, parts: list[BlockPart], with_score: int) -> dict[str, Any]:
     """What the summary shows of the scores in SCORED parts, of whose rows so many have a score: quantiles of tss_pp, from how
     many rows, and the extremes as [score, id, instruction, output]."""
-    share = min(1.0, _SENT / max(1, with_score))
+    share = share_for(SAMPLE, with_score)
     with job.reporter.stage("digest", 2, "passes") as stage:
         digest = joined(light_pass("digest", Digest, parts, digest_parts, share=share))
         stage.advance()
@@ -76,8 +74,7 @@ def _digest(path: str, share: float) -> Digest:
 
 
 def _sample(scored: pa.Table, share: float) -> list[ScoredId]:
-    highest = f"{min(int(share * 2**128), 2**128 - 1):032x}"
-    drawn = scored.filter(pc.less_equal(scored["id"], highest))
+    drawn = scored.filter(in_share(scored["id"], share))
     return list(zip(drawn["id"].to_pylist(), drawn["tss_pp"].to_pylist(), strict=True))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.row_ids import in_share, share_for
 from operators.scoring import fitness
 from operators.scoring.scores import ScoreSettings
 from pipeline.engine.job import Job
@@ -24,7 +25,6 @@ from pipeline.storage.parts import read_table
 from pipeline.storage.records import BlockPart, Overlap, Verdict, record_table, records_of
 
 SAMPLE = 4096  # rows of which correlations are taken: those with the smallest ids, which are hashes
-_SENT = SAMPLE + 6 * math.isqrt(SAMPLE)  # all but never are fewer than SAMPLE below a bound for so many
 _LIKELIHOODS = ("n_alternatives", "loglik_mean", "loglik_empty_mean", "alternatives")
 _SCORES = ("rank", "tss_pp", "tss_nce", "tss", "ifd_loss", "length")
 _COVERS = 0.9  # of all rows: what takes more of them has much in common with anything
@@ -59,7 +59,7 @@ def judge(
     """The verdict on SCORED parts of so many rows in all. Where a selection was bounded, only ids in the share `below` of all
     are a fair sample. `share` of the rows is selected, with an `overlap` with other selections."""
     settings = job.config.score.model_dump()
-    fraction = min(below, _SENT / max(1, rows))
+    fraction = min(below, share_for(SAMPLE, rows))
     with job.reporter.stage("verdict", len(parts)) as stage:
         asked: dict[str, Any] = {"settings": settings, "below": below, "fraction": fraction}
         tally = joined(light_pass("verdict", Tally, parts, tally_parts, **asked))
@@ -137,16 +137,10 @@ def tally_parts(batch: pa.Table, *, settings: dict[str, Any], below: float, frac
 
 
 def _tally(path: str, settings: ScoreSettings, below: float, fraction: float) -> Tally:
-    table = _among(read_table(path, ["id", *_LIKELIHOODS, *_SCORES]), below)
+    table = read_table(path, ["id", *_LIKELIHOODS, *_SCORES])
+    table = table.filter(in_share(table["id"], below))
     best, offered = fitness.ranks_first(table)
-    drawn = _among(table.filter(pc.is_valid(table["tss_pp"])), fraction)
+    drawn = table.filter(pc.and_(pc.is_valid(table["tss_pp"]), in_share(table["id"], fraction)))
     values = fitness.sample_of(drawn, settings)
     listed = [[value if math.isfinite(value) else None for value in row] for row in values.tolist()]
     return Tally(best, offered, list(zip(drawn["id"].to_pylist(), listed, strict=True)))
-
-
-def _among(table: pa.Table, share: float) -> pa.Table:
-    """The rows whose ids are in a share of all ids: these are hashes, in hexadecimal digits."""
-    if share >= 1:
-        return table
-    return table.filter(pc.less_equal(table["id"], f"{int(share * 2**128):032x}"))

@@ -59,9 +59,8 @@ def shown(parts, with_score, monkeypatch):
 
 def test_rows_without_a_score_take_no_place_in_the_sample(parts, monkeypatch):
     monkeypatch.setattr(score_digest, "SAMPLE", 2000)
-    monkeypatch.setattr(score_digest, "_SENT", 2200)
     scores, shares = shown(parts, 9800, monkeypatch)
-    assert scores["from"] == 2000 and shares == [2200 / 9800]
+    assert scores["from"] == 2000 and shares == [2264 / 9800]
 
 
 def test_tasks_send_no_more_than_a_sample_and_it_is_that_of_all_rows(parts, monkeypatch):
