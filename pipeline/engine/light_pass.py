@@ -13,7 +13,7 @@ import pyarrow as pa
 from ray.data import Dataset
 
 from pipeline.engine.job import PARTS_TOGETHER, failed, in_packs, mapped, tables
-from pipeline.storage.records import records_of, to_json
+from pipeline.storage.records import item_table, records_of
 
 R = TypeVar("R")
 # What this process does by itself: so much of what is recorded holds it up for less than a second, and takes less than 1 GiB.
@@ -64,9 +64,8 @@ def _made_here(
     stage: str, parts: Sequence[Any], function: Callable[..., Any], kwargs: dict[str, Any]
 ) -> list[pa.Table]:
     """The tables that the function makes of all parts at once."""
-    batch = pa.table({"item": pa.array([to_json(part) for part in parts], pa.string())})
     try:
-        made = function(batch, **kwargs)
+        made = function(item_table(parts), **kwargs)
         return [made] if isinstance(made, pa.Table) else list(made)
     except Exception as error:
         raise failed(stage, error) from error

@@ -19,7 +19,7 @@ from pipeline.selection import choose, weigh
 from pipeline.selection.conversations import turns_of_part, units_of_turns
 from pipeline.selection.ranking import UNITS, Ranking, eligible, groups_of, inside_budgets
 from pipeline.storage.parts import read_columns
-from pipeline.storage.records import BlockPart, record_table, records_of
+from pipeline.storage.records import BlockPart, item_table, records_of
 
 IN_MEMORY = "in memory"  # where UNITS lie: in no folder
 
@@ -89,7 +89,7 @@ def replay(scored: list[BlockPart], select: Select, seed: int, asked: int, block
     names = select.score_columns()
     parts: list[weigh.ColumnMoments] = []
     if len(names) > 1:
-        parts = list(records_of(weigh.ColumnMoments, weigh.moments_of_parts(_batch(scored), names=names), "record"))
+        parts = list(records_of(weigh.ColumnMoments, weigh.moments_of_parts(item_table(scored), names=names), "record"))
     ((column, shares),) = select.quota.items() or [(None, {})]
     cuts = choose.budgets_of(asked, shares)
     ranking = Ranking(
@@ -112,11 +112,6 @@ def replay(scored: list[BlockPart], select: Select, seed: int, asked: int, block
         rows = rows.take(before < n)
     name, cut = list(cuts.items())[int(rows.budgets[rows.row])]
     return Replay(True, budget=_budgeted(rows.take(rows.budgets == rows.budgets[rows.row]), name, cut.room))
-
-
-def _batch(scored: list[BlockPart]) -> pa.Table:
-    """Records as a task is given them."""
-    return pa.table({"item": record_table(scored)["record"]})
 
 
 def _competing(
@@ -160,7 +155,7 @@ def _over_conversations(
 ) -> tuple[Ranking, pa.Table]:
     """The same ranking over conversations, and what holds of that of each row: UNITS, block by block in the order of rows."""
     columns = [*select.max_per, *select.quota]
-    turns = pa.concat_tables(turns_of_part(_batch(scored), rankings=[asdict(ranking)], groups=columns, seed=seed))
+    turns = pa.concat_tables(turns_of_part(item_table(scored), rankings=[asdict(ranking)], groups=columns, seed=seed))
     units = units_of_turns(turns, aggregate=select.unit_score, temperatures=[ranking.temperature], seed=seed)
     over = replace(ranking, where=None, temperature=0.0, units=IN_MEMORY, unit_groups=columns)
     return over, units.sort_by([("block", "ascending"), ("row", "ascending")])

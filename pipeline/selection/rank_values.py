@@ -12,7 +12,7 @@ import pyarrow as pa
 from operators.selection import filter, ranking_key, ranks
 from pipeline.engine.light_pass import light_pass
 from pipeline.storage.parts import read_table
-from pipeline.storage.records import BlockPart, record_table, records_of, to_json
+from pipeline.storage.records import BlockPart, item_table, record_table, records_of
 
 Asked = tuple[str, tuple[int, ...]]  # a column, and the first digits of the keys that are counted
 
@@ -36,8 +36,7 @@ def by_tasks(scored: list[BlockPart], asked: list[tuple[str, list[int]]]) -> Ite
 def in_this_process(scored: list[BlockPart], asked: list[tuple[str, list[int]]]) -> Iterable[Digits]:
     """Count part by part, without Ray."""
     for record in scored:
-        batch = pa.table({"item": pa.array([to_json(record)], pa.string())})
-        yield from records_of(Digits, digits_of_parts(batch, asked=asked), "record")
+        yield from records_of(Digits, digits_of_parts(item_table([record]), asked=asked), "record")
 
 
 def without_ranks(scored: list[BlockPart], where: str | None, count: Count = by_tasks) -> str | None:

@@ -222,6 +222,11 @@ def from_json(kind: type[R], text: str | bytes) -> R:
     return record
 
 
+def item_table(records: Iterable[Any]) -> pa.Table:
+    """Records as the batch that a stage is given."""
+    return pa.table({"item": pa.array([to_json(record) for record in records], pa.string())})
+
+
 def record_table(records: Iterable[Any]) -> pa.Table:
     """Records as the output batch of a stage."""
     return pa.table({"record": pa.array([to_json(record) for record in records], pa.string())})
