@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from operators.selection import filter
-from pipeline.engine.job import Job, execute, over_parts
+from pipeline.engine.job import Job
+from pipeline.engine.light_pass import light_pass
 from pipeline.runs import accounts, open_run
 from pipeline.runs.manifest import Budget, Manifest
 from pipeline.runs.summary import Summary, selection_lines
@@ -51,8 +53,8 @@ def selection_in_words(job: Job, parent: str, known: Manifest) -> Summary:
         eligible=chosen.eligible,
     )
     where = job.config.select.where
-    score = {"score": job.config.select.score, "moments": moments}
-    taken = execute("select", Taken, over_parts(chosen.parts, taken_of_parts, **score)) if chosen.parts else []
+    score: dict[str, Any] = {"score": job.config.select.score, "moments": moments}
+    taken = list(light_pass("select", Taken, chosen.parts, taken_of_parts, **score)) if chosen.parts else []
     lines = [
         "",
         f"from         {known.run}: {counts.scored:,} scored rows, {chosen.eligible:,} of them have a score and pass "

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.selection import filter
-from pipeline.engine.job import execute, over_parts
+from pipeline.engine.light_pass import light_pass
 from pipeline.selection.rank_values import without_ranks
 from pipeline.storage.parts import read_table
 from pipeline.storage.records import BlockPart, record_table, records_of
@@ -26,7 +26,7 @@ def removed_by(scored: list[BlockPart], where: str) -> dict[str, tuple[int, int]
     """By condition of a filter: rows that it does not let pass, and those of them that all other conditions would."""
     conditions = filter.clauses(where)
     decided = [without_ranks(scored, condition) for condition in conditions]
-    records = execute("select", Removed, over_parts(scored, removed_of_parts, conditions=decided))
+    records = list(light_pass("select", Removed, scored, removed_of_parts, conditions=decided))
     rows, alone = (np.sum([getattr(record, name) for record in records], axis=0) for name in ("rows", "alone"))
     return {name: (int(rows[place]), int(alone[place])) for place, name in enumerate(conditions)}
 
