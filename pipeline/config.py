@@ -237,6 +237,10 @@ class Store(Section):
     write_every: float = Field(30.0, ge=0, allow_inf_nan=False)
 
 
+# Keys that say where and how, and from which neither scores nor selections follow.
+WHERE_AND_HOW = ("output", "ray", "store", "keep_runs")
+
+
 class Config(Section):
     """The whole configuration."""
 

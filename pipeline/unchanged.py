@@ -18,7 +18,7 @@ import pyarrow as pa
 from operators.model_files import looks_local, version_of
 from operators.prompts.template import BUILT_IN, CHAT
 from operators.retrieval.embedder import LEXICAL
-from pipeline.config import Config
+from pipeline.config import WHERE_AND_HOW, Config
 from pipeline.engine.same_code import digest as digest_of_sources
 from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
@@ -31,7 +31,6 @@ from pipeline.storage import urls
 from pipeline.storage.files import digest_of, list_files
 
 MOST_BYTES = 512 << 20  # of all files whose content is looked at
-_NOT_OF_THE_RESULT = ("output", "ray", "store", "keep_runs")
 _GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 
@@ -59,7 +58,7 @@ def _key(config: Config) -> str:
     paths += [*named, *(asked.path for asked in config.exclude)]
     if sum(Path(path).stat().st_size for path in paths) > MOST_BYTES:
         return ""
-    asked = {name: value for name, value in config.model_dump().items() if name not in _NOT_OF_THE_RESULT}
+    asked = {name: value for name, value in config.model_dump().items() if name not in WHERE_AND_HOW}
     parts = [
         asked,
         [

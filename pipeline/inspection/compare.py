@@ -11,6 +11,7 @@ import numpy as np
 
 from operators.scoring.fitness import spearman
 from operators.selection import filter
+from pipeline.config import WHERE_AND_HOW
 from pipeline.errors import BadRequest
 from pipeline.inspection.common_rows import Common, Rows, common_rows, names_of, places_in_ranking
 from pipeline.runs import open_run
@@ -32,7 +33,7 @@ SCORES = (
 )
 BY = tuple(name for name in filter.SCORE_CHOICES if name not in ("line", "turn", "cluster", "random"))
 _CHARS = 300  # of a text of a row that moved
-_NO_MATTER = {"output", "ray", "store", "keep_runs", "strict"}  # keys from which neither scores nor selections follow
+_NO_MATTER = {*WHERE_AND_HOW, "strict"}  # keys from which neither scores nor selections follow
 
 
 @dataclass(frozen=True)

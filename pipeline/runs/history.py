@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from operators.error_text import first_line
-from pipeline.config import Config
+from pipeline.config import WHERE_AND_HOW, Config
 from pipeline.errors import BadRequest
 from pipeline.runs import open_run
 from pipeline.runs.manifest import Manifest
@@ -19,8 +19,8 @@ from pipeline.storage import files, urls
 from pipeline.storage.lock import hold
 from pipeline.storage.pointer import move_pointer
 
-# Keys that say where and how, and not what is scored and selected.
-_NO_SETTINGS = ("input", "output", "exclude", "ray", "store", "keep_runs", "max_rejected_fraction")
+# Keys in which runs of the same settings may differ.
+_NO_SETTINGS = (*WHERE_AND_HOW, "input", "exclude", "max_rejected_fraction", "strict")
 _MOST_LOOKED_AT = 200  # of the newest runs, among which one of the same settings is looked for
 
 
