@@ -16,17 +16,11 @@ from pathlib import Path
 import numpy as np
 from half_planted import NEAR, RANDOM, Scored, kept
 from half_planted_corpus import REAL
+from real_rows import FRACTION, overlap
 
 from operators.scoring.fitness import spearman
 
-FRACTION, K = 0.15, 8
-
-
-def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """What the best FRACTION of rows by two scores have in common, of what either has."""
-    count = max(1, round(len(left) * FRACTION))
-    first, second = (set(np.argsort(-values, kind="stable")[:count].tolist()) for values in (left, right))
-    return len(first & second) / len(first | second)
+K = 8
 
 
 def compared(left: np.ndarray, right: np.ndarray, resamples: int) -> list[str]:
@@ -36,7 +30,7 @@ def compared(left: np.ndarray, right: np.ndarray, resamples: int) -> list[str]:
     rng = np.random.default_rng(0)
     draws = [rng.integers(len(left), size=len(left)) for _ in range(resamples)]
     cells = []
-    for measure in (spearman, jaccard):
+    for measure in (spearman, overlap):
         value = measure(left, right)
         low, high = np.quantile([measure(left[rows], right[rows]) or 0.0 for rows in draws], (0.025, 0.975))
         cells.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
