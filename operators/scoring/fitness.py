@@ -33,9 +33,7 @@ def sample_of(scored: pa.Table, settings: ScoreSettings) -> np.ndarray:
     one have neither (NaN)."""
     own, empty = (scored[name].to_numpy().astype(np.float64) for name in ("loglik_mean", "loglik_empty_mean"))
     others = alternative_means(scored["alternatives"])
-    halves = [
-        _of_half(own, others[:, start::2], settings, enough=np.isfinite(others[:, 1:2]).any(axis=1)) for start in (0, 1)
-    ]
+    halves = of_halves(own, others, settings, hardest=max(1, settings.hardest // 2))
     columns = {
         **{name: scored[name].to_numpy().astype(np.float64) for name in ("tss_pp", "tss_nce", "tss", "length")},
         "-ppl": own,
@@ -47,11 +45,15 @@ def sample_of(scored: pa.Table, settings: ScoreSettings) -> np.ndarray:
     return np.stack([columns[name] for name in SAMPLED], axis=1)
 
 
-def _of_half(own: np.ndarray, others: np.ndarray, settings: ScoreSettings, enough: np.ndarray) -> np.ndarray:
-    if not others.shape[1]:
-        return np.full(len(own), np.nan)
-    values = tss_pp(own, others, hardest=max(1, settings.hardest // 2), tau=settings.tau, alpha=settings.alpha)
-    return np.where(enough, values, np.nan)
+def of_halves(own: np.ndarray, others: np.ndarray, settings: ScoreSettings, *, hardest: int) -> list[np.ndarray]:
+    """Float64 [N] twice: tss_pp from every second alternative, and from the others, by so many of the hardest of each half; NaN
+    for rows of which fewer than two alternatives are scored, and where it is no finite number."""
+    enough = np.isfinite(others).sum(axis=1) >= 2
+    halves = []
+    for half in (others[:, ::2], others[:, 1::2]):
+        values = tss_pp(own, half, hardest=hardest, tau=settings.tau, alpha=settings.alpha)
+        halves.append(np.where(enough & np.isfinite(values), values, np.nan))
+    return halves
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float | None:

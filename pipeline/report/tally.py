@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from operators.row_ids import in_share
 from operators.schema import SELECTED
-from operators.scoring.scores import ScoreSettings, alternative_means, tss_pp
+from operators.scoring.fitness import of_halves
+from operators.scoring.scores import ScoreSettings, alternative_means
 from operators.selection import filter
 from pipeline.selection.ranking import costs_of
 from pipeline.storage import urls
@@ -248,12 +249,8 @@ def _halves(path: str, drawn: np.ndarray, look: Look) -> tuple[pa.Array, pa.Arra
     own = table["loglik_mean"].to_numpy().astype(np.float64)
     others = alternative_means(pa.chunked_array([pc.fill_null(table["alternatives"].combine_chunks(), [])]))
     settings = ScoreSettings(**look.settings)
-    halves = []
-    for half in (others[:, ::2], others[:, 1::2]):
-        values = tss_pp(own, half, hardest=settings.hardest, tau=settings.tau, alpha=settings.alpha)
-        whole = np.isfinite(others).sum(axis=1) >= 2  # a row without two has no halves
-        halves.append(pa.array(np.where(whole & np.isfinite(values), values, np.nan), from_pandas=True))
-    return halves[0], halves[1]
+    first, second = of_halves(own, others, settings, hardest=settings.hardest)
+    return pa.array(first, from_pandas=True), pa.array(second, from_pandas=True)
 
 
 def _grouped(table: pa.Table, kind: str, tasks: bool) -> pa.Table:
