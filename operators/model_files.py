@@ -15,6 +15,7 @@ from operators.safetensors_header import Shapes, read_index, read_shapes
 
 SECONDS = 10.0  # that the hub may take for an answer
 SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
+NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
 BUT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 MODEL_FILES = (*BUT_WEIGHTS, "*.safetensors")
 _VOCABULARY = "*.tiktoken"  # of tokenizers whose code comes with the model
@@ -39,6 +40,34 @@ def both_readings(name: str) -> str:
         return f"there is no folder {str(Path(name).expanduser().absolute())!r}"
     place = str(Path(name).absolute())
     return f"read as a folder, there is none at {place!r}; read as a name of the hub, the hub did not give it"
+
+
+def require_folder(name: str) -> None:
+    """Raise ModelProblem where the name of a scorer means a folder that is none in transformers format with safetensors."""
+    folder = Path(name)
+    if not looks_local(name):
+        return
+    if not folder.is_dir():
+        raise ModelProblem(
+            f"scorer.model: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelProblem(
+            f"scorer.model: {name!r}: the folder has no config.json; accepted: a folder in transformers format"
+        )
+    if not any(folder.rglob("*.safetensors")):
+        raise ModelProblem(f"scorer.model: {name!r}: the folder has no {NO_SAFETENSORS}")
+
+
+def problem_of(name: str, what: str, error: Exception) -> ModelProblem:
+    """What to raise where something of a scorer could not be loaded."""
+    if "trust_remote_code" in str(error):
+        hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
+    elif looks_local(name):
+        hint = "is the folder complete?"
+    else:
+        hint = f"{both_readings(name)}: is the name right and the hub reachable? Offline, set scorer.model to a local folder"
+    return ModelProblem(f"scorer.model: {name!r}: {what} could not be loaded ({first_line(error)}); {hint}")
 
 
 def version_of(name: str) -> str:

@@ -115,13 +115,14 @@ def _require_answer(asked: Generator, key: str | None, served: dict[str, str]) -
 def _of_model(asked: Generator, alternatives: Alternatives) -> tuple[str, str]:
     """The version of a model, and what identifies it, once its chat template has been tried."""
     from operators.model_files import MODEL_FILES, files_digest, looks_local
+    from operators.prompts.load_tokenizer import load_tokenizer
     from operators.prompts.template import TemplateProblem, load_template
     from operators.prompts.tokenise import Encoder
     from operators.scoring import models
 
     try:
         version = models.resolve(asked.model)
-        tokenizer = models.load_tokenizer(asked.model, version=version)
+        tokenizer = load_tokenizer(asked.model, version=version)
         config = models.load_config(asked.model, version=version)
         models.check_weights(asked.model, version, config)
         encoder = Encoder(tokenizer, load_template("chat", tokenizer), append_eos=False, max_length=2**31 - 1)

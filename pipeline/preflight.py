@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from operators.prompts.load_tokenizer import choice_of, load_tokenizer
 from operators.prompts.template import (
     Template,
     TemplateProblem,
@@ -95,7 +96,7 @@ def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:
     with _problems_as_bad_requests():
         version = models.resolve(scorer.model)
         loading: dict[str, Any] = {"version": version, "trust_remote_code": scorer.trust_remote_code}
-        tokenizer = models.load_tokenizer(scorer.model, **loading)
+        tokenizer = load_tokenizer(scorer.model, **loading)
         model = models.load_config(scorer.model, **loading)
         models.check_weights(scorer.model, version, model, trust_remote_code=scorer.trust_remote_code)
         template = _tried_template(scorer, tokenizer, template_text)
@@ -112,6 +113,7 @@ def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:
             "max_length": scorer.max_length,
             "vocab_size": _vocab_size(model),
             "bos_opens_turns": opens_turns,
+            "chosen": choice_of(tokenizer),
         },
         identity=models.identity(
             scorer.model,

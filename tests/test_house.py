@@ -39,7 +39,7 @@ GROUND = {  # what every folder of the pipeline may know
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
     "torch": {"models", "checkpoint", "scorer", "probe", "decoder", "attention", "head", "batch_budget", "generator"},
-    "transformers": {"models", "checkpoint", "chat_template", "generator", "embedder"},
+    "transformers": {"models", "checkpoint", "load_tokenizer", "chat_template", "generator", "embedder"},
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder", "clusters"},
 }

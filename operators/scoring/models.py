@@ -1,4 +1,4 @@
-"""Loading a tokenizer and a causal LM safely: safetensors only, no remote code unless asked, clear words when it fails."""
+"""Loading a causal LM safely: safetensors only, no remote code unless asked, clear words when it fails."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from operators.error_text import first_line
 from operators.model_files import (
     BUT_WEIGHTS,
     MODEL_FILES,
+    NO_SAFETENSORS,
     SAFETENSORS,
-    both_readings,
     files_digest,
     files_of,
     folder_of,
     looks_local,
+    problem_of,
+    require_folder,
     version_of,
     weight_shapes,
 )
@@ -28,34 +29,16 @@ from operators.model_files import ModelProblem as ModelProblem
 from operators.scoring.checkpoint import header_problem, kind_problem, quantisation_problem, report_problem
 
 _VERSION = "2"  # of how this project computes a likelihood; stored ones of another version are not used
-_NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve(name: str) -> str:
     """The version of a model that a run holds to, as `model_files.version_of` gives it; raises ModelProblem."""
-    _check_folder(name)
+    require_folder(name)
     try:
         return version_of(name)
     except OSError as error:
-        raise _problem(name, "the model", error) from error
-
-
-def _check_folder(name: str) -> None:
-    """Raise ModelProblem where `name` means a folder that is none in transformers format with safetensors."""
-    folder = Path(name)
-    if not looks_local(name):
-        return
-    if not folder.is_dir():
-        raise ModelProblem(
-            f"scorer.model: {name!r}: no such folder; accepted: a folder in transformers format or a hub name (owner/name)"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelProblem(
-            f"scorer.model: {name!r}: the folder has no config.json; accepted: a folder in transformers format"
-        )
-    if not any(folder.rglob("*.safetensors")):
-        raise ModelProblem(f"scorer.model: {name!r}: the folder has no {_NO_SAFETENSORS}")
+        raise problem_of(name, "the model", error) from error
 
 
 def check_weights(name: str, version: str, config: Any, *, trust_remote_code: bool = False) -> None:
@@ -67,7 +50,7 @@ def check_weights(name: str, version: str, config: Any, *, trust_remote_code: bo
     try:
         files = files_of(name, version)
     except OSError as error:
-        raise _problem(name, "the list of its files", error) from error
+        raise problem_of(name, "the list of its files", error) from error
     if "adapter_config.json" in files:
         # With the package peft, transformers would load whatever base model it names; without, the base alone.
         raise ModelProblem(f"scorer.model: {name!r} is an adapter; merge it into its base model and save the result")
@@ -75,14 +58,14 @@ def check_weights(name: str, version: str, config: Any, *, trust_remote_code: bo
     named = getattr(config, "transformers_weights", None)
     if not files & ({named} if named else SAFETENSORS):
         raise ModelProblem(
-            f"scorer.model: {name!r}: there is no {named or ' or '.join(sorted(SAFETENSORS))}, so it has no {_NO_SAFETENSORS}"
+            f"scorer.model: {name!r}: there is no {named or ' or '.join(sorted(SAFETENSORS))}, so it has no {NO_SAFETENSORS}"
         )
     # Of a file and an index transformers takes the file, which comes first here too.
     weights = named or min(files & SAFETENSORS)
     try:
         shapes = weight_shapes(name, version, files, weights)
     except OSError as error:
-        raise _problem(name, "the weights", error) from error
+        raise problem_of(name, "the weights", error) from error
     problem = header_problem(config, shapes, trust_remote_code=trust_remote_code)
     if problem:
         raise ModelProblem(f"scorer.model: {name!r}: {problem}")
@@ -91,22 +74,7 @@ def check_weights(name: str, version: str, config: Any, *, trust_remote_code: bo
 def _refuse_pickle(name: str, config: Any) -> None:
     named = getattr(config, "transformers_weights", None)  # the model's own choice, which comes before ours
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
-        raise ModelProblem(f"scorer.model: {name!r}: config.json names {named!r} as its weights: no {_NO_SAFETENSORS}")
-
-
-def _problem(name: str, what: str, error: Exception) -> ModelProblem:
-    if "trust_remote_code" in str(error):
-        hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
-    elif looks_local(name):
-        hint = "is the folder complete?"
-    else:
-        hint = f"{both_readings(name)}: is the name right and the hub reachable? Offline, set scorer.model to a local folder"
-    return ModelProblem(f"scorer.model: {name!r}: {what} could not be loaded ({first_line(error)}); {hint}")
-
-
-def load_tokenizer(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of `name`; raises ModelProblem."""
-    return _load(AutoTokenizer, "the tokenizer", name, version, BUT_WEIGHTS, trust_remote_code=trust_remote_code)
+        raise ModelProblem(f"scorer.model: {name!r}: config.json names {named!r} as its weights: no {NO_SAFETENSORS}")
 
 
 def load_config(name: str, *, version: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -115,11 +83,11 @@ def load_config(name: str, *, version: str | None = None, trust_remote_code: boo
 
 
 def _load(loader: Any, what: str, name: str, version: str | None, patterns: tuple[str, ...], **options: Any) -> Any:
-    _check_folder(name)
+    require_folder(name)
     try:
         return loader.from_pretrained(folder_of(name, version, patterns), **options)
     except Exception as error:
-        raise _problem(name, what, error) from error
+        raise problem_of(name, what, error) from error
 
 
 def window(config: Any) -> int | None:

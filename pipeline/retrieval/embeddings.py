@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.error_text import first_line
-from operators.retrieval.embedder import Embedder, embed_folded, load_embedder
+from operators.retrieval.embedder import LEXICAL, Embedder, embed_folded, load_embedder
 from operators.schema import EMBEDDINGS, conform
 from pipeline.engine.attempts import Attempts, Died, GivenUp, at_most, halve_by_deaths, this_actor
-from pipeline.engine.job import Job, execute, in_actors, items, mapped, over_parts
+from pipeline.engine.job import Job, execute, in_actors, items, mapped, over_parts, stream
+from pipeline.engine.light_pass import are_small, pass_here
 from pipeline.engine.resources import no_more_than, threads_here
 from pipeline.retrieval.shards import (
     RowRange,
@@ -71,7 +72,7 @@ def embed_instructions(job: Job, shards: Shards, embeddings: str, version: str, 
     instructions of the run, or of those that were generated."""
     config = job.config
     folder = urls.join(embeddings, job.run)
-    stored = [StoredPart(run, path) for run, path, _ in computed.by_run(embeddings) if not job.fresh and run != job.run]
+    stored = [part for part in computed.by_run(embeddings) if not job.fresh and part[0] != job.run]
     missing = _recall(job, shards, stored) if stored else {}
     ranges = [
         rows
@@ -95,20 +96,31 @@ def embed_instructions(job: Job, shards: Shards, embeddings: str, version: str, 
             for record in sorted(execute("embed", EmbeddedRange, dataset, lambda record: stage.advance())):
                 parts[record.shard].append(record.path)
         embedded = [EmbeddedShard(shard, paths, shard in missing) for shard, paths in parts.items()]
-        if embedded:
-            written = mapped(items(embedded), write_embeddings, fn_kwargs={"index": shards.index})
-            execute("embed", int, written)
+        if are_small(len(embedded), 0, shards.rows):
+            list(pass_here("embed", int, embedded, write_embeddings, index=shards.index))
+        else:
+            execute("embed", int, mapped(items(embedded), write_embeddings, fn_kwargs={"index": shards.index}))
         stage.advance(
             0, f"{sum(missing.get(shard, shards.sizes[shard]) for shard in shards.used()):,} new instructions"
         )
 
 
-def _recall(job: Job, shards: Shards, stored: list[StoredPart]) -> dict[int, int]:
+def _recall(job: Job, shards: Shards, stored: list[tuple[str, str, int]]) -> dict[int, int]:
     """By shard of which the store holds something: how many instructions it does not hold."""
-    kwargs = {"work": job.work, "count": len(shards.sizes)}
-    divided = in_shards(over_parts(stored, stored_embeddings, **kwargs), "shard", len(shards.sizes))
-    recalled = mapped(divided, recall_embeddings, fn_kwargs={"index": shards.index})
-    return {record.shard: record.missing for record in execute("embed", MissingEmbeddings, recalled)}
+    count, parts = len(shards.sizes), [StoredPart(run, path) for run, path, _ in stored]
+    if count == 1 and are_small(len(stored), sum(size for _, _, size in stored)):
+        kwargs: dict[str, Any] = {"work": job.work, "index": shards.index}
+        missing = pass_here("embed", MissingEmbeddings, parts, recall_here, **kwargs)
+    else:
+        divided = in_shards(over_parts(parts, stored_embeddings, work=job.work, count=count), "shard", count)
+        recalled = mapped(divided, recall_embeddings, fn_kwargs={"index": shards.index})
+        missing = stream("embed", MissingEmbeddings, recalled)
+    return {record.shard: record.missing for record in missing}
+
+
+def recall_here(batch: pa.Table, *, work: str, index: str) -> pa.Table:
+    """As `recall_embeddings`, of the only shard, where these parts are all that is stored."""
+    return recall_embeddings(pa.concat_tables(stored_embeddings(batch, work=work, count=1)), index=index)
 
 
 def stored_embeddings(batch: pa.Table, *, work: str, count: int) -> Iterable[pa.Table]:
@@ -176,9 +188,10 @@ class EmbedRange:
 
     @cached_property
     def _embedder(self) -> Embedder:
-        import torch
+        if self._settings["model"] != LEXICAL:  # which does without torch
+            import torch
 
-        torch.set_num_threads(threads_here(self._a_node))
+            torch.set_num_threads(threads_here(self._a_node))
         with at_most(self._work, f"load-{this_actor()}", "loading the embedder"):
             return load_embedder(**self._settings)
 

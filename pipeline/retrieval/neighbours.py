@@ -16,6 +16,7 @@ from operators.retrieval.clusters import SAMPLE, auto_count, cluster_centres, cl
 from operators.retrieval.query_table import place_queries
 from operators.schema import NEIGHBOURS
 from pipeline.engine.job import Job, execute, items, mapped, once
+from pipeline.engine.light_pass import pass_here
 from pipeline.retrieval.blocks import block_width
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.retrieval.lists import find_in_lists
@@ -50,12 +51,16 @@ def find_neighbours(job: Job, table: InstructionTable) -> Retrieval:
     rules = {"paraphrase_max": wanted.paraphrase_max, "same_task": wanted.same_task}
     with job.reporter.stage("neighbours", len(ranges), "ranges") as stage:
         kwargs = {"work": job.work, "shards": table.shards, "k": wanted.k, "rules": rules}
-        dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs)
-        parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
-        ordered = [part for _, part in sorted(parts, key=lambda record: record.start)]
-        once(
-            "neighbours", write_queries, ordered, table.shards, wanted.k, block_width(table.tokens, wanted.k), clusters
-        )
+        last: tuple[Any, ...] = (table.shards, wanted.k, block_width(table.tokens, wanted.k), clusters)
+        if len(ranges) == 1:
+            parts = list(pass_here("neighbours", RangeNeighbours, ranges, neighbours_of_range, **kwargs))
+            write_queries([record.part for record in parts], *last)
+            stage.advance()
+        else:
+            dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs)
+            parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
+            ordered = [part for _, part in sorted(parts, key=lambda record: record.start)]
+            once("neighbours", write_queries, ordered, *last)
     return Retrieval("exact")
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from operators.schema import PLACED, conform
 from pipeline.engine import metrics
 from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, items, mapped
+from pipeline.engine.light_pass import divided, is_small, pass_here
 from pipeline.retrieval.answers import ASKER, SHARD, answered
 from pipeline.retrieval.blocks import block_count, block_width
 from pipeline.retrieval.instructions import InstructionTable
@@ -55,11 +56,16 @@ def place(job: Job, admitted: list[Part], table: InstructionTable) -> list[Place
         parts = [PartToPlace(number, part) for number, part in enumerate(admitted)]
         if len(shards.sizes) > 1:
             parts = _with_stretches(job, parts, shards)
-        dataset = mapped(items(parts), rows_of_parts, fn_kwargs={"shards": shards})
-        dataset = dataset.repartition(shuffles, keys=["pair_key"])
-        dataset = mapped(dataset, place_rows, fn_kwargs={"width": block_width(table.tokens, k), "blocks": blocks})
-        written = mapped(in_shards(dataset, "block", blocks), write_block, fn_kwargs={"work": job.work})
-        placed = execute("place", PlacedBlock, written, lambda block: stage.advance())
+        cut = {"width": block_width(table.tokens, k), "blocks": blocks}
+        if is_small(parts) and len(shards.sizes) == 1:
+            placed = list(pass_here("place", PlacedBlock, parts, place_parts, work=job.work, shards=shards, **cut))
+            stage.advance(blocks)
+        else:
+            dataset = mapped(items(parts), rows_of_parts, fn_kwargs={"shards": shards})
+            dataset = dataset.repartition(shuffles, keys=["pair_key"])
+            dataset = mapped(dataset, place_rows, fn_kwargs=cut)
+            written = mapped(in_shards(dataset, "block", blocks), write_block, fn_kwargs={"work": job.work})
+            placed = execute("place", PlacedBlock, written, lambda block: stage.advance())
         metrics.count("tss_rows", sum(sum(block.duplicates.values()) for block in placed), outcome="duplicate")
         return by_block("place", placed)
 
@@ -120,6 +126,12 @@ def rows_of_parts(batch: pa.Table, *, shards: Shards) -> Iterable[pa.Table]:
         for name in ("instruction_row", "first", "last"):
             table = table.append_column(name, stretches[name].take(places))
         yield table
+
+
+def place_parts(batch: pa.Table, *, work: str, shards: Shards, width: int, blocks: int) -> pa.Table:
+    """Write the blocks of all rows of these parts, which are all that there are: what meets in a shuffle has met."""
+    rows = pa.concat_tables(rows_of_parts(batch, shards=shards))
+    return divided(place_rows(rows, width=width, blocks=blocks), "block", write_block, work=work)
 
 
 def place_rows(table: pa.Table, *, width: int, blocks: int) -> pa.Table:

@@ -30,6 +30,7 @@ class _ModelWriter:
     def __init__(self, *, model: str, version: str, dtype: str, share: dict[str, float], **settings: Any):
         import torch
 
+        from operators.prompts.load_tokenizer import load_tokenizer
         from operators.prompts.template import load_template
         from operators.prompts.tokenise import Encoder
         from operators.retrieval.generator import Generator
@@ -37,7 +38,7 @@ class _ModelWriter:
 
         torch.set_num_threads(threads_here(int(share["a_node"]), share["gpus"]))
         self._settings = settings
-        tokenizer = models.load_tokenizer(model, version=version)
+        tokenizer = load_tokenizer(model, version=version)
         device = models.device_of(gpu=share["gpus"] > 0)
         loaded: Any = models.load_model(model, version=version, dtype=dtype, device=device)
         window = models.window(loaded.config)

@@ -6,7 +6,7 @@ goes to the blocks in one more shuffle. Neither text nor token ids move.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 
 from operators.hashing import content_hash
 from operators.schema import STORED, conform
-from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, execute, mapped, over_parts
+from pipeline.engine.job import SHUFFLE_BYTES, TEXT_PER_PARQUET_BYTE, Job, by_block, mapped, over_parts, stream
+from pipeline.engine.light_pass import are_small, divided, is_small, pass_here
+from pipeline.retrieval.shards import in_shards
 from pipeline.storage import computed
 from pipeline.storage.parts import read_table, write_part
 from pipeline.storage.records import Block, BlockPart, Part, PlacedBlock, record_table, records_of
@@ -48,25 +50,34 @@ def recall_pairs(job: Job, placed: list[PlacedBlock], offers: dict[int, Part], s
 
 def _stored_pairs(job: Job, placed: list[PlacedBlock], stored: list[tuple[str, str, int]]) -> dict[int, Part]:
     """By block, its pairs that are in parts of the store, (run, path, bytes)."""
-    meeting_bytes = sum(size for _, _, size in stored) * TEXT_PER_PARQUET_BYTE
-    meeting_bytes += sum(block.part.rows for block in placed) * BYTES_ASKED
-    shuffles = max(1, -(-meeting_bytes // SHUFFLE_BYTES))
-    sources = [Source(block.part.path, block=block.block) for block in placed]
-    sources += [Source(path, run=run) for run, path, _ in stored]
-    dataset = over_parts(sources, asked_and_stored, work=job.work).repartition(shuffles, keys=["group"])
-    dataset = mapped(dataset, meet)
-    blocks = 1 + max(block.block for block in placed)  # some may have no rows
-    dataset = dataset.sort("block", boundaries=list(range(1, blocks))) if blocks > 1 else dataset.repartition(1)
     with job.reporter.stage("recall", len(placed), "blocks") as stage:
-        pairs = 0
-
-        def tick(block: BlockPart) -> None:
-            nonlocal pairs
+        pairs, recalled = 0, []
+        for block in _recalled(job, placed, stored):
+            recalled.append(block)
             pairs += block.part.rows
             stage.advance(note=f"{pairs:,} stored pairs")
-
-        recalled = execute("recall", BlockPart, mapped(dataset, write_recalled, fn_kwargs={"work": job.work}), tick)
     return {block.block: block.part for block in by_block("recall", recalled)}
+
+
+def _recalled(job: Job, placed: list[PlacedBlock], stored: list[tuple[str, str, int]]) -> Iterator[BlockPart]:
+    stored_bytes = sum(size for _, _, size in stored)
+    sources = [Source(block.part.path, block=block.block) for block in placed]
+    sources += [Source(path, run=run) for run, path, _ in stored]
+    if is_small(placed) and are_small(len(stored), stored_bytes):
+        return pass_here("recall", BlockPart, sources, recall_here, work=job.work)
+    meeting_bytes = stored_bytes * TEXT_PER_PARQUET_BYTE
+    meeting_bytes += sum(block.part.rows for block in placed) * BYTES_ASKED
+    shuffles = max(1, -(-meeting_bytes // SHUFFLE_BYTES))
+    dataset = over_parts(sources, asked_and_stored, work=job.work).repartition(shuffles, keys=["group"])
+    blocks = 1 + max(block.block for block in placed)  # some may have no rows
+    dataset = in_shards(mapped(dataset, meet), "block", blocks)
+    return stream("recall", BlockPart, mapped(dataset, write_recalled, fn_kwargs={"work": job.work}))
+
+
+def recall_here(batch: pa.Table, *, work: str) -> pa.Table:
+    """Write what is stored of the pairs of each block, where these sources are all that there are."""
+    met = meet(pa.concat_tables(asked_and_stored(batch, work=work)))
+    return divided(met, "block", write_recalled, work=work)
 
 
 def asked_and_stored(batch: pa.Table, *, work: str) -> Iterable[pa.Table]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from operators.prompts.load_tokenizer import load_tokenizer
 from operators.prompts.template import load_template
 from operators.prompts.tokenise import Encoder
 from operators.retrieval.answers import Answer
@@ -44,7 +45,7 @@ def rows_of(corpus: Path, count: int) -> list[dict[str, str]]:
 
 def writer(model: str, asked: Settings, seed: int) -> tuple[Generator, object]:
     """The generator as a run has it, and its tokenizer."""
-    tokenizer = models.load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     loaded = models.load_model(model, dtype=asked.dtype)
     generator = Generator(
         loaded,

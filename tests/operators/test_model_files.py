@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from operators.model_files import hub_version
+from operators.prompts.load_tokenizer import load_tokenizer
 from operators.retrieval.embedder import EmbedderProblem, fingerprint, load_embedder, resolve_embedder
 from operators.scoring import models
 from pipeline.errors import BadRequest
@@ -123,7 +124,7 @@ def test_the_hub_is_asked_before_its_cache(hub, embedder, monkeypatch):
 def test_a_machine_without_the_commit_loads_no_other(hub, scorer):
     shutil.rmtree(hub.snapshot(scorer, OLD))
     hub.update(scorer, NEW)
-    for load in (models.load_tokenizer, models.load_config, models.load_model):
+    for load in (load_tokenizer, models.load_config, models.load_model):
         with pytest.raises(models.ModelProblem, match="own/scorer"):
             load(scorer, version=OLD)
 
@@ -168,7 +169,7 @@ def test_weights_are_downloaded_by_what_loads_them_alone(hub, scorer, monkeypatc
     weights = ["model-00001-of-00001.safetensors", "consolidated.safetensors", "model.bin"]
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     version = models.resolve(scorer)
-    models.load_tokenizer(scorer, version=version)
+    load_tokenizer(scorer, version=version)
     models.check_weights(scorer, version, models.load_config(scorer, version=version))
     assert [list(files) for files in asked] == [[], []]
     models.load_model(scorer, version=version, device="cpu")

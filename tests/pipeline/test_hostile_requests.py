@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from operators.prompts import render_process
+from operators.prompts.load_tokenizer import load_tokenizer
 from operators.scoring import models
 from pipeline import cli, config, read_config
 from pipeline.errors import BadRequest
@@ -273,4 +274,4 @@ def test_a_name_that_no_folder_can_have_is_a_bad_request(tmp_path, capsys):
     assert model_request("./" + "x" * 5000, tmp_path) == 2
     assert "File name too long" in capsys.readouterr().err
     with pytest.raises(models.ModelProblem):
-        models.load_tokenizer("./none")
+        load_tokenizer("./none")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import byte_tokenizer, random_model
 
+from operators.prompts.load_tokenizer import load_tokenizer
 from operators.retrieval.embedder import EmbedderProblem, resolve_embedder
 from operators.scoring import models
 
@@ -30,7 +31,7 @@ def test_pickled_weights_are_refused(tmp_path):
 )
 def test_what_is_not_there(name, words):
     with pytest.raises(models.ModelProblem, match=words):
-        models.load_tokenizer(name)
+        load_tokenizer(name)
 
 
 def test_an_unreachable_embedder_names_the_offline_choice():
@@ -69,7 +70,7 @@ def test_a_folder_that_is_another_one_than_the_run_began_with_is_refused(model_f
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-4000:] = bytes(4000)  # as another checkpoint of the same model: no name or size differs
     (folder / "model.safetensors").write_bytes(weights)
-    for load in (models.load_tokenizer, models.load_config, models.load_model):
+    for load in (load_tokenizer, models.load_config, models.load_model):
         with pytest.raises(models.ModelProblem, match="not the one that the run began with"):
             load(str(folder), version=version)
 
