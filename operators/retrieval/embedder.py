@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +42,17 @@ class Embedder(Protocol):
         """Float32 [N, D] with rows of length 1 (or 0 for a text without any feature)."""
 
 
+@lru_cache(maxsize=1)
+def _lexical_parts() -> tuple[Any, Any]:
+    """The vectorizer of n-grams and the projection, drawn once in a process."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.random_projection import SparseRandomProjection
+
+    vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=_FEATURES, dtype=np.float32)
+    # The projection depends on the shape and the seed alone, so fitting needs no data.
+    return vectorizer, SparseRandomProjection(_DIMENSIONS, random_state=0).fit(vectorizer.transform([""]))
+
+
 class LexicalEmbedder:
     """Hashed character n-grams (3 to 5, within words) under a fixed sparse random projection.
 
@@ -48,14 +60,7 @@ class LexicalEmbedder:
     """
 
     def __init__(self) -> None:
-        from sklearn.feature_extraction.text import HashingVectorizer
-        from sklearn.random_projection import SparseRandomProjection
-
-        self._vectorizer = HashingVectorizer(
-            analyzer="char_wb", ngram_range=(3, 5), n_features=_FEATURES, dtype=np.float32
-        )
-        # The projection depends on the shape and the seed alone, so fitting needs no data.
-        self._projection = SparseRandomProjection(_DIMENSIONS, random_state=0).fit(self._vectorizer.transform([""]))
+        self._vectorizer, self._projection = _lexical_parts()
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """See `Embedder.embed`."""

@@ -7,7 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import add
 from typing import Any
 
@@ -36,13 +36,15 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Python and the packages that can move a number."""
-    installed = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"python": platform.python_version(), **{name: _installed(name) for name in _PACKAGES}}
+
+
+@lru_cache
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def admitted_counts(chunks: list[AdmittedChunk]) -> dict[str, Counts]:
