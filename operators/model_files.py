@@ -10,12 +10,15 @@ import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from operators.error_text import first_line
+from operators.error_text import first_line, one_line
 from operators.safetensors_header import Shapes, read_index, read_shapes
 
 SECONDS = 10.0  # that the hub may take for an answer
 SAFETENSORS = {"model.safetensors", "model.safetensors.index.json"}
-NO_SAFETENSORS = ".safetensors weights; pickled weights are not loaded, convert them first"
+NO_SAFETENSORS = (
+    ".safetensors weights; pickled weights are not loaded (pytorch_model.bin, as it may run code); load the model "
+    "where you trust it, save it again with save_pretrained, and name that folder"
+)
 BUT_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 MODEL_FILES = (*BUT_WEIGHTS, "*.safetensors")
 _VOCABULARY = "*.tiktoken"  # of tokenizers whose code comes with the model
@@ -64,9 +67,12 @@ def problem_of(name: str, what: str, error: Exception) -> ModelProblem:
     if "trust_remote_code" in str(error):
         hint = "its code comes with the model: set scorer.trust_remote_code to true only if you trust its author"
     elif looks_local(name):
-        hint = "is the folder complete?"
+        hint = "is the folder complete? accepted: all files of a model, as save_pretrained writes them"
     else:
-        hint = f"{both_readings(name)}: is the name right and the hub reachable? Offline, set scorer.model to a local folder"
+        hint = (
+            f"{both_readings(name)}: is the name right and the hub reachable? Offline, set scorer.model to a local "
+            "folder; for a private or gated model, put a token of the hub into HF_TOKEN"
+        )
     return ModelProblem(f"scorer.model: {name!r}: {what} could not be loaded ({first_line(error)}); {hint}")
 
 
@@ -127,7 +133,7 @@ def folder_of(name: str, version: str | None, patterns: tuple[str, ...] = MODEL_
     except Exception as error:
         folder = _cached(name, version)  # with what is needed, perhaps, though not with all that matches
         if folder is None:
-            raise OSError(first_line(error)) from error
+            raise OSError(one_line(error)) from error
         return folder
 
 
@@ -159,7 +165,7 @@ def _hub_shapes(name: str, version: str, file: str) -> Shapes:
     try:
         header = HfApi().parse_safetensors_file_metadata(name, file, revision=version)
     except Exception as error:  # as in _commit_and_files
-        raise OSError(f"{file}: {first_line(error)}") from error
+        raise OSError(f"{file}: {one_line(error)}") from error
     return {tensor: tuple(facts.shape) for tensor, facts in header.tensors.items()}
 
 
@@ -172,7 +178,7 @@ def _commit_and_files(name: str, kind: str, revision: str | None) -> tuple[str, 
     except Exception as error:  # the hub's client changes its HTTP library, and so its errors, by release
         folder = _cached(name, revision) if kind == "model" else None
         if folder is None:
-            raise OSError(first_line(error)) from error
+            raise OSError(one_line(error)) from error
         return folder.name, _files(folder)  # .../snapshots/<commit>
     return str(info.sha), {sibling.rfilename for sibling in getattr(info, "siblings", None) or []}
 

@@ -228,4 +228,8 @@ def _require_unicode(name: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise Rejection("invalid_unicode", f"{name} holds a lone surrogate at character {error.start}") from error
+        raise Rejection(
+            "invalid_unicode",
+            f"{name} holds half a character (a lone surrogate, \\ud800 to \\udfff) at character {error.start}; "
+            "accepted: whole characters",
+        ) from error

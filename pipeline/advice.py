@@ -7,7 +7,9 @@ import argparse
 from pipeline.errors import DamagedInput, RunFailed
 from pipeline.interruption import Interruption
 
+_RUNS = ("run", "refresh", "select", "demo")
 _AFTER_FAILURE = {
+    "report": "nothing was changed. Name another run, or run again: pairs that are stored are not computed again.",
     "use": "the output's pointer is as it was, or names the run that was asked for; `tss runs` says which.",
     "plan": "a run would fail as well. Plan again once the cause is gone.",
     "store": "nothing that was stored is lost. Run the same command again once the cause is gone.",
@@ -33,17 +35,18 @@ def words_of(error: Exception, arguments: argparse.Namespace) -> str:
     from operators.error_text import first_line
     from pipeline import failures
 
+    what = "the run" if arguments.name in _RUNS else f"`tss {arguments.name}`"
     if isinstance(error, RunFailed):
-        return f"the run failed in {error}\ntss: {_advice(arguments, error)}"
+        return f"{what} failed in {error}\ntss: {_advice(arguments, error)}"
     if isinstance(error, PermissionError):
         return (
-            f"the run failed: {first_line(error)}\n"
+            f"{what} failed: {first_line(error)}\n"
             "tss: this user may not do that there. Give it rights to read and write all of the output (chown, chmod), and run "
             "the same command again, or name another output."
         )
     if failures.is_of_storage(error):
         return (
-            f"the run failed: {first_line(error)}\n"
+            f"{what} failed: {first_line(error)}\n"
             "tss: is the disk full, or the object store out of reach? Run the same command again once the cause is gone."
         )
     return (

@@ -127,7 +127,10 @@ def _add_flag(verbs: list[argparse.ArgumentParser], name: str, words: str) -> No
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+        raise argparse.ArgumentTypeError(f"found {text[:80]!r}; accepted: a whole number of at least 1")
     return number

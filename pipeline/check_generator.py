@@ -137,8 +137,9 @@ def _of_model(asked: Generator, alternatives: Alternatives) -> tuple[str, str]:
     positions = models.window(config)
     if positions is not None and needed > positions:
         raise BadRequest(
-            f"{KEY}.max_new_tokens: found {asked.max_new_tokens}; with its prompt that is {needed:,} tokens or more, and "
-            f"{asked.model!r} has {positions:,} positions"
+            f"{KEY}.max_new_tokens: found {asked.max_new_tokens}; with its prompt that is {needed:,} tokens or more, "
+            f"and {asked.model!r} has {positions:,} positions; set it to at most "
+            f"{max(0, positions - needed + asked.max_new_tokens):,}, or take a model with more positions"
         )
     identity = files_digest(Path(asked.model), *MODEL_FILES) if looks_local(asked.model) else f"{asked.model}@{version}"
     return version, identity
@@ -148,7 +149,10 @@ def _words(problem: Exception) -> str:
     """A problem that the scorer's loader or template found, as one of the generator."""
     text = str(problem)
     if "trust_remote_code" in text:
-        return f"{KEY}.model: it needs code that comes with the model, and a generator's own code never runs"
+        return (
+            f"{KEY}.model: it needs code that comes with the model, and a generator's own code never runs; accepted: a "
+            "model that transformers has itself, or engine: openai with a server that runs it"
+        )
     if "no chat template" in text:
         return "its tokenizer has no chat template"
     return text.replace("scorer.model", f"{KEY}.model") if "scorer.model" in text else f"{KEY}.model: {text}"

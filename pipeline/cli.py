@@ -190,8 +190,10 @@ def _submit(arguments: argparse.Namespace) -> int:
     from pipeline import config_or_data, submit
 
     if arguments.command[:1] not in ([name] for name in ("run", "refresh", "select", "demo")):
+        first = next(iter(arguments.command), "").partition("=")[0]  # what follows may hold credentials
         raise BadRequest(
-            f"tss submit: found {' '.join(arguments.command)!r}; accepted: run, refresh, select or demo with their arguments"
+            f"VERB: found {'a URL' if '://' in first else repr(first)}; accepted: run, refresh, select or demo with "
+            "their arguments, behind the flags of submit (--address, --id, --no-wait)"
         )
     parsed = make_parser().parse_args(arguments.command)
     with_config = parsed.name in ("run", "refresh")

@@ -40,10 +40,12 @@ class Columns(Section):
                 "expected instruction and output, each of them texts or turns, or messages, a whole conversation"
             )
         if self.role is not None and self.role == self.content:
-            raise ValueError(f"role and content are two keys of a turn, and both are {self.role!r}")
+            raise ValueError(f"role and content are two keys of a turn, and both are {self.role!r}; accepted: two keys")
         columns = [column for column in (self.messages, self.system, *texts) if column is not None]
-        if "" in columns or len(set(columns)) < len(columns):
-            raise ValueError("each column has a name, and stands for one thing")
+        wrong = next((column for column in columns if not column or columns.count(column) > 1), None)
+        if wrong is not None:
+            what = f"{wrong!r} is named twice" if wrong else "one is named ''"
+            raise ValueError(f"each column has a name, and stands for one thing: {what}; name another column there")
         return self
 
 
@@ -141,7 +143,8 @@ class Alternatives(Section):
     def _countable(self) -> Alternatives:
         if self.source != "retrieved" and self.generator.count is None and self.k > 1000:
             raise ValueError(
-                f"found k: {self.k} with source: {self.source}; accepted: at most 1000, or generator.count"
+                f"found k: {self.k} with source: {self.source}; accepted: k of at most 1000, or fewer instructions "
+                "asked for of each input, with generator.count"
             )
         return self
 
@@ -168,7 +171,10 @@ class Scorer(Section):
     @model_validator(mode="after")
     def _chat_fits(self) -> Scorer:
         if self.chat and self.template != "chat":
-            raise ValueError(f"found chat with template: {self.template}; its variables are for template: chat alone")
+            raise ValueError(
+                f"found chat with template: {self.template}; its variables are for template: chat alone: set that, or "
+                "leave chat out"
+            )
         return self
 
     @field_validator("chat")

@@ -18,7 +18,7 @@ from pipeline import read_config
 from pipeline.config import Config
 from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
-from pipeline.reading.file_kinds import kind_of, stem_of
+from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
 from pipeline.reading.listing import is_glob, place_of, table_format, table_name
 from pipeline.storage.urls import has_credentials, is_url, name_of
 
@@ -34,19 +34,25 @@ def load(words: Sequence[str], overrides: list[str], *, here: bool = True) -> Co
         try:
             return read_config.load(Path(words[0]), overrides)
         except BadRequest as problem:
-            if _exists(words[0]) or is_url(words[0]):
+            named = words[0].lower().endswith(SUFFIXES)
+            if is_url(words[0]) or (named and _exists(words[0])):
                 raise
-            raise BadRequest(f"{problem} ({READINGS})") from problem
+            why = READINGS if named else f"read as a configuration, as its name is of no kind of data: {ACCEPTED}"
+            raise BadRequest(f"{problem} ({why})") from problem
     return of_data(words, overrides, here=here)
 
 
 def is_config(words: Sequence[str]) -> bool:
     """Whether the words name a configuration, and not data."""
     names = [word for word in words if word.lower().endswith(SUFFIXES)]
+    if names and any(map(has_credentials, words)):
+        raise BadRequest(
+            "CONFIG|DATA: a URL with credentials in it; accepted: a URL without, and credentials in the environment"
+        )
     if names and len(words) > 1:
         raise BadRequest(
-            f"{' '.join(words)}: {names[0]} is a configuration by its name, and one is all that a command takes; accepted: one "
-            "configuration, or data alone (files, folders, URLs)"
+            f"{names[0]}: is a configuration by its name, and {len(words) - 1:,} more names stand beside it; accepted: "
+            "one configuration, or data alone (files, folders, URLs)"
         )
     (first, *others) = words
     is_file = not others and not is_url(first) and ":/" not in first and _exists(first) and Path(first).is_file()
@@ -112,5 +118,6 @@ def _refuse_config(word: str) -> None:
         return  # whatever it is, the reader of data says so
     if {"input", "output"} < keys <= set(Config.model_fields):
         raise BadRequest(
-            f"{word}: holds the keys of a configuration, and its name is one of data; accepted: {READINGS}"
+            f"{word}: holds the keys of a configuration, and its name is one of data ({READINGS}); give it a name that "
+            "ends in .yaml"
         )

@@ -72,7 +72,8 @@ class Select(Section):
         if self.mode == "bounded" and (beyond := self.beyond_bounds()):
             raise ValueError(
                 f"found mode: bounded with {' and '.join(beyond)}; bounded serves score: tss_pp and unit: example, without "
-                f"max_per, without quota, and without a where over ranks or {', '.join(sorted(ON_ALTERNATIVES))}"
+                f"max_per, without quota, and without a where over ranks or {', '.join(sorted(ON_ALTERNATIVES))}; "
+                "leave that out, or set mode: full"
             )
         return self
 
@@ -142,6 +143,8 @@ class Select(Section):
         if len(value) > 1:
             raise ValueError(f"accepted: shares of one column, found {', '.join(value)}")
         for shares in value.values():
-            if not shares or sum(shares.values()) > 1 + 1e-9:
+            if not shares:
+                raise ValueError("no share in it; accepted: a share for each value, such as {source: {a: 0.5, b: 0.3}}")
+            if sum(shares.values()) > 1 + 1e-9:
                 raise ValueError(f"shares must add up to at most 1, found {sum(shares.values()):g}")
         return value

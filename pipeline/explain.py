@@ -62,7 +62,7 @@ def verb(arguments: argparse.Namespace) -> Summary | int:
 
 def _write_page(path: str, explanation: Explanation) -> None:
     if urls.is_url(path):
-        raise BadRequest(f"--html: {path!r}: accepted: a file on this machine")
+        raise BadRequest("--html: found a URL; accepted: the path of a file on this machine")
     try:
         files.write(str(Path(path).expanduser().absolute()), explain_page.page(explanation).encode())
     except OSError as error:
@@ -137,7 +137,7 @@ def _checked(manifest: Manifest, scorer: Scorer) -> CheckedScorer:
         raise _NoTokens(
             f"the model at hand, {scorer.model!r}, is not the one that scored this run: the fingerprint of model, tokenizer, "
             f"template and dtype is {now.fingerprint}, and the manifest says {then.fingerprint}{template}; its figures would "
-            "not be those of this run"
+            "not be those of this run; accepted: --model with the model that scored, in the version of then"
         )
     return checked
 

@@ -99,7 +99,10 @@ def _report(job: Job, workspace: Workspace, manifest: Manifest, since: str | Non
     except Exception as error:  # noqa: BLE001 (whatever it is: the run is whole without its page)
         log = failures.keep_log(error, "report", workspace.output)
         problem = f"{first_line(error)[:300]} (the traceback is in {log})"
-        job.reporter.say(f"report       without figures of rows: {problem}")
+        job.reporter.say(
+            f"report       without figures of rows: {problem}; the run is whole, and `tss report RUN --open` tries "
+            "again"
+        )
         return make.report_without_rows(manifest, problem), problem
 
 
@@ -113,6 +116,11 @@ def _require_rows(job: Job, manifest: Manifest, chosen: choose.Selection) -> Non
     if chosen.sources or job.publishing.allow_empty:
         return
     why = "no row has a score and passes the filters"
+    if alone := manifest.counts.unscored - manifest.counts.bounded:
+        why += (
+            f" ({alone:,} of {manifest.counts.scored:,} rows have no score, as no other instruction is an alternative "
+            "to theirs; alternatives.pool can offer some)"
+        )
     if chosen.eligible:
         why = f"of {chosen.asked:,} {chosen.unit} the first row of the ranking alone costs more"
     words = f"nothing would be selected: {why}; accepted: another select.where or select.budget, or --allow-empty"

@@ -16,6 +16,7 @@ from pipeline import config_or_data, read_config
 from pipeline.errors import BadRequest
 from pipeline.planning.cells import COUNTED, chunk_size, rows_of_groups
 from pipeline.reading.chunks import Chunk, plan
+from pipeline.reading.file_kinds import ACCEPTED
 from pipeline.reading.first_rows import FirstRows, first_rows, refusal
 
 SHOWN_FILES = 12
@@ -40,7 +41,9 @@ def first_config(words: Sequence[str], overrides: list[str]) -> tuple[str, list[
     """A commented configuration of data that `tss run` takes as it is, and lines that say what was recognised. Raises
     BadRequest where nothing is."""
     if config_or_data.is_config(words):
-        raise BadRequest(f"{words[0]}: is a configuration already ({config_or_data.READINGS}); accepted: data")
+        if words[0].lower().endswith(config_or_data.SUFFIXES):
+            raise BadRequest(f"{words[0]}: is a configuration already ({config_or_data.READINGS}); accepted: data")
+        raise BadRequest(f"{words[0]}: unknown kind of file; accepted: {ACCEPTED}")
     config = config_or_data.of_data(words, overrides)
     chunks = plan(config)
     looks = first_rows(chunks)

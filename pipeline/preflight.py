@@ -142,7 +142,10 @@ def _problems_as_bad_requests() -> Iterator[None]:
     except ValueError as problem:
         raise BadRequest(f"scorer.model: {problem}") from problem
     except OSError as problem:  # of a name that no file can have
-        raise BadRequest(f"scorer.model or embedder.model cannot be looked for: {problem}") from problem
+        raise BadRequest(
+            f"scorer.model or embedder.model cannot be looked for: {problem}; accepted: a folder that this user may "
+            "read, or a hub name (owner/name)"
+        ) from problem
 
 
 def _tried_template(scorer: Scorer, tokenizer: Any, text: str) -> Template:
@@ -152,7 +155,10 @@ def _tried_template(scorer: Scorer, tokenizer: Any, text: str) -> Template:
     template = load_template(scorer.template, tokenizer, text, scorer.chat)
     prompt, *_ = try_template(template)
     if not encode_prompts(tokenizer, [prompt])[0]:
-        raise TemplateProblem("the template renders an empty prompt")
+        raise TemplateProblem(
+            f"{template.name!r} renders an empty prompt; accepted: a template that shows the instruction, such as "
+            "alpaca"
+        )
     empty_context(tokenizer)
     return template
 

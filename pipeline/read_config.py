@@ -91,11 +91,11 @@ def _check_values(data: Any, origin: str) -> None:
             if urls.has_credentials(value):
                 raise BadRequest(f"{at}{_CREDENTIALS}")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise BadRequest(f"{at}found a number beyond 64 bits")
+            raise BadRequest(f"{at}found a number beyond 64 bits; accepted: from -2^63 to 2^63 - 1")
         elif isinstance(value, (Mapping, list)) and id(value) not in seen:
             seen.add(id(value))
             if len(path) == _DEEPEST:
-                raise BadRequest(f"{at}nested too deeply")
+                raise BadRequest(f"{at}nested too deeply; accepted: at most {_DEEPEST} lists and keys in each other")
             pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
             waiting += [(inner, (*path, _short(key) if not isinstance(key, str) else key[:80])) for key, inner in pairs]
             waiting += [(key, path) for key in value] if isinstance(value, Mapping) else []
@@ -133,11 +133,17 @@ def _put(node: Any, parts: list[str], value: Any, text: str) -> None:
                 node[part] = {}
             node = node[part]
         if not isinstance(node, (dict, list)):
-            raise BadRequest(f"--set {text!r}: {'.'.join(parts[: place + 1])} holds a single value, not keys")
+            raise BadRequest(
+                f"{flag_of(text)} {text!r}: {'.'.join(parts[: place + 1])} holds a single value, not keys; accepted: "
+                "this key under a section, or a place in a list"
+            )
     if isinstance(node, list):
         index = _index(parts[-1], node)
         if index is None:
-            raise BadRequest(f"--set {text!r}: {parts[-1]!r} is no place of a list of {len(node)}")
+            raise BadRequest(
+                f"{flag_of(text)} {text!r}: {parts[-1]!r} is no place of a list of {len(node)}; accepted: a number "
+                f"from 0, such as {'.'.join([*parts[:-1], '0'])}"
+            )
         node[index] = value
     else:
         node[parts[-1]] = value
@@ -180,11 +186,14 @@ def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Seque
         hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(accepted)}"
     if problem["type"] == "missing":
-        return f"{at}: {key}: this key is required"
+        example = "runs/mine" if path[-1] == "output" else "data/alpaca.jsonl"
+        return f"{at}: {key}: this key is required, and there is none; add it, such as {path[-1]}: {example}"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if len(path) == 1 and isinstance(problem["input"], dict) and problem["type"] == "value_error":
         return f"{at}: {key}: {message}"  # of a whole section, where the message says what was found
-    return f"{at}: {key}: found {_short(problem['input'])}: {message[:1].lower() + message[1:2000]}"
+    # Who writes a key in place of the name of its variable must not find it in a log.
+    found = "a value that is not shown" if path[-1:] == ["api_key_env"] else _short(problem["input"])
+    return f"{at}: {key}: found {found}: {message[:1].lower() + message[1:2000]}"
 
 
 def _keys_at(path: list[Any]) -> list[str]:

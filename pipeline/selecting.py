@@ -18,9 +18,11 @@ def asked(path: str, overrides: Sequence[str]) -> tuple[Config, str]:
     """The configuration of a selection from a run or from an output's current run, and that run; raises BadRequest."""
     fixed = [text for text in overrides if read_config.section_of(text) not in _FREE]
     if fixed:
+        key = fixed[0].partition("=")[0].strip()
+        named = "" if urls.has_credentials(key) else f" {key}"  # never its value, which may hold credentials
         raise BadRequest(
-            f"{flag_of(fixed[0])} {fixed[0]!r}: this would need the model; "
-            "accepted by `tss select`: keys under score, select and ray, output, keep_runs, strict and seed"
+            f"{flag_of(fixed[0])}{named}: this would need the model; accepted by `tss select`: keys under score, "
+            "select and ray, output, keep_runs, strict and seed. For any other key use `tss run`"
         )
     output, run = open_run.find_run(path)
     if output is None and not any(text.partition("=")[0].strip() == "output" for text in overrides):

@@ -31,7 +31,8 @@ class AnswerPlace:
         before, after = self._around(instruction, input, turns)
         if (end := self._end_of(after)) != self.end:
             raise TemplateProblem(
-                f"template 'chat' ends the answer of this row with {end!r}, and others with {self.end!r}"
+                f"template 'chat' ends the answer of this row with {end!r}, and others with {self.end!r}; accepted: a "
+                "chat template that ends all answers alike, or another scorer.template"
             )
         return before
 

@@ -47,8 +47,13 @@ def _require_read(text: str, template: Template, variables: Mapping[str, Any]) -
     for name in variables:
         if name not in read:
             others = ", ".join(sorted(read - set(template.globals))) or "none"
-            raise TemplateProblem(f"template 'chat' reads no variable {name!r} of scorer.chat; it reads: {others}")
+            raise TemplateProblem(
+                f"template 'chat' reads no variable {name!r} of scorer.chat; it reads: {others}. Take {name!r} out of "
+                "scorer.chat, or give it a name that is read"
+            )
 
 
 def _refuse_chance(*given: Any, **options: Any) -> None:
-    raise SecurityError("random and lipsum are not accepted: a prompt is the same whenever it is rendered")
+    raise SecurityError(
+        "random and lipsum are not accepted: a prompt is the same whenever it is rendered; take another scorer.template"
+    )

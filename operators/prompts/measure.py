@@ -98,4 +98,4 @@ def _counted(prompt: Ids, target: Ids, input_chars: int, encoder: Encoder) -> Me
 
 
 def _rejected(size: str, encoder: Encoder) -> Rejection:
-    return Rejection("too_long", f"{size}, at most {encoder.max_length} tokens together")
+    return Rejection("too_long", f"{size}, at most {encoder.max_length} tokens together (scorer.max_length)")

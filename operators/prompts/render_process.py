@@ -96,9 +96,12 @@ class RenderProcess:
         _, errors = self._close() or (b"", b"")
         late = self._process.returncode == -signal.SIGPROF
         if late:
-            ended = f"did not finish within {SECONDS:g} s {where}"
-        ended = ended or f"ended its process {where}: it needs too much memory or stack"
-        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+            ended = f"did not finish within {SECONDS:g} s {where}; accepted: a template with less to do"
+        ended = ended or (
+            f"ended its process {where}: it needs too much memory (over {MEMORY >> 30} GiB) or stack; accepted: a "
+            "template with less to do"
+        )
+        last = [f"({line})" for line in errors.decode(errors="replace").strip().splitlines()[-1:]]
         words = " ".join([f"template {self._source['name']!r} {ended}", *last])[:500]
         raise TemplateProblem(words) if late else ProcessEnded(words)
 

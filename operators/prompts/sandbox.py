@@ -46,7 +46,7 @@ def compile_jinja(text: str) -> Render:
     """What renders Jinja source `text` with the variables `instruction` and `input`, default white-space settings and the
     trailing newline kept. Compiling and rendering raise whatever Jinja raises; ValueError for a source or text too long."""
     if len(text) > MAX_SOURCE:
-        raise ValueError(f"{len(text)} characters of template, at most {MAX_SOURCE}")
+        raise ValueError(f"it has {len(text):,} characters of template; accepted: at most {MAX_SOURCE:,}")
     environment = _environment()
     # A row has the same prompt whenever it is rendered.
     del environment.filters["random"], environment.globals["lipsum"]
@@ -60,7 +60,7 @@ def text_of(template: Template, variables: Mapping[str, Any]) -> str:
     for piece in template.generate(variables):
         size += len(piece)
         if size > MAX_TEXT:
-            raise ValueError(f"more than {MAX_TEXT} characters of text")
+            raise ValueError(f"it renders more than {MAX_TEXT} characters of text for one row")
         pieces.append(piece)
     return "".join(pieces)
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 Ids = list[int]
 # What is encoded before a text that does not stand at the start: some tokenizers put a space before the first word alone.
 _LEADS = ("", "\n", "a")
+_ACCEPTED = "accepted: the row without such text, or another scorer.model"
 
 
 class EncodeProblem(ValueError):
@@ -51,7 +52,10 @@ class SpecialText:
         """The ids of a text as the characters it is; raises EncodeProblem."""
         ids = self._plain(text)
         if not self._ids.isdisjoint(ids):
-            raise EncodeProblem("the tokenizer makes a special token of text even where it is told not to")
+            raise EncodeProblem(
+                "the row holds text that looks like a special token, and the tokenizer makes a special token of text "
+                f"even where it is told not to; {_ACCEPTED}"
+            )
         return ids
 
     def marked(self, instruction: str, input: str, turns: str | None = None) -> tuple[tuple[str, str, str | None], str]:
@@ -62,7 +66,10 @@ class SpecialText:
         everything = f"{instruction}{input}{turns}{self._special.pattern}"
         mark = next((char for char in map(chr, range(0xE000, 0xF900)) if char not in everything), None)
         if mark is None:
-            raise EncodeProblem("the row holds every character for private use")
+            raise EncodeProblem(
+                "the row holds text that looks like a special token, and every character of Unicode's private use "
+                f"(U+E000 to U+F8FF), one of which has to be free to mark it; {_ACCEPTED}"
+            )
         marked_turns = None if turns is None else json.dumps(self._broken(json.loads(turns), mark), ensure_ascii=False)
         return (self._broken(instruction, mark), self._broken(input, mark), marked_turns), mark
 
@@ -73,7 +80,10 @@ class SpecialText:
             return [self._broken(inner, mark) for inner in value]
         while isinstance(value, str) and (token := self._special.search(value)):
             if len(token[0]) == 1:
-                raise EncodeProblem(f"the row holds {token[0]!r}, which is a special token of a single character")
+                raise EncodeProblem(
+                    f"the row holds {token[0]!r}, a special token of a single character, which cannot be told from "
+                    f"text; {_ACCEPTED}"
+                )
             value = self._special.sub(lambda token: f"{token[0][0]}{mark}{token[0][1:]}", value)
         return value
 
@@ -105,7 +115,8 @@ class SpecialText:
             if self._plain(lead + simpler)[size:] == expected and ids[:size] == self._plain(lead):
                 return ids[size:]
         raise EncodeProblem(
-            "the tokenizer encodes a text beside a special token in a way that cannot be had without one"
+            "the row holds text that looks like a special token, and between special tokens of the template the "
+            f"tokenizer does not encode it as text; {_ACCEPTED}"
         )
 
     def _ordinary(self, text: str) -> Ids:

@@ -185,7 +185,10 @@ def _compile(name: str, compile_source: Callable[[], Callable[..., str]], advice
     except TemplateProblem:
         raise
     except Exception as error:
-        raise TemplateProblem(f"template {name!r} is not valid Jinja: {one_line(error)}") from error
+        raise TemplateProblem(
+            f"template {name!r} is not valid Jinja: {one_line(error)}; accepted: alpaca, plain, chat, or a file "
+            "that shows {{ instruction }} and {{ input }}"
+        ) from error
 
     def render(*row: str | None) -> str:
         try:

@@ -95,7 +95,10 @@ def empty_context(tokenizer: Any, *, bos_opens_turns: bool = False) -> Ids:
     for token in (eos, bos) if bos_opens_turns else (bos, eos):
         if token is not None:
             return [token]
-    raise ValueError("the scorer's tokenizer has neither a BOS nor an EOS token, so l(0) has no context")
+    raise ValueError(
+        "the scorer's tokenizer has neither a BOS nor an EOS token, and the likelihood of an output without a prompt "
+        "begins with one; accepted: a model whose tokenizer has one of them"
+    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ class Encoder:
         first = next(id for id in ids if id >= self.vocab_size)
         return (
             f"the token {self.tokenizer.convert_ids_to_tokens(first)!r} has the id {first}, and the model's vocabulary has "
-            f"{self.vocab_size} ids: the tokenizer was extended, and the model was not resized"
+            f"{self.vocab_size} ids: the tokenizer was extended, and the model was not resized; accepted: a model "
+            "saved after resize_token_embeddings"
         )
 
     def turns(self, instruction: str, messages: str | None, turn: int | None = None) -> str | None:
@@ -218,4 +222,5 @@ class Encoder:
 
 
 def _not_empty(ids: Ids) -> Ids | TemplateProblem:
-    return ids if ids else TemplateProblem("the template renders an empty prompt for this row")
+    empty = "the template renders an empty prompt for this row; accepted: a scorer.template that shows the instruction"
+    return ids if ids else TemplateProblem(empty)

@@ -62,7 +62,7 @@ class ChatServer:
             listed = self._ask("models", None, threading.Event())
             return {str(model["id"]): str(model.get("root") or "") for model in listed["data"]}
         except (LookupError, TypeError, AttributeError) as error:
-            raise self._problem("lists no models as the protocol has them") from error
+            raise self._problem("lists no models at /models as OpenAI's protocol has them") from error
         except _Refused as refusal:
             raise self._problem(f"does not list its models: {refusal}") from refusal
 
@@ -84,7 +84,10 @@ class ChatServer:
             try:
                 self._complete(_TRIAL, seed, settings, stopped)
             except _Refused:
-                raise self._problem(f"refuses every request: {refusal}") from refusal
+                raise self._problem(
+                    f"refuses every request: {refusal}; accepted: settings of alternatives.generator that its model "
+                    "takes"
+                ) from refusal
             return Answer(None, True)
 
     def answers(
@@ -125,7 +128,10 @@ class ChatServer:
             text = choice["message"]["content"]
             tokens = (answered.get("usage") or {}).get("completion_tokens")
         except (LookupError, TypeError, AttributeError) as error:
-            raise self._problem("gives answers that are no chat completions") from error
+            raise self._problem(
+                "gives answers that are no chat completions; accepted: a server that speaks OpenAI's protocol, at "
+                "alternatives.generator.base_url"
+            ) from error
         text = text if isinstance(text, str) else ""
         text = text.encode("utf-8", "replace").decode()  # JSON may hold half a character
         return Answer(text, choice.get("finish_reason") != "length", tokens if isinstance(tokens, int) else 0)
@@ -145,9 +151,14 @@ class ChatServer:
                 asked = error.headers.get("Retry-After") if error.headers else None
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 why, asked = first_line(error), None
+                if isinstance(error, json.JSONDecodeError):
+                    why = f"what it sends is no JSON ({why}); does alternatives.generator.base_url end in /v1?"
             if attempt + 1 < self.tries and stopped.wait(_seconds_to_wait(attempt, asked)):
                 break
-        raise self._problem(f"does not answer, after {self.tries} tries: {why}")
+        raise self._problem(
+            f"does not answer, after {self.tries} tries: {why}; is it up? alternatives.generator.timeout and tries say "
+            "how long it is waited for"
+        )
 
     def _send(self, path: str, body: dict[str, Any] | None) -> bytes:
         headers = {"Accept": "application/json", "User-Agent": "task-specificity"}

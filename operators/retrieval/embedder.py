@@ -128,7 +128,8 @@ def _check_weights(model: str, version: str) -> None:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise EmbedderProblem(
-            f"embedder.model: {model!r}: modules.json or a config.json is none ({first_line(error)})"
+            f"embedder.model: {model!r}: modules.json or a config.json is damaged ({first_line(error)}); accepted: a "
+            f"folder as sentence-transformers saves it, a hub name, or {LEXICAL!r}"
         ) from error
     for folder, of_transformers, named in modules:
         names = {Path(file).name for file in files if Path(file).parent == folder}
@@ -209,7 +210,8 @@ def _problem(model: str, error: Exception) -> EmbedderProblem:
     readings = "" if looks_local(model) else f"{both_readings(model)}: "
     return EmbedderProblem(
         f"embedder.model: {model!r} could not be loaded ({first_line(error)}); {readings}is the name right and the model hub "
-        f"reachable? Offline: set embedder.model to {LEXICAL!r} or to a local folder"
+        f"reachable? Offline: set embedder.model to {LEXICAL!r} or to a local folder; for a private or gated model, "
+        "put a token of the hub into HF_TOKEN"
     )
 
 

@@ -50,6 +50,7 @@ _WRAPPED = {
     "_fsdp_wrapped_module.": "FSDP has put '_fsdp_wrapped_module.' into the names: save the full state of the inner model",
     "module.": "a wrapper such as DataParallel has put 'module.' before the names: save the inner model (model.module)",
 }
+_QUANTISED = "accepted: a machine that has what this asks for, or the same model without quantisation"
 _SHOWN = 3  # names in a message
 _FEW_LAYERS = 1000  # which may share their weights, so that there are fewer of these
 
@@ -98,12 +99,12 @@ def quantisation_problem(config: Any) -> str | None:
 
         quantizer = AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True)
     except Exception as error:  # noqa: BLE001 - settings are a stranger's, and loading the weights would raise it too
-        return f"its weights are quantised, and cannot be loaded here: {one_line(error)}"
+        return f"its weights are quantised, and cannot be loaded here: {one_line(error)}; {_QUANTISED}"
     try:
         quantizer.validate_environment(device_map=None, weights_only=True)
     except ImportError as error:
         if "install" in str(error):
-            return f"its weights are quantised, and cannot be loaded here: {one_line(error)}"
+            return f"its weights are quantised, and cannot be loaded here: {one_line(error)}; {_QUANTISED}"
     except Exception as error:  # noqa: BLE001 - of this machine's devices
         _log.info("quantised weights could not be loaded on this machine (%s)", error)
     return None
@@ -117,7 +118,10 @@ def header_problem(config: Any, shapes: Shapes, *, trust_remote_code: bool) -> s
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > _FEW_LAYERS + len(shapes):
         # To make them only to say so could take all memory.
-        return f"its configuration asks for {layers:,} layers, and its files hold {len(shapes):,} weights"
+        return (
+            f"its configuration asks for {layers:,} layers, and its files hold {len(shapes):,} weights; accepted: "
+            "weights and config.json of the same model"
+        )
     try:
         with _quiet():
             report = _dry_run(config, shapes, trust_remote_code)

@@ -186,7 +186,10 @@ def evaluate(expression: ast.expr, table: pa.Table) -> np.ndarray:
     # The last are of a number that no column can hold, and of an expression nested too deeply.
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError, RecursionError) as error:
         shown = "the expression" if isinstance(error, RecursionError) else repr(ast.unparse(expression))
-        raise WhereProblem(f"{shown} does not fit its columns: {str(error).splitlines()[0]}") from error
+        raise WhereProblem(
+            f"{shown} does not fit its columns: {str(error).splitlines()[0]}; accepted in select.where: numbers "
+            "compared with numbers, text with text"
+        ) from error
     mask = pc.fill_null(result, False)
     return np.asarray(
         mask.to_numpy(zero_copy_only=False) if isinstance(mask, pa.Array) else mask.to_numpy(), dtype=bool

@@ -99,6 +99,9 @@ def at_most(work: str, name: str, what: str, times: int = 3) -> Iterator[None]:
     """Try something that no row can be blamed for; raises GivenUp once it has ended `times` processes."""
     attempts = Attempts(work, name)
     if attempts.deaths() >= times:
-        raise GivenUp(f"{what} ended its process {times} times; is there too little memory?")
+        raise GivenUp(
+            f"{what} ended its process {times} times; is there too little memory? accepted: more of it, less other "
+            "work on this machine, or a smaller model"
+        )
     with attempts.trying():
         yield

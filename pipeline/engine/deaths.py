@@ -47,7 +47,10 @@ def _trying(name: str, limit: int) -> Iterator[None]:
     folder.mkdir(mode=0o700, exist_ok=True)
     deaths = len(list(folder.glob(f"{task}.*")))
     if deaths >= limit:
-        raise GivenUp(f"{name} ended its process {deaths} times; is there too little memory?")
+        raise GivenUp(
+            f"its task {name} ended its process {deaths} times; is there too little memory? accepted: more "
+            "memory, or less other work on this machine"
+        )
     mark = folder / f"{task}.{uuid.uuid4().hex}"
     mark.touch()
     try:

@@ -91,7 +91,10 @@ def require_gpus(settings: Ray, gpus: int) -> None:
         )
     fewest, _ = _range(settings.scorers, max(1, int(gpus / per_scorer)))
     if fewest * per_scorer > gpus:
-        raise BadRequest(f"ray.scorers: {fewest} scorers of {per_scorer:g} GPUs each do not fit on {gpus} GPUs")
+        raise BadRequest(
+            f"ray.scorers: {fewest} scorers of {per_scorer:g} GPUs each do not fit on {gpus} GPUs of this machine; set "
+            f"it to auto, or to at most {int(gpus / per_scorer)}"
+        )
 
 
 def gpus_awaited(sizes: Pools) -> str:

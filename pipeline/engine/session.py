@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from operators.error_text import first_line
+from operators.error_text import first_line, one_line
 from pipeline.errors import BadRequest, RunFailed
 from pipeline.interruption import Interruption, keep_handlers, restore_handlers
 
@@ -164,9 +164,12 @@ def _initialised(otherwise: str, **settings: Any) -> Iterator[None]:
         Interruption.signals += 1
         raise KeyboardInterrupt from exit
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadRequest(f"{otherwise}: {first_line(error)}") from error
+        raise BadRequest(f"{otherwise}: {one_line(error)}") from error
     except Exception as error:  # Ray raises plain ones where its processes do not come up
-        raise RunFailed("start", f"{otherwise}: {first_line(error)}") from error
+        raise RunFailed(
+            "start",
+            f"{otherwise}: {one_line(error)}; is memory short, or the folder of RAY_TMPDIR (default: /tmp) full?",
+        ) from error
     try:
         Interruption.require_going()  # a signal that came within a callback of Ray, which swallows it
         yield

@@ -28,11 +28,11 @@ _KIND = "dataset"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _BESIDE = (open_run.CONFIG, open_run.REPORT, open_run.MANIFEST)
 _REFUSED = {  # statuses by which the hub refuses a request, which no second try mends
-    400: "the hub does not take this",
+    400: "the hub does not take this; accepted: what it says in brackets",
     401: f"the hub does not accept the token in {TOKEN}; accepted: one that may write, from the settings of an account",
     403: f"the token in {TOKEN} may not do this; accepted: one that may write to this data set, or to its owner's",
     404: "no such owner or data set, or the token may not see it; accepted: owner/name of an account or organisation",
-    409: "somebody else writes there just now, or this exists already",
+    409: "somebody else writes there just now, or this exists already; run the same command again in a moment",
 }
 
 
@@ -80,8 +80,10 @@ def _token() -> str:
 
 def _require_name(name: str) -> None:
     if not _NAME.fullmatch(name):
+        found = "a URL" if "://" in name else repr(name[:200])  # a URL may hold a token
         raise BadRequest(
-            f"{name!r}: accepted: owner/name, an account or organisation of the hub and the name of a data set"
+            f"OWNER/NAME: found {found}; accepted: owner/name, an account or organisation of the hub and the name of a "
+            "data set, each of letters, digits, '.', '_' and '-', such as ann/alpaca-selected"
         )
 
 

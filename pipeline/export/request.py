@@ -61,7 +61,7 @@ def _target(output: str | None, run: str, wanted: Wanted) -> Path:
     if wanted.output is not None:
         if urls.is_url(wanted.output):
             raise BadRequest(
-                f"--output: {wanted.output!r}: accepted: a folder, which is given its name when it is whole"
+                "--output: found a URL; accepted: a folder of this machine, which may be copied to a store afterwards"
             )
         return Path(wanted.output).expanduser().absolute()
     if output is None or urls.is_url(output):

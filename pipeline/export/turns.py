@@ -43,7 +43,10 @@ def answer_place(row: Mapping[str, Any]) -> int:
     turns = parse_turns("messages", row["messages"])[1]
     exchange = last_exchange(turns) if row["turn"] is None else exchange_at(turns, row["turn"])
     if exchange is None or turns[exchange.answer].text != row["output"]:
-        raise ValueError("no turn of its conversation answers the instruction of the row with its output")
+        raise ValueError(
+            "no turn of its conversation answers the instruction of the row with its output; accepted: "
+            "--to alpaca, which needs no turns"
+        )
     return exchange.answer
 
 

@@ -35,7 +35,9 @@ def require_free(target: Path) -> None:
             raise BadRequest(f"{target}: is there already, and not empty; accepted: another folder with --output DIR")
         above = next(parent for parent in target.parents if parent.exists())
     except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be read
-        raise BadRequest(f"{target}: is no place for a folder: {error}") from error
+        raise BadRequest(
+            f"{target}: is no place for a folder: {error}; accepted: another folder with --output DIR"
+        ) from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise BadRequest(f"{target}: {above} cannot be written; accepted: another folder with --output DIR")
 
@@ -54,7 +56,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
             draft.rename(target)
         except OSError as error:
             if target.exists():
-                raise RunFailed("export", f"{target} was filled by somebody else meanwhile") from error
+                raise RunFailed(
+                    "export", f"{target} was filled by somebody else meanwhile; give another folder with --output DIR"
+                ) from error
             raise
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

@@ -16,8 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from operators.error_text import first_line
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.first_bytes import HEAD_BYTES, is_plain
 from pipeline.reading.readers import read_chunk
@@ -80,7 +82,7 @@ class Stratum:
     def whole(self) -> Iterator[Look]:
         """Every row, chunk by chunk."""
         for chunk, size in zip(self._chunks, self.sizes, strict=True):
-            rows = list(read_chunk(chunk))
+            rows = list(_rows_of(chunk))
             yield Look(rows, chunk, len(rows), size)
 
     def _is_from_beginning(self, chunk: Chunk) -> bool:
@@ -93,14 +95,14 @@ class Stratum:
             end = chunk.stop if chunk.stop >= 0 else chunk.size
             start = chunk.start + number * _cell_bytes(chunk)
             stop = min(start + _cell_bytes(chunk), end)
-            rows = list(read_chunk(replace(chunk, start=start, stop=stop)))
+            rows = list(_rows_of(replace(chunk, start=start, stop=stop)))
             return Look(rows, chunk, len(rows), stop - start)
         if chunk.kind in COUNTED:
             start = chunk.start + number * CELL_ROWS
             stop = min(start + CELL_ROWS, chunk.stop)
-            return Look(list(read_chunk(replace(chunk, start=start, stop=stop))), chunk, stop - start, stop - start)
+            return Look(list(_rows_of(replace(chunk, start=start, stop=stop))), chunk, stop - start, stop - start)
         group = chunk.start + number
-        rows = list(itertools.islice(read_chunk(replace(chunk, start=group, stop=group + 1)), GROUP_ROWS))
+        rows = list(itertools.islice(_rows_of(replace(chunk, start=group, stop=group + 1)), GROUP_ROWS))
         size = rows_of_groups(chunk.uri, chunk.size)[group]
         return Look(rows, chunk, size, size)
 
@@ -111,6 +113,14 @@ class Stratum:
         for number, part in enumerate(np.array_split(np.arange(len(rows)), max(1, -(-size // _cell_bytes(chunk))))):
             taken = [rows[row] for row in part.tolist()]
             yield Look(taken, chunk, 0 if number else len(rows), 0 if number else size)
+
+
+def _rows_of(chunk: Chunk) -> Iterator[Unread]:
+    """The rows of a chunk; raises OSError that names its file."""
+    try:
+        yield from read_chunk(chunk)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise OSError(f"{chunk.uri} cannot be read whole: {first_line(error)}") from error
 
 
 def chunk_size(chunk: Chunk) -> int:
@@ -154,7 +164,7 @@ def _plain(uri: str, size: int) -> bool:
 def _beginning(chunk: Chunk) -> tuple[list[Unread], int]:
     """The rows of the first bytes of a file, and how many bytes these are."""
     if chunk.size <= HEAD_OF_FILE or chunk.kind == "arrow":
-        return list(read_chunk(chunk)), chunk.size
+        return list(_rows_of(chunk)), chunk.size
     with _first_bytes(chunk) as head:
         rows: list[Unread] = []
         try:
@@ -163,7 +173,7 @@ def _beginning(chunk: Chunk) -> tuple[list[Unread], int]:
             rows = rows[:-1]
         if rows:
             return [_looked_into(row) for row in rows], head.size
-    rows = list(itertools.islice(read_chunk(chunk), GROUP_ROWS))
+    rows = list(itertools.islice(_rows_of(chunk), GROUP_ROWS))
     return rows, sum(row.size for row in rows)
 
 

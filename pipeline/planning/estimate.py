@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from operators.prompts.tokenise import Encoder
+from operators.rejections import REASONS
 from operators.scoring.outline import Outline
 from pipeline.config import Config
 from pipeline.planning.alternatives import Rules
@@ -55,8 +56,11 @@ def make_plan(subject: Subject, sample: Sample, stored: StoredPairs) -> Plan:
     measured = measure_sample(sample, subject.encoder, config.scorer.too_long, config.seed)
     if not len(measured.tokens_N2):
         reasons = sorted((sample.rejected + measured.rejected).items())
-        words = ", ".join(f"{name} {count:,}" for name, count in reasons) or "no rows"
-        raise ValueError(f"none of {len(sample.rows):,} rows that were looked at can be scored ({words})")
+        words = "; ".join(f"{name} {count:,}: {REASONS[name]}" for name, count in reasons) or "no rows"
+        raise ValueError(
+            f"none of {len(sample.rows):,} rows that were looked at can be scored ({words}); `tss run` keeps each with "
+            "its place and what was found"
+        )
     corpus = _corpus(sample, measured)
     worked = _worked(subject, sample, measured, corpus, stored)
     pairs, forward = _pairs(worked, corpus), _forward(subject, worked, corpus)

@@ -73,7 +73,7 @@ def _pool(config: Config, instructions: Instructions) -> list[Hazard]:
     if instructions.pool > k + FEW or config.alternatives.source == "generated":
         return []
     words = f"{instructions.pool:,} instructions are offered as alternatives, and alternatives.k is {k}"
-    return [Hazard("tiny_pool", f"{words}: rows get nearly all others, or too few")]
+    return [Hazard("tiny_pool", f"{words}: rows get nearly all others, or too few; alternatives.pool can offer more")]
 
 
 def _template(measured: MeasuredSample, encoder: Encoder) -> list[Hazard]:

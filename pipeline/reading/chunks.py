@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.error_text import first_line
+from operators.error_text import first_line, one_line
 from operators.model_files import hub_version
 from pipeline.config import Config, Input
 from pipeline.errors import BadRequest
@@ -21,7 +21,7 @@ from pipeline.reading.first_bytes import HEAD_BYTES, is_plain, refuse_stand_in, 
 from pipeline.reading.lance_data import open_lance
 from pipeline.reading.listing import is_glob, list_input, table_format, table_name, version_of_folder
 from pipeline.storage.files import version_of
-from pipeline.storage.urls import name_of
+from pipeline.storage.urls import is_url, name_of
 from pipeline.storage.whole_file import open_whole
 
 CHUNK_BYTES = 32 << 20
@@ -56,7 +56,8 @@ def plan(config: Config) -> list[Chunk]:
     files = [chunk for index, asked in enumerate(config.input) for chunk in _files(index, asked)]
     total = sum(file.size for file in files)
     if not total:
-        raise BadRequest(f"input: {', '.join(asked.path for asked in config.input)}: there is not one byte to read")
+        paths = ", ".join(asked.path for asked in config.input)
+        raise BadRequest(f"input: {paths}: there is not one byte to read; accepted: files that are not empty")
     blocks = config.ray.read_blocks
     target = CHUNK_BYTES if blocks == "auto" else max(1, -(-total // blocks))
     return [chunk for file in files for chunk in _split(file, target)]
@@ -81,13 +82,8 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         if partition_by_file and not partition_by_file.keys() >= {uri for uri, *_ in listed}:
             raise ValueError("it has changed while its files were listed; run again when nothing writes to it")
         entry_by_file = {} if columns else {uri: entry_of(uri, entries) for uri, *_ in listed}
-    except FileNotFoundError as error:
-        missing = str(error.filename or error.args[0])
-        which = f"{missing!r} is " if missing != asked.path else ""
-        raise BadRequest(f"input.{index}.path: {asked.path!r}: {which}no such file or folder") from error
     except (OSError, ValueError, ImportError, RuntimeError, pa.ArrowException) as error:
-        reason = first_line(error)
-        raise BadRequest(f"input.{index}.path: {asked.path!r} cannot be read: {reason}") from error
+        raise _cannot_be_listed(index, asked.path, error) from error
     unnamed = next((uri for uri, *_ in listed if any("\ud800" <= char <= "\udfff" for char in uri)), None)
     if unnamed is not None:
         raise BadRequest(f"input.{index}.path: {unnamed!r}: the file's name is not UTF-8; accepted: a name that is")
@@ -111,6 +107,21 @@ def _files(index: int, asked: Input) -> list[Chunk]:
         )
         files.append(replace(file, entry=entry_by_file.get(uri), partition=partition_by_file.get(uri)))
     return files
+
+
+def _cannot_be_listed(index: int, path: str, error: Exception) -> BadRequest:
+    where = f"input.{index}.path: {path!r}"
+    if isinstance(error, FileNotFoundError):
+        missing = str(error.filename or error.args[0])
+        which = f"{missing!r} is " if missing != path else ""
+        what = "no such file: none matches this pattern" if is_glob(missing) else f"{which}no such file or folder"
+        # Of a relative path, which may have been meant from the folder of the configuration.
+        seen = "" if is_url(path) or path.startswith(("/", "~")) else f", seen from {str(Path.cwd())!r}"
+        return BadRequest(f"{where}: {what}{seen}; accepted: a file, a folder, a glob or a URL")
+    reason = first_line(error)
+    if is_url(path) and isinstance(error, OSError):
+        reason += "; credentials and region of a store stand in the environment: AWS_ACCESS_KEY_ID, AWS_REGION, ..."
+    return BadRequest(f"{where} cannot be read: {reason}")
 
 
 def require_unchanged(chunk: Chunk) -> None:
@@ -137,7 +148,8 @@ def _hub(index: int, asked: Input, columns: dict[str, str] | None) -> Chunk:
     except OSError as error:
         raise BadRequest(
             f"input.{index}.path: {asked.path!r}: the hub could not give this dataset ({error}); is the name right "
-            "and the hub reachable? Offline, give the path of a dataset saved by datasets"
+            "and the hub reachable? Offline, give the path of a dataset saved by datasets; for a private one, put a "
+            "token of the hub into HF_TOKEN"
         ) from error
     source = asked.source or name.rpartition("/")[2]
     return Chunk(name, "hub", None, source, columns, index, 0, 1, split=asked.split, turns=asked.turns, revision=commit)
@@ -155,7 +167,8 @@ def _split(file: Chunk, target: int) -> list[Chunk]:
                 groups = pq.ParquetFile(opened).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise BadRequest(
-                f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {first_line(error)}"
+                f"input.{file.input_index}.path: {file.uri!r} is not a Parquet file: {first_line(error)}; is it whole? "
+                "accepted: a Parquet file, or the suffix of what it is"
             ) from error
         if not groups:  # nor rows; named among the inputs all the same
             return [replace(file, stop=0)]
@@ -202,8 +215,14 @@ def open_dataset(chunk: Chunk) -> Any:
             else datasets.load_from_disk(chunk.uri)
         )
     except (OSError, ValueError) as error:
+        if chunk.kind != "hub":
+            raise BadRequest(
+                f"input.{chunk.input_index}.path: {chunk.uri!r} is not a saved dataset: {first_line(error)}; accepted: "
+                "a folder that save_to_disk of datasets has written, or its files themselves"
+            ) from error
         raise BadRequest(
-            f"input.{chunk.input_index}.path: {chunk.uri!r} is not a saved dataset: {first_line(error)}"
+            f"input.{chunk.input_index}: the split {chunk.split!r} of {chunk.uri!r} on the hub cannot be loaded: "
+            f"{one_line(error)}; accepted: another split, or a file of it: hf://datasets/{chunk.uri}/FILE.parquet"
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if chunk.split not in loaded:

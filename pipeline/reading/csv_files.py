@@ -98,7 +98,10 @@ def _header(lines: _Lines) -> tuple[list[str], str]:
         if best is None or len(names) > len(best[0]):
             best = names, delimiter, count
     if best is None:
-        raise OSError(f"the header line is no CSV, or larger than a row may be: {faults[0]}")
+        raise OSError(
+            f"the header line is no CSV, or larger than a row may be: {faults[0]}; accepted: a first line with the "
+            "names of the columns"
+        )
     names, delimiter, count = best
     lines.take(count)
     text = delimiter.join(names)

@@ -73,7 +73,7 @@ def entries_of(listed: Sequence[tuple[str, int, str]]) -> tuple[list[tuple[str, 
         if name_of(uri) == DATASET_INFO:
             entries.extend(_read(uri, [file[0] for file in rest]))
     if not rest:
-        raise ValueError(f"no file of rows lies beside {DATASET_INFO}")
+        raise ValueError(f"no file of rows lies beside {DATASET_INFO}; accepted: a folder with the files that it names")
     return rest, entries
 
 
@@ -81,7 +81,7 @@ def _read(uri: str, others: list[str]) -> list[DataEntry]:
     try:
         info = json.loads(files.read(uri, at_most=_MAX_BYTES))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{uri} is no JSON: {one_line(error)}") from error
+        raise ValueError(f"{uri} is no JSON: {one_line(error)}; mend it, or give the files as inputs") from error
     if isinstance(info, dict) and ("features" in info or any("features" in _object(value) for value in info.values())):
         return []  # what `datasets` notes of the files beside it
     if not isinstance(info, dict) or not all(_PLACES & _object(value).keys() for value in info.values()):
@@ -122,7 +122,7 @@ def _texts(value: Any, refuse: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise refuse("accepted: an object of names")
+        raise refuse(f"found {repr(value)[:80]}; accepted: an object of names, each of them text")
     return value
 
 
@@ -196,7 +196,10 @@ def _arranged(row: RawRow, entry: DataEntry) -> RawRow:
     rest = {column: value for column, value in row.record.items() if column not in entry.columns}
     twice = next((column for column in rest if column in entry.columns.values()), None)
     if twice is not None:
-        detail = f"{DATASET_INFO} gives its name {twice!r} to another column, and says nothing of this one"
+        detail = (
+            f"{DATASET_INFO} takes another column for {twice!r}, and the row has a column {twice!r} too; accepted: an "
+            "entry that names both"
+        )
         return replace(row, record=None, problem=Rejection("wrong_type", detail))
     if entry.roles and isinstance(named.get("messages"), list):
         turns = [_turn(turn, entry) for turn in named["messages"]]

@@ -47,7 +47,7 @@ def values_of_partitions(path: str) -> dict[str, dict[str, Value]]:
     try:
         added = pa.table(table.get_add_actions()).select(["path", "partition"]).to_pylist()
     except Exception as error:  # of a stranger's log: a value that is none of its column's type, for one
-        raise ValueError(f"the partitions of the Delta table cannot be read: {first_line(error)}") from error
+        raise ValueError(f"the partitions of the Delta table cannot be read: {first_line(error)}; {_ADVICE}") from error
     values = {root + unquote(file["path"]): file["partition"] for file in added}
     if len(values) != len(added) or sorted(values) != files:
         raise ValueError(f"it is a Delta table that is partitioned, with files outside its folder; {_ADVICE}")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from operators.error_text import one_line
 from operators.word_ngrams import SHORTEST, words_of
 from pipeline.config import Exclude
 from pipeline.errors import BadRequest
@@ -54,7 +55,7 @@ def _read(key: str, asked: Exclude) -> ExcludedFile:
     except FileNotFoundError as error:
         raise BadRequest(f"{name}: no such file; accepted: {ACCEPTED}") from error
     except (OSError, ValueError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise BadRequest(f"{name}: cannot be read: {type(error).__name__} {error}") from error
+        raise BadRequest(f"{name}: cannot be read: {one_line(error)}; accepted: {ACCEPTED}, whole, in UTF-8") from error
     if not any(len(words_of(text)) >= SHORTEST for _, text in texts):
         what = f"none of its {len(texts):,} texts has {SHORTEST} words" if texts else "holds no text"
         raise BadRequest(

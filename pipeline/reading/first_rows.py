@@ -118,7 +118,8 @@ def require_layouts(chunks: list[Chunk], most_rejected: float) -> None:
 def refusal(look: FirstRows) -> str:
     """What is wrong with the first rows of a file, none of which can be used, with the columns that there are."""
     if not look.rejections:
-        return f"input.{look.chunk.input_index}: {look.chunk.uri}: {look.unreadable or 'it has no rows'}"
+        why = look.unreadable or "it has no rows; accepted: a file that has some, or leave this one out"
+        return f"input.{look.chunk.input_index}: {look.chunk.uri}: {why}"
     line, rejection = look.rejections[0]
     rows = (
         "its only row"
@@ -131,17 +132,17 @@ def refusal(look: FirstRows) -> str:
     if not missing:
         return (
             f"{key}: {look.chunk.uri}: {rows} can be used: the first, at line {line}: {rejection.reason}: "
-            f"{rejection.detail[:900]}{_HOW if rejection.reason == 'missing_field' else ''}"
+            f"{rejection.detail[:900]}{_HOW.format(key=key) if rejection.reason == 'missing_field' else ''}"
         )
     hints = []
     for name, column in missing.items():
         close = difflib.get_close_matches(column, look.columns, n=1)
         hints.append(f"{column!r} ({name})" + (f", did you mean {close[0]!r}?" if close else ""))
     return (
-        f"{key}.columns: {look.chunk.uri}: {rows} can be used: no column {'; '.join(hints)} "
-        f"The rows have: {listed(look.columns)}"
+        f"{key}.columns: {look.chunk.uri}: {rows} can be used: no column {'; '.join(hints)}"
+        f"{'' if hints[-1].endswith('?') else ';'} accepted: columns that the rows have: {listed(look.columns)}"
     )
 
 
-_HOW = ", or with --set 'input.0.columns={instruction: COLUMN, output: COLUMN}'"
+_HOW = ", or with --set '{key}.columns={{instruction: COLUMN, output: COLUMN}}'"
 _OF_ROWS = ("instruction", "input", "output", "messages", "system", "history")  # columns of rows, and no keys of turns

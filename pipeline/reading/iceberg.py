@@ -73,7 +73,10 @@ def current_metadata(path: str) -> str:
                 number += 1
             named = [name for name, version in versions.items() if version == number]
         if not named:
-            raise ValueError(f"its {_HINT} names the version {hint!r}, which is not in {folder}")
+            raise ValueError(
+                f"its {_HINT} names the version {hint!r}, which is not in {folder}; accepted: {PREFIX} and the path of "
+                f"a file *{SUFFIX} of it"
+            )
     else:
         named = [name for name, version in versions.items() if version == max(versions.values())]
     if len(named) > 1:

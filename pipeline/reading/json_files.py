@@ -150,7 +150,10 @@ def _following(text: JsonText) -> Iterator[Value]:
         number += 1
         value = text.value(f"in row {number}")
         if number == 1 and value.problem is not None and value.problem.reason == "row_too_large" and not text.peek():
-            raise OSError(f"it is one object, too large for a row ({value.problem.detail}), with no list of rows in it")
+            raise OSError(
+                f"it is one object, too large for a row ({value.problem.detail}), with no list of rows in it; "
+                "accepted: an array of objects, or an object a line"
+            )
         yield value
 
 

@@ -97,7 +97,7 @@ def _of_table(path: str, table: str | None) -> list[tuple[str, int, str]]:
         filesystem, inner = open_filesystem(uri)
         files.append((uri, filesystem.get_file_info(inner).size, version_of(uri)))
     if not files:
-        raise ValueError("it is a table without rows")
+        raise ValueError("it is a table without rows; accepted: one that has some, or leave it out of the inputs")
     return files
 
 

@@ -57,7 +57,8 @@ def _arrow_row(line: int, batch: pa.RecordBatch | pa.Table, place: int) -> RawRo
     except UnicodeDecodeError as error:
         return RawRow(line, None, NOTHING, Rejection("invalid_utf8", one_line(error)))
     except (ValueError, ArithmeticError, RecursionError) as error:  # a date after the year 9999, for one
-        return RawRow(line, None, NOTHING, Rejection("wrong_type", f"a column has no value: {one_line(error)}"))
+        detail = f"a column holds a value that cannot be read: {one_line(error)}; accepted: the row without that column"
+        return RawRow(line, None, NOTHING, Rejection("wrong_type", detail))
     return row_of(line, record)
 
 

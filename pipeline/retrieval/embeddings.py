@@ -239,7 +239,9 @@ class EmbedRange:
             try:
                 embed_folded(embedder, ["Sort the words."])
             except Exception as problem:
-                raise BrokenEmbedder(f"the embedder fails on everything since {_words(error)}") from problem
+                raise BrokenEmbedder(
+                    f"the embedder fails on everything since {_words(error)}; run again, or set another embedder.model"
+                ) from problem
 
         tries = self.whole_tries, self.alone_tries
         return np.concatenate(

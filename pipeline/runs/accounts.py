@@ -95,7 +95,8 @@ def add_scored(counts: dict[str, Counts], blocks: list[Block]) -> dict[str, Coun
         if rows.read != accounted:
             raise RunFailed(
                 "accounts",
-                f"source {source!r}: {rows.read} rows read, {accounted} accounted for; nothing is published",
+                f"source {source!r}: {rows.read:,} rows read, {accounted:,} accounted for; this is a fault of tss: "
+                "please report it",
             )
     return result
 
@@ -166,6 +167,11 @@ _DEATHS = "their process ended while it worked on them alone, as it does where t
 _REMEDIES = {
     "scorer_died": _DEATHS,
     "reader_died": _DEATHS,
+    "scorer_failed": "where memory ran out, a lower `scorer.max_length` or `scorer.batch_tokens` helps; ",
+    "not_finite": "`scorer.dtype: float32` may help; ",
+    "invalid_utf8": "write the file as UTF-8; ",
+    "template_failed": "mend `scorer.template`, or take another one; ",
+    "wrong_type": "`columns` of an input says which columns hold text or turns; ",
     "too_long": "`scorer.max_length` and `scorer.too_long: truncate_input` decide what is too long; ",
     "missing_field": "`columns` of an input says which columns are instruction, input and output; ",
 }
@@ -207,8 +213,9 @@ def require_rows(counts: dict[str, Counts], first: Sequence[str] = ()) -> None:
     """Raise RunFailed where no row is left: all were rejected, the first ones as given, or there was none."""
     total = in_all(counts)
     if total.read == total.lost + total.duplicates + total.near_duplicates:
-        why = f"none can be scored ({by_reason(total)})" if total.rejected else "the input has no rows"
-        raise RunFailed("read", f"{total.read} rows read, {why}{_named(first)}")
+        why = f"none can be scored ({by_reason(total)})" if total.rejected else "the input has no rows; give it some"
+        remedy = _remedy(_unasked(total.rejected)).removesuffix("; ")
+        raise RunFailed("read", f"{total.read:,} rows read, {why}{f'; {remedy}' if remedy else ''}{_named(first)}")
 
 
 def by_reason(counts: Counts) -> str:

@@ -70,7 +70,11 @@ def rewrite(
             )
         for (path,) in new:
             if path is not None and not files.exists(path):
-                raise RunFailed("compact", f"a worker has written {path}, and it is not there")
+                raise RunFailed(
+                    "compact",
+                    f"a worker has written {path}, and it is not there; nothing was removed. Accepted: an output on "
+                    "storage that all machines of the cluster see",
+                )
     for _, path, _ in old:
         files.delete(path)
     files.delete_empty_below(folder)

@@ -71,7 +71,10 @@ def prune(output: str, reporter: Reporter) -> Summary:
     with working_on(output, "tss store prune", None):
         runs = _published(output)
         if not runs:
-            raise BadRequest(f"{output}: no run is published here, so all of the store may still be wanted")
+            raise BadRequest(
+                f"{output}: no run is published here, so all of the store may still be wanted; accepted: an output "
+                "with a published run. To give the store up, remove the folder yourself"
+            )
         lines = []
         for kind in KINDS:
             for folder in _folders(output, kind):
@@ -93,7 +96,7 @@ def after_run(reporter: Reporter, this: workspace.Workspace, former: str | None,
                 if len(_small(folder, kept)) > PARTS_AT_MOST:
                     reporter.say(_joined(reporter, kind, folder, kept))
     except (RunFailed, OSError, pa.ArrowException) as failure:
-        reporter.say(f"upkeep       not done: {failure}")
+        reporter.say(f"upkeep       not done, and the run is published: {failure}; `tss store compact` does it later")
 
 
 def _existing(output: str) -> str:

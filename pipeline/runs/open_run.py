@@ -20,7 +20,7 @@ MANIFEST, REPORT, CONFIG = "manifest.json", "report.html", "config.yaml"
 CARD = "README.md"
 RUNS = "runs"
 _MANIFEST_BYTES = 1 << 30  # of one that is what it should be, and far more
-_NAME_A_RUN = "Name one of runs/<id>, or run again"
+_NAME_A_RUN = "Name one of runs/<id>, make one current with `tss use`, or run again"
 
 
 def locate(text: str) -> str:
@@ -70,7 +70,8 @@ def latest_run(output: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadRequest(f"{pointer}: cannot be read: {first_line(error)[:200]}. {_NAME_A_RUN}") from error
+        why = first_line(error)[:200] if isinstance(error, OSError) else "it is no JSON object that names a run"
+        raise BadRequest(f"{pointer}: cannot be read: {why}. {_NAME_A_RUN}") from error
     run = inside(output, pointed) if isinstance(pointed, str) else None
     if run is None or not files.exists(urls.join(run, MANIFEST)):
         raise BadRequest(f"{pointer}: points to {str(pointed)[:200]!r}, and no published run is there. {_NAME_A_RUN}")
@@ -142,6 +143,6 @@ def parts_of(run: str, published: list[Part]) -> list[BlockPart]:
     for number, part in enumerate(published):
         path = inside(run, part.path)
         if path is None:
-            raise BadRequest(f"{urls.join(run, MANIFEST)}: the file {part.path!r} is outside of the run")
+            raise BadRequest(f"{urls.join(run, MANIFEST)}: the file {part.path!r} is outside of the run. {_ANOTHER}")
         parts.append(BlockPart(number, replace(part, path=path)))
     return parts

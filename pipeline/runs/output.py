@@ -49,7 +49,9 @@ def check_output(output: str) -> str:
         path = Path(output).expanduser().absolute()
         is_file = path.exists() and not path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home folder of nobody
-        raise BadRequest(f"output: {output!r} is no place for a folder: {error}") from error
+        raise BadRequest(
+            f"output: {output!r} is no place for a folder: {error}; accepted: a folder, which need not exist yet"
+        ) from error
     if is_file:
         raise BadRequest(f"output: {output!r} is a file; accepted: a folder, which need not exist yet")
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -118,7 +120,10 @@ def _check_store(output: str) -> str:
     try:
         reached = files.exists(bucket)
     except (OSError, pa.ArrowException) as error:
-        raise BadRequest(f"output: {output!r} cannot be reached: {first_line(error)}") from error
+        raise BadRequest(
+            f"output: {output!r} cannot be reached: {first_line(error)}; credentials and region of a store stand in "
+            "the environment, such as AWS_ACCESS_KEY_ID, AWS_REGION and AWS_ENDPOINT_URL"
+        ) from error
     if not reached:
         raise BadRequest(f"output: {output!r}: there is no bucket {bucket}; accepted: one that exists")
     _require_readable_pointer(output)

@@ -110,7 +110,11 @@ def _write_manifest(workspace: Workspace, text: bytes) -> None:
         with contextlib.suppress(conditional.NotConditional):
             if conditional.replace_object(path, conditional.Seen(None), text):
                 return
-            raise RunFailed("publish", f"{path} is there already: another process has gone on with this run meanwhile")
+            raise RunFailed(
+                "publish",
+                f"{path} is there already: another process has gone on with this run meanwhile; `tss runs` shows what "
+                "it made",
+            )
     files.write(path, text)
 
 
@@ -119,7 +123,10 @@ def point(workspace: Workspace, say: Callable[[str], None]) -> str:
     unchecked = move_pointer(workspace.output, f"{RUNS}/{workspace.run_id}", workspace.lock.require)
     Interruption.published = workspace.final
     if unchecked:
-        say(f"pointer      checked after it was written: the store takes no conditional write ({unchecked})")
+        say(
+            f"pointer      moved; the store takes no conditional write ({unchecked}), so let one command at a time "
+            "write into this output"
+        )
     return workspace.final
 
 

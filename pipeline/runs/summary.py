@@ -220,7 +220,8 @@ def _special(manifest: Manifest) -> list[str]:
 
 def _warnings(counts: AllCounts) -> list[str]:
     return [
-        f"warning      source {source!r}: all {rows.read:,} rows rejected ({', '.join(sorted(rows.rejected))})"
+        f"warning      source {source!r}: all {rows.read:,} rows rejected ({', '.join(sorted(rows.rejected))}); the "
+        "folder rejected/ of the run says what each row had"
         for source, rows in sorted(counts.sources.items())
         if rows.read and rows.read == rows.lost
     ]
@@ -229,7 +230,10 @@ def _warnings(counts: AllCounts) -> list[str]:
 def _report(manifest: Manifest) -> list[str]:
     if manifest.report is None or manifest.report.problem is None:
         return []
-    return [f"warning      the report lacks the figures of rows: {manifest.report.problem}"]
+    return [
+        f"warning      the report lacks the figures of rows: {manifest.report.problem}; the run is whole, and "
+        "`tss report RUN --open` tries again"
+    ]
 
 
 def _examples(title: str, rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -73,7 +73,9 @@ def _of_likeness(verdict: Verdict) -> list[Sentence]:
         loud = loud or fitness.above_chance(verdict.shared, verdict.shared_by_chance) >= SAME_ROWS
     if not parts:
         return []
-    end = ": it is mostly that score under another name" if loud else ""
+    end = ""
+    if loud:
+        end = ": it is mostly that score under another name; select by that one, or take another scorer or template"
     return [Sentence("likeness", "; ".join(parts) + end, loud)]
 
 

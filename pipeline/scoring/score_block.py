@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.error_text import first_line
 from operators.model_files import ModelProblem
 from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
@@ -222,9 +223,15 @@ class ScoreBlock:
         try:
             healthy = self._scorer.works()
         except Exception as problem:
-            raise BrokenScorer(f"{type(problem).__name__}: {problem}") from problem
+            raise BrokenScorer(
+                f"the scorer cannot score: {type(problem).__name__}: {first_line(problem)}; where memory ran out, set "
+                "scorer.batch_tokens or scorer.max_length lower, or take a smaller scorer.model"
+            ) from problem
         if not healthy:
-            raise BrokenScorer(f"the scorer fails on everything since {type(error).__name__}: {error}") from error
+            raise BrokenScorer(
+                f"the scorer fails on everything since {type(error).__name__}: {first_line(error)}; a process of its "
+                "own may do better: run the same command again"
+            ) from error
 
     def _score_rows(self, rows: _Rows) -> _Outcome:
         folder = computed.block_folder(self._kept["scorer"], self._kept["run"], rows.block, self._kept["part"])

@@ -114,7 +114,9 @@ class Lock:
         """Raise RunFailed where another process has taken this run for dead: what it writes must not be disturbed."""
         if not self.held():
             raise RunFailed(
-                "publish", f"this process was held up, and another run has taken over {self._output!r} meanwhile"
+                "publish",
+                f"this process was held up, and another run has taken over {self._output!r} meanwhile; wait for that "
+                "one to end, or set another output",
             )
 
     def _beat(self) -> None:
@@ -182,7 +184,10 @@ def _acquire(output: str, folder: str, command: str) -> Lock:
             continue  # another process has just removed the folder, as it was empty
         except (OSError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
-            raise BadRequest(f"output: {output!r} cannot be written: {reason}") from error
+            raise BadRequest(
+                f"output: {output!r} cannot be written: {reason}; accepted: a folder or bucket in which this user can "
+                "make files"
+            ) from error
         refused = ""
         # It beats while others are looked at, which takes half a minute for each dead one: a third process must not take this
         # one for dead meanwhile, and where one has all the same, this one gives way.

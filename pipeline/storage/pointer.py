@@ -22,6 +22,7 @@ from pipeline.storage import conditional, files, urls
 POINTER, NUMBERS = "latest.json", ".pointer"
 POINTER_BYTES = 1 << 16  # of a pointer that is one, and far more
 _TRIES = 16
+_AGAIN = "; let one command at a time write into this output, then `tss use` makes this run current"
 
 
 def move_pointer(output: str, run: str, still_mine: Callable[[], None]) -> str | None:
@@ -44,7 +45,7 @@ def _move_in_store(pointer: str, run: str, still_mine: Callable[[], None]) -> No
         still_mine()
         if conditional.replace_object(pointer, seen, _text(run, _fence_of(seen.data) + 1)):
             return
-    raise RunFailed("publish", f"{pointer} was changed {_TRIES} times by others while it was written")
+    raise RunFailed("publish", f"{pointer} was changed {_TRIES} times by others while it was written{_AGAIN}")
 
 
 def _move_checked(pointer: str, run: str, still_mine: Callable[[], None]) -> None:
@@ -54,7 +55,7 @@ def _move_checked(pointer: str, run: str, still_mine: Callable[[], None]) -> Non
     files.write(pointer, data)
     still_mine()
     if _read(pointer) != data:
-        raise RunFailed("publish", f"{pointer} was written by another process at the same time")
+        raise RunFailed("publish", f"{pointer} was written by another process at the same time{_AGAIN}")
 
 
 def _move_on_disk(output: str, run: str, still_mine: Callable[[], None]) -> None:
@@ -67,7 +68,7 @@ def _move_on_disk(output: str, run: str, still_mine: Callable[[], None]) -> None
             files.write(pointer, data)
             if not _put_newest_back(pointer, folder, number):
                 return
-    raise RunFailed("publish", f"{pointer} was changed {_TRIES} times by others while it was written")
+    raise RunFailed("publish", f"{pointer} was changed {_TRIES} times by others while it was written{_AGAIN}")
 
 
 def _put_newest_back(pointer: str, folder: str, mine: int) -> bool:

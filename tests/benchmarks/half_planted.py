@@ -26,6 +26,7 @@ import pyarrow.dataset
 from half_planted_corpus import REAL, SPOILT, plant, read_rows
 
 from operators.hashing import content_hash, fold_wording
+from operators.prompts.tokenise import Encoder
 from operators.retrieval.instruction_table import has_input
 from operators.scoring import fitness, scores
 from operators.scoring.encode_pairs import Candidates, encode_rows
@@ -115,17 +116,16 @@ def drawn(rows: Sequence[dict[str, object]], count: int, seed: int) -> list[list
     return picked
 
 
+def config_of(model: str, template: str, dtype: str) -> Config:
+    """Settings of a scorer, as a run would have them."""
+    scorer = {"model": model, "template": template, "dtype": dtype, "max_length": 1024}
+    asked = {"input": [{"path": "rows.jsonl"}], "output": "unused", "embedder": {"model": "lexical"}, "scorer": scorer}
+    return read_config.validate(asked, "the benchmark")
+
+
 def score(table: pa.Table, model: str, template: str, dtype: str, options: argparse.Namespace) -> Scored:
     """Likelihoods of all rows under near and random alternatives, or under written ones."""
-    config = read_config.validate(
-        {
-            "input": [{"path": "rows.jsonl"}],
-            "output": "unused",
-            "embedder": {"model": "lexical"},
-            "scorer": {"model": model, "template": template, "dtype": dtype, "max_length": 1024},
-        },
-        "the benchmark",
-    )
+    config = config_of(model, template, dtype)
     rows = table.to_pylist()
     kinds = np.array([json.loads(row["extra"])["kind"] for row in rows])
     near = [[alternative["instruction"] for alternative in row["alternatives"]] for row in rows]
@@ -139,24 +139,29 @@ def score(table: pa.Table, model: str, template: str, dtype: str, options: argpa
     return Scored(kinds, *(np.array([row[name] for row in likelihoods], dtype=np.float64) for name in columns), others)
 
 
-def _likelihoods(table: pa.Table, texts: list[list[str]], config: Config, dtype: str) -> pa.Table:
-    from operators.scoring.models import load_model
-    from operators.scoring.scorer import TargetScorer
-
-    checked = preflight.check_models(config, preflight.read_template(config.scorer.template))
+def encoded_rows(table: pa.Table, texts: list[list[str]], checked: preflight.Checked) -> tuple[pa.Table, Encoder]:
+    """ENCODED of rows with these alternatives, and the encoder."""
     encoder = cached_encoder(**checked.encoder)
     keys = [content_hash(f"{row['input']}\0{row['output']}") for row in table.select(["input", "output"]).to_pylist()]
     chars = [len(text) for text in table["input"].to_pylist()]
     rows = table.append_column("pair_key", pa.array(keys, pa.binary(16))).append_column("input_chars", pa.array(chars))
     candidates = [Candidates(some, [0.0] * len(some)) for some in texts]
+    return encode_rows(rows, candidates, encoder, max(map(len, texts))), encoder
+
+
+def _likelihoods(table: pa.Table, texts: list[list[str]], config: Config, dtype: str) -> pa.Table:
+    from operators.scoring.models import load_model
+    from operators.scoring.scorer import TargetScorer
+
+    checked = preflight.check_models(config, preflight.read_template(config.scorer.template))
+    encoded, encoder = encoded_rows(table, texts, checked)
     scorer = TargetScorer(load_model(**checked.model(dtype)), BATCH_TOKENS, longest=1024)
-    encoded = encode_rows(rows, candidates, encoder, max(map(len, texts)))
     scoring = Scoring(encoded, encoder.context, lambda: scorer)
     began = time.monotonic()
     scoring.score_all()
     seconds = time.monotonic() - began
     tokens = scoring.work.tokens
-    print(f"{len(rows)} rows, {scoring.work.computed:,} pairs, {tokens:,} tokens, {tokens / seconds:,.0f} a second")
+    print(f"{len(table)} rows, {scoring.work.computed:,} pairs, {tokens:,} tokens, {tokens / seconds:,.0f} a second")
     return scoring.table()
 
 

@@ -345,20 +345,20 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
         },
     }
     cluster.start_head(groups)
-    more = {"ray__gpus_per_scorer": 1, "ray__scorers": 2, **IN_PARTS}
+    more = {"ray__gpus_per_scorer": 1, **IN_PARTS}
     config, go = written(tmp_path / "config.yaml", output, unseen, **more), tmp_path / "go"
     go.touch()
     name = submit_held_back(cluster, config, go)
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 480)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log
-    assert "scorers ask for 2 GPUs, 0 are up" in log
+    assert "scorers ask for 1 GPU" in log and "0 are up" in log
     pairs = json.loads((published(output) / "manifest.json").read_text())["pairs"]
     assert 0 < pairs["resumed"] < pairs["computed"]  # it was in the middle
     check(output, undisturbed)
     nodes = through_api(cluster, "nodes?detail=1")
     with_gpus = {node["node_id"] for node in nodes if node["resources_total"].get("GPU")}
-    assert len(with_gpus) == 2
+    assert len(with_gpus) == 1
     tasks = through_api(cluster, "tasks?detail=1&limit=5000")
     there = {task["name"] for task in tasks if task["type"] == "NORMAL_TASK" and task["node_id"] in with_gpus}
     assert {name for name in there if not name.startswith(("HashShuffle", "SortShuffle"))} == set()

@@ -151,7 +151,7 @@ def test_a_file_that_the_hub_cannot_give_is_a_problem_in_words(hub, embedder, mo
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     resolve_embedder(embedder)  # which has what it needs in the cache
     shutil.rmtree(hub.snapshot(embedder, OLD))
-    with pytest.raises(EmbedderProblem, match=r"'own/embedder' could not be loaded \(connection lost\)"):
+    with pytest.raises(EmbedderProblem, match=r"'own/embedder' could not be loaded \(connection lost at line 7\)"):
         resolve_embedder(embedder)
 
 

@@ -197,7 +197,7 @@ def test_pairs_are_accounted_for(done):
 )
 def test_nothing_but_the_corpus_moves_a_score(done, request, model_folder, tmp_path, monkeypatch, more):
     if "ray__scorers" in more:
-        request.getfixturevalue("actors")
+        request.getfixturevalue("scorer_actors")
         monkeypatch.setattr(blocks, "BLOCK_TOKENS", 2000)  # several blocks, so that both actors have work
     rows = corpus()
     random.Random(str(more)).shuffle(rows)

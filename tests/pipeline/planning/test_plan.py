@@ -67,10 +67,10 @@ def test_a_sample_tells_nearly_what_all_rows_do(tmp_path, planned, monkeypatch):
             "input": " ".join(rng.choices("abcdefgh", k=rng.randrange(1, 20))),
             "output": " ".join(rng.choices("xyz", k=rng.randrange(1, 9))),
         }
-        for _ in range(4000)
+        for _ in range(1600)
     ]
     whole = planned(rows)
-    monkeypatch.setattr(plan, "take_sample", lambda chunks, seed: take_sample(chunks, seed, 800, 0))
+    monkeypatch.setattr(plan, "take_sample", lambda chunks, seed: take_sample(chunks, seed, 500, 0))
     sampled = planned(rows)
     assert whole.rows.exact
     assert not sampled.rows.exact

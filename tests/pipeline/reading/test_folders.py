@@ -150,7 +150,7 @@ def test_a_data_folder_of_llama_factory(tmp_path):
         ({"file_name": "a.json", "formatting": "sharegpt", "columns": {"images": "i"}}, "'x'.columns.images: cannot"),
         ({"file_name": "a.json", "formatting": "sharegpt", "ranking": True}, "'x'.ranking: conversations"),
         ({"file_name": "a.json", "tags": {"role_tag": "r"}}, "'x'.tags"),
-        ({"file_name": "a.json", "columns": 5}, "'x'.columns: accepted: an object of names"),
+        ({"file_name": "a.json", "columns": 5}, "'x'.columns: found 5; accepted: an object of names"),
         ("text", "found no entries with a file_name"),
     ],
 )
