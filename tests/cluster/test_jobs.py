@@ -345,14 +345,14 @@ def test_a_run_goes_on_on_another_cluster_whose_nodes_come_when_they_are_asked_f
         },
     }
     cluster.start_head(groups)
-    more = {"ray__gpus_per_scorer": 1, **IN_PARTS}
+    more = {"ray__gpus_per_scorer": 1, "ray__scorers": 1, **IN_PARTS}
     config, go = written(tmp_path / "config.yaml", output, unseen, **more), tmp_path / "go"
     go.touch()
     name = submit_held_back(cluster, config, go)
     wait_for(lambda: job_of(cluster, name)[0] in ("SUCCEEDED", "FAILED"), "the run did not end", 480)
     status, log = job_of(cluster, name)
     assert status == "SUCCEEDED" and "was interrupted; " in log and f"in {before} parts" in log, log
-    assert "scorers ask for 1 GPU" in log and "0 are up" in log
+    assert "scorers ask for 1 GPUs, 0 are up" in log
     pairs = json.loads((published(output) / "manifest.json").read_text())["pairs"]
     assert 0 < pairs["resumed"] < pairs["computed"]  # it was in the middle
     check(output, undisturbed)
