@@ -106,6 +106,7 @@ class Scoring:
         ]
         self._groups = self._asking_groups()
         self._by_digest: dict[bytes, float] = {}
+        self.asked_tokens = 0  # of the pairs that were computed, or are, since this process began
         if likelihoods is not None:
             self._recall(likelihoods)
 
@@ -160,6 +161,11 @@ class Scoring:
             self.work.resumed += len(digests)
             return finished
 
+        self.asked_tokens += sum(
+            len(prompt) + len(target)
+            for (prompt, target), unknown in zip(pairs, np.isnan(finished), strict=True)
+            if unknown
+        )
         scorer = self._scorer()
         before = self.work.forwarded_tokens - scorer.forwarded_tokens, self.work.padding_tokens - scorer.padding_tokens
         began = time.monotonic() - self.work.seconds

@@ -21,12 +21,14 @@ _NOTE_BYTES = 1 << 12
 
 @dataclass(frozen=True)
 class Note:
-    """What a scorer does: the block, pairs of it that it has computed, and all that it has to (0: not known); before its first
-    block it loads the model."""
+    """What a scorer does: the block, pairs of it that it has computed with their tokens, and all that it has to (0: not known);
+    before its first block it loads the model."""
 
     block: int = -1
     done: int = 0
+    tokens: int = 0
     all: int = 0
+    all_tokens: int = 0
     loading: bool = False
 
 
@@ -40,9 +42,9 @@ class Notes:
         """The model is loaded now."""
         self._write(Note(loading=True))
 
-    def scoring(self, block: int, done: int, all: int) -> None:
-        """So many pairs of a block are computed."""
-        self._write(Note(block, done, all))
+    def scoring(self, block: int, done: int, tokens: int, all: int, all_tokens: int) -> None:
+        """So many pairs of a block, and so many tokens, are computed of all."""
+        self._write(Note(block, done, tokens, all, all_tokens))
 
     def _write(self, note: Note) -> None:
         with contextlib.suppress(OSError, pa.ArrowException):  # scoring goes on without
@@ -55,47 +57,49 @@ class Watch:
     def __init__(self, name: str, work: str, blocks: list[Block]):
         self._name, self._folder = name, urls.join(work, FOLDER)
         self._rows = {block.block: block.placed.rows - sum(block.duplicates.values()) for block in blocks}
-        self._finished: dict[int, int] = {}  # pairs computed
-        self._began: tuple[float, int] | None = None  # when pairs were first seen, and how many
+        self._finished: dict[int, tuple[int, int]] = {}  # pairs computed, and their tokens
+        self._began: tuple[float, int] | None = None  # when tokens were first seen, and how many
 
     def finish(self, scored: ScoredBlock) -> None:
         """A block has been scored."""
-        self._finished[scored.block] = scored.work.computed - scored.work.resumed
+        self._finished[scored.block] = scored.work.computed - scored.work.resumed, scored.work.tokens
 
     def look(self) -> UnderWay:
-        """Pairs done, of all, the rate since they were first seen, and the time that is left. Raises OSError."""
+        """Pairs done, of all, the tokens a second since they were first seen, and the time that is left. Raises OSError.
+
+        Pairs differ in length, and those of a block are computed from the longest on: time goes by tokens."""
         notes = [note for path, _ in files.list_files(self._folder) if (note := _read(path)) is not None]
         finished = dict(self._finished)  # the driver may add to it meanwhile
         active = {note.block: note for note in notes if note.block in self._rows and note.block not in finished}
         loading = sum(note.loading for note in notes)
-        done = sum(finished.values()) + sum(note.done for note in active.values())
-        total = self._total(finished, active)
+        done = sum(pairs for pairs, _ in finished.values()) + sum(note.done for note in active.values())
+        tokens = sum(tokens for _, tokens in finished.values()) + sum(note.tokens for note in active.values())
+        total, all_tokens = self._totals(finished, active)
         now = time.monotonic()
         if not done:
             words = f"{loading} of {len(notes)} scorers load their model" if loading else "no pair is computed yet"
             return UnderWay(words)
         metrics.show("tss_stage_done", done, stage=f"{self._name} pairs")
         metrics.show("tss_stage_total", total or 0, stage=f"{self._name} pairs")
-        self._began = self._began or (now, done)
-        seconds, more = now - self._began[0], done - self._began[1]
-        share = sum(note.done / note.all for note in active.values() if note.all)
-        return UnderWay(_in_words(done, total, more / seconds if seconds > 0 and more else 0.0), share)
+        self._began = self._began or (now, tokens)
+        seconds, more = now - self._began[0], tokens - self._began[1]
+        share = sum(note.tokens / note.all_tokens for note in active.values() if note.all_tokens)
+        words = f"{done:,} pairs" if total is None else f"{done:,} of {total:,} pairs"
+        if seconds > 0 and more:
+            rate = more / seconds
+            left = "" if all_tokens is None else f", {_time((all_tokens - tokens) / rate)} left"
+            words += f", {rate:,.0f} tokens a second{left}" if rate >= 1 else f", {rate:.2f} tokens a second{left}"
+        return UnderWay(words, share)
 
-    def _total(self, finished: dict[int, int], active: dict[int, Note]) -> int | None:
-        """Pairs of all blocks: known ones, and of others as many a row as those have; None where notes do not say."""
-        if not all(note.all for note in active.values()):
-            return None
-        known = sum(finished.values()) + sum(note.all for note in active.values())
+    def _totals(self, finished: dict[int, tuple[int, int]], active: dict[int, Note]) -> tuple[int | None, int | None]:
+        """Pairs and tokens of all blocks: known ones, and of others as many a row as those have; None where notes do not
+        say."""
         rows = sum(self._rows[block] for block in (*finished, *active))
-        return round(known * sum(self._rows.values()) / rows) if rows else None
-
-
-def _in_words(done: int, total: int | None, rate: float) -> str:
-    words = f"{done:,} pairs" if total is None else f"{done:,} of {total:,} pairs"
-    if not rate:
-        return words
-    left = "" if total is None else f", {_time((total - done) / rate)} left"
-    return f"{words}, {rate:,.0f} a second{left}" if rate >= 1 else f"{words}, {rate:.2f} a second{left}"
+        if not rows or not all(note.all for note in active.values()):
+            return None, None
+        known = [*finished.values(), *((note.all, note.all_tokens) for note in active.values())]
+        pairs, tokens = (round(sum(amounts) * sum(self._rows.values()) / rows) for amounts in zip(*known, strict=True))
+        return pairs, tokens
 
 
 def _time(seconds: float) -> str:

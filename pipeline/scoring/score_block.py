@@ -241,8 +241,8 @@ class ScoreBlock:
 
         def keep(finished: pa.Table) -> None:
             keeper.take(finished)
-            left = work.computed - len(before) if self._threshold is None else 0
-            self._notes.scoring(rows.block, work.computed - work.resumed, left)
+            left = (work.computed - len(before), scoring.asked_tokens) if self._threshold is None else (0, 0)
+            self._notes.scoring(rows.block, work.computed - work.resumed, work.tokens, *left)
             meter.read()
             metrics.scorer(self._scorer)  # batches have become smaller where memory ran out
 

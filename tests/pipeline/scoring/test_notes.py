@@ -20,14 +20,14 @@ def block(number, rows):
     return SimpleNamespace(block=number, placed=SimpleNamespace(rows=rows + 1), duplicates={"a": 1})
 
 
-def scored(number, computed):
-    return SimpleNamespace(block=number, work=SimpleNamespace(computed=computed, resumed=0))
+def scored(number, computed, tokens):
+    return SimpleNamespace(block=number, work=SimpleNamespace(computed=computed, resumed=0, tokens=tokens))
 
 
 def note(folder, actor, **facts):
     path = folder / notes.FOLDER / f"{actor}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"block": -1, "done": 0, "all": 0, "loading": False, **facts}))
+    path.write_text(json.dumps({"block": -1, "loading": False, **facts}))
 
 
 def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
@@ -35,26 +35,27 @@ def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
     assert watch.look().words == "no pair is computed yet"
     note(tmp_path, "a", loading=True)
     assert watch.look().words == "1 of 1 scorers load their model"
-    note(tmp_path, "a", block=0, done=100, all=400)
-    assert watch.look() == notes.UnderWay("100 of 400 pairs", 0.25)
+    # The longest come first: a fourth of the pairs has more than half of the tokens.
+    note(tmp_path, "a", block=0, done=100, tokens=6000, all=400, all_tokens=10_000)
+    assert watch.look() == notes.UnderWay("100 of 400 pairs", 0.6)
     clock.seconds += 15
-    note(tmp_path, "a", block=0, done=160, all=400)
-    assert watch.look() == notes.UnderWay("160 of 400 pairs, 4 a second, 60 s left", 0.4)
+    note(tmp_path, "a", block=0, done=160, tokens=7500, all=400, all_tokens=10_000)
+    assert watch.look() == notes.UnderWay("160 of 400 pairs, 100 tokens a second, 25 s left", 0.75)
 
 
 def test_pairs_of_blocks_that_have_not_begun_are_those_of_others_by_rows(tmp_path, clock):
     watch = Watch("score", str(tmp_path), [block(number, 10) for number in range(4)])
-    watch.finish(scored(0, 100))
-    note(tmp_path, "a", block=0, done=100, all=100)  # finished, and not written anew yet
-    note(tmp_path, "b", block=2, done=30, all=60)
+    watch.finish(scored(0, 100, 1000))
+    note(tmp_path, "a", block=0, done=100, tokens=1000, all=100, all_tokens=1000)  # finished, and not written anew yet
+    note(tmp_path, "b", block=2, done=30, tokens=300, all=60, all_tokens=600)
     (tmp_path / notes.FOLDER / "c.json").write_text("")
     assert watch.look() == notes.UnderWay("130 of 320 pairs", 0.5)
     clock.seconds += 1000
-    note(tmp_path, "b", block=2, done=60, all=60)
-    assert watch.look().words == "160 of 320 pairs, 0.03 a second, 89 min left"
+    note(tmp_path, "b", block=2, done=60, tokens=600, all=60, all_tokens=600)
+    assert watch.look().words == "160 of 320 pairs, 0.30 tokens a second, 89 min left"
 
 
 def test_a_bounded_round_does_not_say_how_many_pairs_there_will_be(tmp_path, clock):
     watch = Watch("score rest", str(tmp_path), [block(0, 40)])
-    note(tmp_path, "a", block=0, done=5)
+    note(tmp_path, "a", block=0, done=5, tokens=50)
     assert watch.look() == notes.UnderWay("5 pairs", 0)
