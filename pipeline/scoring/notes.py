@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -21,12 +20,13 @@ _NOTE_BYTES = 1 << 12
 
 @dataclass(frozen=True)
 class Note:
-    """What a scorer does: the block, pairs of it that it has computed with their tokens, and all that it has to (0: not known);
-    before its first block it loads the model."""
+    """What a scorer does: the block, pairs of it that it has computed with their tokens and the seconds that these took, and
+    all that it has to (0: not known); before its first block it loads the model."""
 
     block: int = -1
     done: int = 0
     tokens: int = 0
+    seconds: float = 0.0
     all: int = 0
     all_tokens: int = 0
     loading: bool = False
@@ -42,9 +42,9 @@ class Notes:
         """The model is loaded now."""
         self._write(Note(loading=True))
 
-    def scoring(self, block: int, done: int, tokens: int, all: int, all_tokens: int) -> None:
-        """So many pairs of a block, and so many tokens, are computed of all."""
-        self._write(Note(block, done, tokens, all, all_tokens))
+    def scoring(self, block: int, done: int, tokens: int, seconds: float, all: int, all_tokens: int) -> None:
+        """So many pairs of a block, and so many tokens, are computed of all, in so many seconds."""
+        self._write(Note(block, done, tokens, seconds, all, all_tokens))
 
     def _write(self, note: Note) -> None:
         with contextlib.suppress(OSError, pa.ArrowException):  # scoring goes on without
@@ -57,47 +57,50 @@ class Watch:
     def __init__(self, name: str, work: str, blocks: list[Block]):
         self._name, self._folder = name, urls.join(work, FOLDER)
         self._rows = {block.block: block.placed.rows - sum(block.duplicates.values()) for block in blocks}
-        self._finished: dict[int, tuple[int, int]] = {}  # pairs computed, and their tokens
-        self._began: tuple[float, int] | None = None  # when tokens were first seen, and how many
+        self._finished: dict[int, tuple[int, int, float]] = {}  # pairs computed, their tokens, and seconds
 
     def finish(self, scored: ScoredBlock) -> None:
         """A block has been scored."""
-        self._finished[scored.block] = scored.work.computed - scored.work.resumed, scored.work.tokens
+        work = scored.work
+        self._finished[scored.block] = work.computed - work.resumed, work.tokens, work.seconds
 
     def look(self) -> UnderWay:
-        """Pairs done, of all, the tokens a second since they were first seen, and the time that is left. Raises OSError.
+        """Pairs done, of all, tokens a second by the clocks of the scorers at work, and the time that is left. Raises OSError.
 
         Pairs differ in length, and those of a block are computed from the longest on: time goes by tokens."""
         notes = [note for path, _ in files.list_files(self._folder) if (note := _read(path)) is not None]
         finished = dict(self._finished)  # the driver may add to it meanwhile
         active = {note.block: note for note in notes if note.block in self._rows and note.block not in finished}
         loading = sum(note.loading for note in notes)
-        done = sum(pairs for pairs, _ in finished.values()) + sum(note.done for note in active.values())
-        tokens = sum(tokens for _, tokens in finished.values()) + sum(note.tokens for note in active.values())
+        computed = [*finished.values(), *((note.done, note.tokens, note.seconds) for note in active.values())]
+        done, tokens, seconds = (sum(amounts) for amounts in zip(*computed, strict=True)) if computed else (0, 0, 0.0)
         total, all_tokens = self._totals(finished, active)
-        now = time.monotonic()
         if not done:
             words = f"{loading} of {len(notes)} scorers load their model" if loading else "no pair is computed yet"
             return UnderWay(words)
         metrics.show("tss_stage_done", done, stage=f"{self._name} pairs")
         metrics.show("tss_stage_total", total or 0, stage=f"{self._name} pairs")
-        self._began = self._began or (now, tokens)
-        seconds, more = now - self._began[0], tokens - self._began[1]
         share = sum(note.tokens / note.all_tokens for note in active.values() if note.all_tokens)
         words = f"{done:,} pairs" if total is None else f"{done:,} of {total:,} pairs"
-        if seconds > 0 and more:
-            rate = more / seconds
+        at_work = sum(note.seconds > 0 for note in active.values())
+        if tokens and seconds and at_work:
+            rate = at_work * tokens / seconds
             left = "" if all_tokens is None else f", {_time((all_tokens - tokens) / rate)} left"
             words += f", {rate:,.0f} tokens a second{left}" if rate >= 1 else f", {rate:.2f} tokens a second{left}"
         return UnderWay(words, share)
 
-    def _totals(self, finished: dict[int, tuple[int, int]], active: dict[int, Note]) -> tuple[int | None, int | None]:
+    def _totals(
+        self, finished: dict[int, tuple[int, int, float]], active: dict[int, Note]
+    ) -> tuple[int | None, int | None]:
         """Pairs and tokens of all blocks: known ones, and of others as many a row as those have; None where notes do not
         say."""
         rows = sum(self._rows[block] for block in (*finished, *active))
         if not rows or not all(note.all for note in active.values()):
             return None, None
-        known = [*finished.values(), *((note.all, note.all_tokens) for note in active.values())]
+        known = [
+            *(amounts[:2] for amounts in finished.values()),
+            *((note.all, note.all_tokens) for note in active.values()),
+        ]
         pairs, tokens = (round(sum(amounts) * sum(self._rows.values()) / rows) for amounts in zip(*known, strict=True))
         return pairs, tokens
 

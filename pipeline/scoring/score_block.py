@@ -242,7 +242,7 @@ class ScoreBlock:
         def keep(finished: pa.Table) -> None:
             keeper.take(finished)
             left = (work.computed - len(before), scoring.asked_tokens) if self._threshold is None else (0, 0)
-            self._notes.scoring(rows.block, work.computed - work.resumed, work.tokens, *left)
+            self._notes.scoring(rows.block, work.computed - work.resumed, work.tokens, work.seconds, *left)
             meter.read()
             metrics.scorer(self._scorer)  # batches have become smaller where memory ran out
 

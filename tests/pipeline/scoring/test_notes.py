@@ -3,25 +3,17 @@
 import json
 from types import SimpleNamespace
 
-import pytest
-
 from pipeline.scoring import notes
 from pipeline.scoring.notes import Watch
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(notes.time, "monotonic", lambda: now.seconds)
-    return now
 
 
 def block(number, rows):
     return SimpleNamespace(block=number, placed=SimpleNamespace(rows=rows + 1), duplicates={"a": 1})
 
 
-def scored(number, computed, tokens):
-    return SimpleNamespace(block=number, work=SimpleNamespace(computed=computed, resumed=0, tokens=tokens))
+def scored(number, computed, tokens, seconds):
+    work = SimpleNamespace(computed=computed, resumed=0, tokens=tokens, seconds=seconds)
+    return SimpleNamespace(block=number, work=work)
 
 
 def note(folder, actor, **facts):
@@ -30,32 +22,34 @@ def note(folder, actor, **facts):
     path.write_text(json.dumps({"block": -1, "loading": False, **facts}))
 
 
-def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
+def test_one_block_moves_from_the_first_note_on(tmp_path):
     watch = Watch("score", str(tmp_path), [block(0, 40)])
     assert watch.look().words == "no pair is computed yet"
     note(tmp_path, "a", loading=True)
     assert watch.look().words == "1 of 1 scorers load their model"
     # The longest come first: a fourth of the pairs has more than half of the tokens.
-    note(tmp_path, "a", block=0, done=100, tokens=6000, all=400, all_tokens=10_000)
-    assert watch.look() == notes.UnderWay("100 of 400 pairs", 0.6)
-    clock.seconds += 15
-    note(tmp_path, "a", block=0, done=160, tokens=7500, all=400, all_tokens=10_000)
-    assert watch.look() == notes.UnderWay("160 of 400 pairs, 100 tokens a second, 25 s left", 0.75)
+    note(tmp_path, "a", block=0, done=100, tokens=6000, seconds=60.0, all=400, all_tokens=10_000)
+    assert watch.look() == notes.UnderWay("100 of 400 pairs, 100 tokens a second, 40 s left", 0.6)
+    assert watch.look() == watch.look()  # nothing new is known, however much later
+    note(tmp_path, "a", block=0, done=160, tokens=7500, seconds=100.0, all=400, all_tokens=10_000)
+    assert watch.look() == notes.UnderWay("160 of 400 pairs, 75 tokens a second, 33 s left", 0.75)
 
 
-def test_pairs_of_blocks_that_have_not_begun_are_those_of_others_by_rows(tmp_path, clock):
+def test_pairs_of_blocks_that_have_not_begun_are_those_of_others_by_rows(tmp_path):
     watch = Watch("score", str(tmp_path), [block(number, 10) for number in range(4)])
-    watch.finish(scored(0, 100, 1000))
-    note(tmp_path, "a", block=0, done=100, tokens=1000, all=100, all_tokens=1000)  # finished, and not written anew yet
-    note(tmp_path, "b", block=2, done=30, tokens=300, all=60, all_tokens=600)
+    watch.finish(scored(0, 100, 1000, 10.0))
+    note(tmp_path, "a", block=0, done=100, tokens=1000, seconds=10.0, all=100, all_tokens=1000)  # not written anew yet
+    note(tmp_path, "b", block=2, done=30, tokens=300, seconds=3.0, all=60, all_tokens=600)
     (tmp_path / notes.FOLDER / "c.json").write_text("")
-    assert watch.look() == notes.UnderWay("130 of 320 pairs", 0.5)
-    clock.seconds += 1000
-    note(tmp_path, "b", block=2, done=60, tokens=600, all=60, all_tokens=600)
-    assert watch.look().words == "160 of 320 pairs, 0.30 tokens a second, 89 min left"
+    assert watch.look() == notes.UnderWay("130 of 320 pairs, 100 tokens a second, 19 s left", 0.5)
+    note(tmp_path, "a", block=1, done=20, tokens=200, seconds=2.0, all=100, all_tokens=1000)
+    words = (
+        "150 of 347 pairs, 200 tokens a second, 10 s left"  # two at work; of the fourth block as many a row as of three
+    )
+    assert watch.look() == notes.UnderWay(words, 0.7)
 
 
-def test_a_bounded_round_does_not_say_how_many_pairs_there_will_be(tmp_path, clock):
+def test_a_bounded_round_does_not_say_how_many_pairs_there_will_be(tmp_path):
     watch = Watch("score rest", str(tmp_path), [block(0, 40)])
     note(tmp_path, "a", block=0, done=5, tokens=50)
     assert watch.look() == notes.UnderWay("5 pairs", 0)
