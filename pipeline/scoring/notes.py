@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -58,6 +59,7 @@ class Watch:
         self._name, self._folder = name, urls.join(work, FOLDER)
         self._rows = {block.block: block.placed.rows - sum(block.duplicates.values()) for block in blocks}
         self._finished: dict[int, tuple[int, int, float]] = {}  # pairs computed, their tokens, and seconds
+        self._news = 0, 0.0  # tokens that were done when they last were other ones, and when that was seen
 
     def finish(self, scored: ScoredBlock) -> None:
         """A block has been scored."""
@@ -82,10 +84,13 @@ class Watch:
         metrics.show("tss_stage_total", total or 0, stage=f"{self._name} pairs")
         share = sum(note.tokens / note.all_tokens for note in active.values() if note.all_tokens)
         words = f"{done:,} pairs" if total is None else f"{done:,} of {total:,} pairs"
+        if tokens != self._news[0]:
+            self._news = tokens, time.monotonic()
         at_work = sum(note.seconds > 0 for note in active.values())
         if tokens and seconds and at_work:
             rate = at_work * tokens / seconds
-            left = "" if all_tokens is None else f", {_time((all_tokens - tokens) / rate)} left"
+            since = time.monotonic() - self._news[1]  # scorers write their notes now and then, and go on meanwhile
+            left = "" if all_tokens is None else f", {_time((all_tokens - tokens) / rate - since)} left"
             words += f", {rate:,.0f} tokens a second{left}" if rate >= 1 else f", {rate:.2f} tokens a second{left}"
         return UnderWay(words, share)
 
@@ -108,6 +113,8 @@ class Watch:
 def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{max(0, seconds):.0f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
