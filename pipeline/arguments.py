@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     export = verbs.add_parser("export", help="write the rows of a published run as a trainer takes them")
     _add_inspection(verbs)
     push = verbs.add_parser("push", help="send a published run to a data set of the Hugging Face hub")
+    flags.add_completion(verbs)
     submit = verbs.add_parser("submit", help="do one of these on a cluster, as a job: run, refresh, select, demo")
 
     for verb in (select, report, export, push):
@@ -43,8 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     report.add_argument("--open", action="store_true", help="open the page of the run in a browser")
     _add_export(export)
-    push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
-    push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
+    _add_push(push)
     submit.add_argument("--address", help="of the cluster's dashboard, such as http://head:8265 (default: RAY_ADDRESS)")
     submit.add_argument("--id", help="name of the job (default: one of Ray's)")
     submit.add_argument("--no-wait", action="store_true", help="do not follow the job to its end")
@@ -97,6 +97,11 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--output", metavar="DIR", help="folder of the export (default: in exports/ of the run's output)"
     )
+
+
+def _add_push(push: argparse.ArgumentParser) -> None:
+    push.add_argument("repository", metavar="OWNER/NAME", help="the data set; it is made where it does not exist")
+    push.add_argument("--public", action="store_true", help="everybody may see it (default: private)")
 
 
 def _add_overrides(verb: argparse.ArgumentParser) -> None:

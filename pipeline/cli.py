@@ -7,7 +7,6 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import advice
@@ -249,34 +248,19 @@ def _push(arguments: argparse.Namespace) -> Summary:
 
 
 def _demo(arguments: argparse.Namespace) -> Summary:
-    from pipeline import demo, flow, read_config
-    from pipeline.demo import truth
-    from pipeline.read_config import section_of
-    from pipeline.runs.output import check_output
+    from pipeline.demo.run_demo import run_demo
 
-    if any(section_of(text) == "input" for text in arguments.overrides):
-        raise BadRequest("--set input: `tss demo` runs on its own corpus; accepted: `tss run CONFIG` for any other")
-
-    def config_for(corpus: Path, output: Path, model: Path) -> Config:
-        data = read_config.override(demo.settings(corpus, output, model), arguments.overrides)
-        return read_config.validate(data, "the demo's configuration")
-
-    config = config_for(Path("corpus.jsonl"), arguments.output, demo.MODEL)
-    if "://" in config.output:
-        raise BadRequest(
-            f"output: {config.output!r}: `tss demo` writes to a folder; accepted: `tss run CONFIG` for URLs"
-        )
-    arguments.output_folder = check_output(config.output)
-    config = config_for(*demo.prepare(Path(arguments.output_folder), arguments.rows, config.seed))
-    summary = flow.run(config, _reporter(arguments), fresh=arguments.fresh)
-    if config.select.mode == "bounded":
-        judged = "\nplanted      not judged: bounded selection leaves most rows without the scores to compare"
-    else:
-        judged = truth.section(truth.read(Path(summary.run)))
-    return replace(summary, text=f"{summary.text}\n{judged}")
+    return run_demo(arguments, _reporter(arguments))
 
 
-_WITHOUT_RAY = ("init", "plan", "report", "runs", "use", "explain", "compare", "export", "push", "submit")
+def _completion(arguments: argparse.Namespace) -> Summary:
+    from pipeline.completion import completion
+    from pipeline.runs.summary import Summary
+
+    return Summary("", completion(make_parser(), arguments.shell))
+
+
+_WITHOUT_RAY = ("init", "plan", "report", "runs", "use", "explain", "compare", "export", "push", "submit", "completion")
 # What has come of a command that publishes no run.
 _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "init": _init,
@@ -294,4 +278,5 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Summary | int]] = {
     "export": _export,
     "push": _push,
     "submit": _submit,
+    "completion": _completion,
 }

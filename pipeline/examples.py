@@ -22,6 +22,7 @@ EXAMPLES = {
     "compare": "tss compare runs/mine/runs/20261130T025819-ba15d2 runs/mine",
     "export": "tss export runs/mine --to messages",
     "push": "tss push runs/mine owner/name",
+    "completion": "tss completion bash   # in ~/.bashrc: source <(tss completion bash)",
     "submit": "tss submit --address http://head:8265 run /shared/config.yaml",
 }
 

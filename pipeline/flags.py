@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.examples import add_examples
 
 MOST_OF_LABEL = 120  # characters
+SHELLS = ("bash", "zsh", "tcsh")  # which `tss completion` writes a script for
 KEYS = {
     "--output": ("output", "DIR", "where the run goes (output)"),
     "--model": ("scorer.model", "NAME", "hub name or folder of the scorer (scorer.model)"),
@@ -48,6 +49,12 @@ def add_runs(verbs: Any) -> None:
     """`tss runs` and `tss use`."""
     verbs.add_parser("runs", help="the runs of an output: when, what made each, rows, label, which is current")
     verbs.add_parser("use", help="make another published run of an output the current one")
+
+
+def add_completion(verbs: Any) -> None:
+    """`tss completion`."""
+    completion = verbs.add_parser("completion", help="a script for your shell that completes commands and flags")
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
 
 
 def add_flags(verbs: Mapping[str, argparse.ArgumentParser]) -> None:
