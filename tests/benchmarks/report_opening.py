@@ -89,7 +89,7 @@ def main() -> None:
             every = [distinct[number % DISTINCT] for number in range(rows)]
             run = publish_rows(Path(folder), every, selected=range(0, rows, 10), part_rows=50_000)
             began, cores = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
-            page = make.report_again(open_run.read_manifest(str(run)), str(run)).text
+            page = make.report_again(open_run.read_manifest(str(run)), str(run))
             made, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
             path = Path(folder) / "report.html"
             path.write_text(page, encoding="utf-8")
