@@ -16,6 +16,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, WorkerCra
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from operators.error_text import first_line
 from pipeline.config import Config
 from pipeline.engine.deaths import counted
 from pipeline.engine.progress import Reporter
@@ -216,7 +217,7 @@ def failed(stage: str, error: BaseException) -> RunFailed:
         return RunFailed(stage, _DIED)
     damaged = next((cause for cause in _chain(error) if isinstance(cause, DamagedPart)), None)
     # What it was raised from says less: it travels no further than the process that read the part.
-    return RunFailed(stage, _cause(error)) if damaged is None else DamagedInput(stage, _last_line(damaged)[:1000])
+    return RunFailed(stage, _cause(error)) if damaged is None else DamagedInput(stage, _line_of(damaged)[:1000])
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -228,15 +229,17 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of the deepest exception that says anything: Ray wraps, and some of its wrappers are empty."""
-    last_line = type(error).__name__
+    """What the deepest exception says that says anything: Ray wraps, and some of its wrappers are empty."""
+    words = type(error).__name__
     for exception in _chain(error):
-        last_line = _last_line(exception) or last_line
-    return last_line[:1000]
+        words = _line_of(exception) or words
+    return words[:1000]
 
 
-def _last_line(error: BaseException) -> str:
-    """The last line of what an exception says; empty where it says nothing."""
+def _line_of(error: BaseException) -> str:
+    """What an exception says: of Ray's, which hold a traceback, the last line, of others the first one; or nothing."""
+    if not isinstance(error, RayError):
+        return first_line(error) if str(error).strip() else ""
     text = str(error).partition("Failed to apply UDF transform")[0]  # what follows is Ray's advice on retries
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

@@ -61,7 +61,7 @@ def test_tables_that_are_yielded_one_by_one_all_arrive():
 def test_what_fails_here_is_told_as_what_fails_in_a_task(error, kind):
     def fail(batch):
         yield record_table([1])
-        raise error("first line\np.parquet: is gone")
+        raise error("p.parquet: is gone\nadvice of a library")
 
     with pytest.raises(RunFailed, match=r"^stage weigh: p\.parquet: is gone$") as failure:
         list(light_pass("weigh", int, [SMALL], fail))
