@@ -18,7 +18,9 @@ from pipeline import read_config
 from pipeline.config import Config
 from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
+from pipeline.reading.chunks import plan
 from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
+from pipeline.reading.first_rows import first_rows, template_for
 from pipeline.reading.listing import is_glob, place_of, table_format, table_name
 from pipeline.storage.urls import has_credentials, is_url, name_of
 
@@ -67,7 +69,8 @@ def _exists(path: str) -> bool:
 
 
 def of_data(words: Sequence[str], overrides: list[str], *, here: bool = True) -> Config:
-    """The configuration of data, in which every key that no override names has its default; raises BadRequest."""
+    """The configuration of data, in which every key that no override names has its default, and the template is one for such
+    rows; raises BadRequest."""
     for word in words:
         if has_credentials(word):
             raise BadRequest(
@@ -75,11 +78,16 @@ def of_data(words: Sequence[str], overrides: list[str], *, here: bool = True) ->
             )
         _refuse_config(word)
     config = read_config.validate(settings_of_data(words, overrides), "the configuration of this data", "", overrides)
-    # The driver of a cluster may not see what workers do.
-    for word in words if here and is_local(config.ray.address) else ():
+    if not (here and is_local(config.ray.address)):
+        return config  # the driver of a cluster may not see what workers do
+    for word in words:
         if not is_url(word) and not is_glob(word) and not _exists(word):
             raise BadRequest(f"{word}: no such file or folder ({READINGS})")
-    return config
+    if any(text.partition("=")[0].strip() in ("scorer", "scorer.template") for text in overrides):
+        return config
+    # As `tss init` would write it.
+    template = template_for(first_rows(plan(config)))
+    return config.model_copy(update={"scorer": config.scorer.model_copy(update={"template": template})})
 
 
 def settings_of_data(words: Sequence[str], overrides: list[str]) -> dict[str, Any]:

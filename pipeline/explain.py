@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def _explained(explanation: Explanation, manifest: Manifest, row: pa.Table, mode
     try:
         encoder = cached_encoder(**checked.encoder)
         encoded = encode_again(row, encoder, too_long=scorer.too_long)
-        loaded, device = _loaded(checked, manifest.scorer.dtype, scorer.batch_tokens)
+        longest = _longest(encoded, encoder.context)
+        loaded, device = _loaded(checked, manifest.scorer.dtype, scorer.batch_tokens, longest)
         tokens = token_likelihoods(encoded, encoder, loaded)
     except OtherTokens as problem:
         raise _NoTokens(f"it is not encoded as when it was scored: {problem}") from problem
@@ -142,12 +144,21 @@ def _checked(manifest: Manifest, scorer: Scorer) -> CheckedScorer:
     return checked
 
 
-def _loaded(checked: CheckedScorer, dtype: str, batch_tokens: int | str) -> tuple[Any, str]:
-    """A TargetScorer as scoring actors have it, and the device that it is on."""
+def _longest(encoded: pa.Table, context: Sequence[int]) -> int:
+    """Tokens of the longest sequence of encoded rows."""
+    return max(
+        len(row["target"])
+        + max(len(context), len(row["prompt"]), *(len(other["prompt"]) for other in row["alternatives"]), 0)
+        for row in encoded.to_pylist()
+    )
+
+
+def _loaded(checked: CheckedScorer, dtype: str, batch_tokens: int | str, longest: int) -> tuple[Any, str]:
+    """A TargetScorer as scoring actors have it, tried up to so many tokens, and the device that it is on."""
     from operators.scoring import batch_budget, models
     from operators.scoring.scorer import TargetScorer
 
     device = models.device_of(gpu=False)
     model = models.load_model(**checked.model(dtype), device=device)
     tokens = batch_budget.batch_tokens(model, 1.0) if batch_tokens == "auto" else int(batch_tokens)
-    return TargetScorer(model, tokens, longest=checked.encoder["max_length"]), device
+    return TargetScorer(model, tokens, longest=longest), device

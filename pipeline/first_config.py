@@ -17,7 +17,7 @@ from pipeline.errors import BadRequest
 from pipeline.planning.cells import COUNTED, chunk_size, rows_of_groups
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.file_kinds import ACCEPTED
-from pipeline.reading.first_rows import FirstRows, first_rows, refusal
+from pipeline.reading.first_rows import FirstRows, first_rows, refusal, template_for
 
 SHOWN_FILES = 12
 _LETTERS = 50_000  # by which it is told how a corpus is written
@@ -51,12 +51,10 @@ def first_config(words: Sequence[str], overrides: list[str]) -> tuple[str, list[
     if not examples:
         raise BadRequest("\n".join(refusal(look) for look in looks[:3]))
     data = config_or_data.settings_of_data(words, overrides)
-    chats = sum(example.messages is not None for example in examples)
-    template = "chat" if 2 * chats > len(examples) else "alpaca"
     shown = {
         "embedder.model": config.embedder.model,
         "scorer.model": config.scorer.model,
-        "scorer.template": template,
+        "scorer.template": template_for(looks),
         "scorer.max_length": config.scorer.max_length,
         "select.budget": "5%",
         "select.where": None,

@@ -16,11 +16,12 @@ _TEXT = re.compile(
 )
 _TIMES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _MOST_CHARS = 40
+_PERCENT = 100
 
 
 def budget_of(value: Any) -> dict[str, float]:
     """The budget in the form {unit: number}; raises ValueError that lists the forms. Without a unit a number is tokens, and one
-    below 1 their share: 1 itself may be either, and is refused."""
+    below 1 their share. From 1 to 100 it may be a share or percent as well, and is refused."""
     if isinstance(value, dict):
         return {name: _amount(name, asked) for name, asked in value.items()}
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -33,6 +34,8 @@ def _without_unit(number: float) -> dict[str, float]:
         return {"token_fraction": number}
     if number == 1:
         raise ValueError(f"1 may be one token or all of them; accepted: {FORMS}")
+    if 1 < number <= _PERCENT:
+        raise ValueError(f"{number:g} may be tokens or percent; accepted: {number:g}%, '{number:g} tokens', or {FORMS}")
     return {"tokens": number}
 
 
@@ -46,8 +49,8 @@ def _of_text(text: str) -> dict[str, float]:
     if sign == "%":
         return {f"{name}_fraction": float(number / 100)}
     number *= _TIMES[sign]
-    if number == 1 and not sign and not parts["unit"]:
-        return _without_unit(1)
+    if 1 <= number <= _PERCENT and not sign and not parts["unit"]:
+        return _without_unit(float(number))
     if number < 1:
         return {f"{name}_fraction": float(number)}
     return {f"{name}s": float(number) if number != int(number) else int(number)}

@@ -122,16 +122,16 @@ def refusal(look: FirstRows) -> str:
         return f"input.{look.chunk.input_index}: {look.chunk.uri}: {why}"
     line, rejection = look.rejections[0]
     rows = (
-        "its only row"
+        "its only row cannot be used"
         if look.whole and look.read == 1
-        else f"none of its {'' if look.whole else 'first '}{look.read:,} rows"
+        else f"none of its {'' if look.whole else 'first '}{look.read:,} rows can be used"
     )
     key = f"input.{look.chunk.input_index}"
     columns = look.chunk.columns or {}
     missing = {name: column for name, column in columns.items() if column not in look.columns and name in _OF_ROWS}
     if not missing:
         return (
-            f"{key}: {look.chunk.uri}: {rows} can be used: the first, at line {line}: {rejection.reason}: "
+            f"{key}: {look.chunk.uri}: {rows}: the first, at line {line}: {rejection.reason}: "
             f"{rejection.detail[:900]}{_HOW.format(key=key) if rejection.reason == 'missing_field' else ''}"
         )
     hints = []
@@ -139,9 +139,15 @@ def refusal(look: FirstRows) -> str:
         close = difflib.get_close_matches(column, look.columns, n=1)
         hints.append(f"{column!r} ({name})" + (f", did you mean {close[0]!r}?" if close else ""))
     return (
-        f"{key}.columns: {look.chunk.uri}: {rows} can be used: no column {'; '.join(hints)}"
+        f"{key}.columns: {look.chunk.uri}: {rows}: no column {'; '.join(hints)}"
         f"{'' if hints[-1].endswith('?') else ';'} accepted: columns that the rows have: {listed(look.columns)}"
     )
+
+
+def template_for(looks: list[FirstRows]) -> str:
+    """The scorer's own chat template where most rows are conversations, else that of single instructions."""
+    examples = [example for look in looks for example in look.examples]
+    return "chat" if 2 * sum(example.messages is not None for example in examples) > len(examples) else "alpaca"
 
 
 _HOW = ", or with --set '{key}.columns={{instruction: COLUMN, output: COLUMN}}'"

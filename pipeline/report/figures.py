@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.scoring.draw import keys_of
-from operators.scoring.scores import random_of
 from pipeline.report.rows import left_out, order_keys
 from pipeline.report.scales import POSITIVE, Scale, scale_of
 from pipeline.report.tally import SAMPLE, SCORED, SELECTION, Tally
@@ -85,7 +84,6 @@ class Sureness:
     rounding: float | None  # of a key, where likelihoods are of float32
     within_rounding: int
     halves: float | None  # share of rows that two halves of the alternatives select alike
-    draws: float | None  # share of rows that another seed draws too
 
 
 @dataclass(frozen=True)
@@ -254,7 +252,6 @@ def _sureness(tally: Tally, run: Run) -> Sureness | None:
         rounding=rounding,
         within_rounding=near,
         halves=_halves(rows, passes, run),
-        draws=_draws(rows, passes, run),
     )
 
 
@@ -277,12 +274,3 @@ def _halves(rows: pa.Table, passes: np.ndarray, run: Run) -> float | None:
         return None
     first, second = (np.where(both, keys_of(half, uniform, run.temperature), np.nan) for half in halves)
     return _alike(rows, first, second, run)
-
-
-def _draws(rows: pa.Table, passes: np.ndarray, run: Run) -> float | None:
-    if not run.temperature or run.bounded:
-        return None
-    scores = _values(rows, "score")
-    another = random_of(rows["id"].to_pylist(), run.seed + 1)
-    own = np.where(passes, keys_of(scores, _values(rows, "random"), run.temperature), np.nan)
-    return _alike(rows, own, np.where(passes, keys_of(scores, another, run.temperature), np.nan), run)

@@ -119,7 +119,7 @@ def cut_in_words(manifest: Manifest, figures: Figures | None) -> list[str]:
                 "release decide, so that how sure it is cannot be said in one figure."
             )
         return sentences
-    return [*sentences, *_end(manifest, sure), *_how_sure(sure, temperature_of(manifest))]
+    return [*sentences, *_end(manifest, sure), *_how_sure(sure)]
 
 
 def _covers(manifest: Manifest) -> bool:
@@ -143,7 +143,7 @@ def _end(manifest: Manifest, sure: Sureness) -> list[str]:
     return [f"The last row that was taken has {score} {sure.last_score:.6g}{after}."]
 
 
-def _how_sure(sure: Sureness, temperature: float) -> list[str]:
+def _how_sure(sure: Sureness) -> list[str]:
     sentences = []
     if sure.rounding is not None:
         sentences.append(
@@ -155,6 +155,4 @@ def _how_sure(sure: Sureness, temperature: float) -> list[str]:
             f"Two halves of the alternatives, each by itself, select {sure.halves:.0%} of their rows alike at this budget: the "
             "rest depends on which alternatives were asked."
         )
-    if temperature and sure.draws is not None:
-        sentences.append(f"A draw with another seed has {sure.draws:.0%} of its rows in common with this one.")
     return sentences

@@ -47,6 +47,14 @@ def test_init_asks_for_the_chat_template_where_rows_are_conversations(tmp_path):
     assert config.scorer.template == "chat" and "100% are conversations" in lines
 
 
+def test_data_alone_has_the_template_that_init_would_write(tmp_path):
+    chat, plain = write_jsonl(tmp_path / "c.jsonl", CHAT), write_jsonl(tmp_path / "a.jsonl", ALPACA)
+    assert config_or_data.of_data([str(chat)], []).scorer.template == "chat"
+    assert config_or_data.of_data([str(chat)], ["scorer.template=plain"]).scorer.template == "plain"
+    assert config_or_data.of_data([str(chat), str(plain)], []).scorer.template == "alpaca"  # most are instructions
+    assert config_or_data.of_data([str(chat)], [], here=False).scorer.template == "alpaca"  # nobody can look there
+
+
 def test_init_takes_flags_and_columns(tmp_path):
     data = write_jsonl(tmp_path / "o.jsonl", OTHER)
     flags = ["--model", "./m: x", "--budget", "2k", "--output", "out", "--set", "seed=3"]

@@ -37,3 +37,14 @@ def test_forms_are_understood(written, budget):
 def test_others_are_answered_with_the_forms(written):
     with pytest.raises(ValueError, match=r"accepted: 10% or 0.1 .*20k .*500 rows"):
         budget_of(written)
+
+
+@pytest.mark.parametrize("asked", [33, "33", 2, "100", 5.0])
+def test_a_number_that_may_be_percent_is_refused_with_both_readings(asked):
+    number = f"{float(asked):g}"
+    with pytest.raises(
+        ValueError, match=rf"{number} may be tokens or percent; accepted: {number}%, '{number} tokens', or "
+    ):
+        budget_of(asked)
+    assert budget_of(f"{number}%") == {"token_fraction": float(asked) / 100}
+    assert budget_of(f"{number} tokens") == budget_of({"tokens": float(asked)}) == {"tokens": float(asked)}

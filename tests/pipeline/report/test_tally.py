@@ -211,13 +211,13 @@ def test_the_end_is_that_of_the_selection(gathered, done):
     by_id = {row["id"]: row for row in EVERY}
     assert sure.last_score == by_id[done[2][-1]]["tss_pp"]
     assert sure.next_key < sure.last_key
-    assert 0 <= sure.halves <= 1 and 0 <= sure.draws < 1 and sure.rounding == pytest.approx(1e-4 * 4.1 / 0.5)
+    assert 0 <= sure.halves <= 1 and sure.rounding == pytest.approx(1e-4 * 4.1 / 0.5)
     assert figures.figures(gathered.tally, described(done, simple=False)).sureness is None
 
 
 def test_of_a_bounded_selection_only_its_end_is_known(gathered, done):
     made = figures.figures(gathered.tally, described(done, bounded=True))
-    assert made.moves == [] and made.sureness.halves is None and made.sureness.draws is None
+    assert made.moves == [] and made.sureness.halves is None
     assert made.sureness.last_score == figures.figures(gathered.tally, described(done)).sureness.last_score
 
 
