@@ -99,7 +99,7 @@ def _under_budget(budget: Budgeted, select: Select, manifest: Manifest, row: Fou
     share = f" of group {budget.name!r}" if budget.name else ""
     cost = "" if money == "examples" else f", {budget.used:,} {money}"
     words = [
-        f"selected, rank {rank} of {manifest.counts.selected:,} rows"
+        f"selected, selection_rank {rank} of {manifest.counts.selected:,} rows"
         if selected
         else f"not selected: {budget.before:,} of {budget.competing:,} {unit} stand before it, and the first {budget.taken:,}"
         f"{cost}, are what fits into the budget{share} of {budget.room:,} {money}",

@@ -35,7 +35,7 @@ def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
     watch = Watch("score", str(tmp_path), [block(0, 40)])
     assert watch.look().words == "no pair is computed yet"
     note(tmp_path, "a", loading=True)
-    assert watch.look().words == "1 of 1 scorers load their model"
+    assert watch.look().words == "1 of 1 scorers load their model and try it"
     # The longest come first: a fourth of the pairs has more than half of the tokens.
     note(tmp_path, "a", block=0, done=100, tokens=6000, seconds=60.0, all=400, all_tokens=10_000)
     assert watch.look() == notes.UnderWay("100 of 400 pairs, 100 tokens a second, 40 s left", 0.6)
