@@ -78,7 +78,11 @@ class Watch:
         done, tokens, seconds = (sum(amounts) for amounts in zip(*computed, strict=True)) if computed else (0, 0, 0.0)
         total, all_tokens = self._totals(finished, active)
         if not done:
-            words = f"{loading} of {len(notes)} scorers load their model and try it" if loading else "no pair is computed yet"
+            words = (
+                f"{loading} of {len(notes)} scorers load their model and try it"
+                if loading
+                else "no pair is computed yet"
+            )
             return UnderWay(words)
         metrics.show("tss_stage_done", done, stage=f"{self._name} pairs")
         metrics.show("tss_stage_total", total or 0, stage=f"{self._name} pairs")
