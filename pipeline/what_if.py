@@ -63,7 +63,10 @@ def selection_in_words(job: Job, parent: str, known: Manifest) -> Summary:
         *_cut(asked, taken),
         *_sources(asked, taken),
         *(_removed(scored, where) if where else []),
-        "dry run      nothing was published; the same command without --dry-run publishes this",
+        "dry run      nothing was published; the same command without --dry-run "
+        + (
+            "publishes this" if counts.selected else "ends with status 2, as nothing is selected (or add --allow-empty)"
+        ),
     ]
     return Summary(parent, "\n".join(lines))
 

@@ -32,6 +32,14 @@ def test_beside_an_empty_selection_the_scored_rows_load(tmp_path, hub_cache):
     assert load_dataset(str(run), split="train").num_rows == 5 and '"selected"' not in (run / "README.md").read_text()
 
 
+def test_it_says_in_which_order_selected_rows_stand(tmp_path):
+    drawn, ranked = (
+        (publish_rows(tmp_path / name, ROWS, select={"temperature": at}) / "README.md").read_text()
+        for name, at in (("drawn", 0.25), ("ranked", 0))
+    )
+    assert "# in the order of the draw" in drawn and "# best first" in ranked and "best first" not in drawn
+
+
 def test_it_says_what_was_asked_and_what_came_of_it(tmp_path):
     text = (publish_rows(tmp_path / "out", ROWS, selected=[3], columns=["stars"]) / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
