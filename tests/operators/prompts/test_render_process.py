@@ -151,7 +151,9 @@ def test_a_chat_template_that_loops_over_long_rows_alone_is_limited():
 
 def test_a_process_that_cannot_start_is_a_problem(monkeypatch):
     monkeypatch.setattr(render_process, "_CHILD", "import no_such_module")
-    with pytest.raises(TemplateProblem, match="could not start ModuleNotFoundError: No module named 'no_such_module'"):
+    with pytest.raises(
+        TemplateProblem, match="could not start \(ModuleNotFoundError: No module named 'no_such_module'\)"
+    ):
         from_text("t", LOOP)
 
 
