@@ -23,7 +23,7 @@ from pipeline.reading.rows import Unread
 FIRST_ROWS, FIRST_BYTES = 100, 4 << 20  # of a file
 FILES = 32  # of an input, spread over all of them
 # Reasons that say of all rows of a file that it is laid out otherwise, and of a row that it is one of a kind.
-OF_THE_LAYOUT = {"not_an_object", "missing_field", "wrong_type", "no_user_turn", "no_assistant_turn"}
+OF_THE_LAYOUT = {"malformed_json", "not_an_object", "missing_field", "wrong_type", "no_user_turn", "no_assistant_turn"}
 OWN_COLUMNS = "columns of its own"  # what a layout is called that the configuration names
 
 
@@ -44,9 +44,19 @@ class FirstRows:
 
     @property
     def laid_out_otherwise(self) -> bool:
-        """Whether there are rows, and none of them is laid out in a way that can be read."""
-        reasons = {rejection.reason for _, rejection in self.rejections}
-        return bool(self.read) and not self.examples and reasons <= OF_THE_LAYOUT
+        """Whether there are rows, none of them can be read, and for most of them that is due to how the file is laid out: some
+        may be broken as well."""
+        if not self.read or self.examples:
+            return False
+        of_layout = sum(rejection.reason in OF_THE_LAYOUT for _, rejection in self.rejections)
+        return 2 * of_layout > len(self.rejections)
+
+    @property
+    def typical(self) -> tuple[int, Rejection]:
+        """Line and rejection of the first row that has the commonest reason."""
+        counted = Counter(rejection.reason for _, rejection in self.rejections)
+        ((commonest, _),) = counted.most_common(1)
+        return next((line, rejection) for line, rejection in self.rejections if rejection.reason == commonest)
 
 
 def first_rows(chunks: list[Chunk], rows: int = FIRST_ROWS) -> list[FirstRows]:
@@ -120,7 +130,7 @@ def refusal(look: FirstRows) -> str:
     if not look.rejections:
         why = look.unreadable or "it has no rows; accepted: a file that has some, or leave this one out"
         return f"input.{look.chunk.input_index}: {look.chunk.uri}: {why}"
-    line, rejection = look.rejections[0]
+    line, rejection = look.typical
     rows = (
         "its only row cannot be used"
         if look.whole and look.read == 1
@@ -131,8 +141,8 @@ def refusal(look: FirstRows) -> str:
     missing = {name: column for name, column in columns.items() if column not in look.columns and name in _OF_ROWS}
     if not missing:
         return (
-            f"{key}: {look.chunk.uri}: {rows}: the first, at line {line}: {rejection.reason}: "
-            f"{rejection.detail[:900]}{_HOW.format(key=key) if rejection.reason == 'missing_field' else ''}"
+            f"{key}: {look.chunk.uri}: {rows}: for example line {line}: {rejection.reason}: "
+            f"{rejection.detail[:900]}{_HOW.get(rejection.reason, '').format(key=key)}"
         )
     hints = []
     for name, column in missing.items():
@@ -150,5 +160,9 @@ def template_for(looks: list[FirstRows]) -> str:
     return "chat" if 2 * sum(example.messages is not None for example in examples) > len(examples) else "alpaca"
 
 
-_HOW = ", or with --set '{key}.columns={{instruction: COLUMN, output: COLUMN}}'"
+_HOW = {
+    "missing_field": ", or with --set '{key}.columns={{instruction: COLUMN, output: COLUMN}}'",
+    "malformed_json": "; accepted: one object a line, or the file under a name that ends in .json where it is one document",
+    "not_an_object": "; accepted: one object a line, or the file under a name that ends in .json where it is one document",
+}
 _OF_ROWS = ("instruction", "input", "output", "messages", "system", "history")  # columns of rows, and no keys of turns

@@ -202,3 +202,23 @@ def test_every_help_ends_with_an_example(capsys, verb):
 
 def test_every_verb_has_an_example():
     assert EXAMPLES.keys() == cli._VERBS.keys()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "words"),
+    [
+        (
+            ['{"q": "half', *OTHER],
+            {"instruction": "qq", "output": "a"},
+            "no column 'qq' .instruction., did you mean 'q'",
+        ),
+        (["{", '  "q": "x"', "}"] * 40, None, "for example line 1: malformed_json: .* a name that ends in .json"),
+        (['["a", "b"]'], None, "its only row cannot be used: for example line 1: not_an_object: .* ends in .json"),
+    ],
+    ids=["one broken row", "one document", "an array"],
+)
+def test_what_no_row_of_can_be_read_is_refused_though_some_are_broken_as_well(tmp_path, rows, columns, words):
+    data = write_jsonl(tmp_path / "o.jsonl", rows)
+    asked = {"input": [{"path": str(data), "columns": columns}], "output": str(tmp_path / "out")}
+    with pytest.raises(BadRequest, match=words):
+        require_layouts(plan(read_config.validate(asked, "test")), 0.05)
