@@ -47,10 +47,8 @@ def load(words: Sequence[str], overrides: list[str], *, here: bool = True) -> Co
 def is_config(words: Sequence[str]) -> bool:
     """Whether the words name a configuration, and not data."""
     names = [word for word in words if word.lower().endswith(SUFFIXES)]
-    if names and any(map(has_credentials, words)):
-        raise BadRequest(
-            "CONFIG|DATA: a URL with credentials in it; accepted: a URL without, and credentials in the environment"
-        )
+    if names:
+        _refuse_credentials("CONFIG|DATA", words)
     if names and len(words) > 1:
         raise BadRequest(
             f"{names[0]}: is a configuration by its name, and {len(words) - 1:,} more names stand beside it; accepted: "
@@ -71,11 +69,8 @@ def _exists(path: str) -> bool:
 def of_data(words: Sequence[str], overrides: list[str], *, here: bool = True) -> Config:
     """The configuration of data, in which every key that no override names has its default, and the template is one for such
     rows; raises BadRequest."""
+    _refuse_credentials("DATA", words)
     for word in words:
-        if has_credentials(word):
-            raise BadRequest(
-                "DATA: a URL with credentials in it; accepted: a URL without, and credentials in the environment"
-            )
         _refuse_config(word)
     config = read_config.validate(settings_of_data(words, overrides), "the configuration of this data", "", overrides)
     if not (here and is_local(config.ray.address)):
@@ -107,6 +102,14 @@ def _name_of(path: str) -> str:
             name = table_name(path)
     kept = "".join(char if char.isalnum() or char in "-_." else "-" for char in name).strip(".-")
     return kept[:80] or "data"
+
+
+def _refuse_credentials(name: str, words: Sequence[str]) -> None:
+    """Raise BadRequest, which shows none of the words that were given for `name`, where one is a URL with credentials."""
+    if any(map(has_credentials, words)):
+        raise BadRequest(
+            f"{name}: a URL with credentials in it; accepted: a URL without, and credentials in the environment"
+        )
 
 
 def _refuse_config(word: str) -> None:

@@ -160,9 +160,10 @@ def template_for(looks: list[FirstRows]) -> str:
     return "chat" if 2 * sum(example.messages is not None for example in examples) > len(examples) else "alpaca"
 
 
+_ONE_DOCUMENT = "; accepted: one object a line, or the file under a name that ends in .json where it is one document"
 _HOW = {
     "missing_field": ", or with --set '{key}.columns={{instruction: COLUMN, output: COLUMN}}'",
-    "malformed_json": "; accepted: one object a line, or the file under a name that ends in .json where it is one document",
-    "not_an_object": "; accepted: one object a line, or the file under a name that ends in .json where it is one document",
+    "malformed_json": _ONE_DOCUMENT,
+    "not_an_object": _ONE_DOCUMENT,
 }
 _OF_ROWS = ("instruction", "input", "output", "messages", "system", "history")  # columns of rows, and no keys of turns
