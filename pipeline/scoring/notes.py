@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ _NOTE_BYTES = 1 << 12
 @dataclass(frozen=True)
 class Note:
     """What a scorer does: the block, pairs of it that it has computed with their tokens and the seconds that these took, and
-    all that it has to (0: not known); before its first block it loads the model."""
+    all that it has to (0: not known); before its first block it loads the model. `written`: when, by its machine's clock."""
 
     block: int = -1
     done: int = 0
@@ -31,6 +31,7 @@ class Note:
     all: int = 0
     all_tokens: int = 0
     loading: bool = False
+    written: float = 0.0
 
 
 class Notes:
@@ -49,7 +50,8 @@ class Notes:
 
     def _write(self, note: Note) -> None:
         with contextlib.suppress(OSError, pa.ArrowException):  # scoring goes on without
-            files.write(urls.join(self._folder, f"{this_actor()}.json"), json.dumps(asdict(note)).encode())
+            dated = replace(note, written=time.time())
+            files.write(urls.join(self._folder, f"{this_actor()}.json"), json.dumps(asdict(dated)).encode())
 
 
 class Watch:
@@ -59,7 +61,9 @@ class Watch:
         self._name, self._folder = name, urls.join(work, FOLDER)
         self._rows = {block.block: block.placed.rows - sum(block.duplicates.values()) for block in blocks}
         self._finished: dict[int, tuple[int, int, float]] = {}  # pairs computed, their tokens, and seconds
-        self._news = 0, 0.0  # tokens that were done when they last were other ones, and when that was seen
+        self._looked = time.monotonic()
+        # By file of a note: when it was written, when that was seen, and when it was looked for before.
+        self._seen: dict[str, tuple[float, float, float]] = {}
 
     def finish(self, scored: ScoredBlock) -> None:
         """A block has been scored."""
@@ -70,7 +74,10 @@ class Watch:
         """Pairs done, of all, tokens a second by the clocks of the scorers at work, and the time that is left. Raises OSError.
 
         Pairs differ in length, and those of a block are computed from the longest on: time goes by tokens."""
-        notes = [note for path, _ in files.list_files(self._folder) if (note := _read(path)) is not None]
+        paths = [path for path, _ in files.list_files(self._folder)]
+        dated = [(note, self._age(path, note)) for path in paths if (note := _read(path)) is not None]
+        self._looked = time.monotonic()
+        notes, ages = [note for note, _ in dated], {note.block: age for note, age in dated}
         finished = dict(self._finished)  # the driver may add to it meanwhile
         active = {note.block: note for note in notes if note.block in self._rows and note.block not in finished}
         loading = sum(note.loading for note in notes)
@@ -88,15 +95,21 @@ class Watch:
         metrics.show("tss_stage_total", total or 0, stage=f"{self._name} pairs")
         share = sum(note.tokens / note.all_tokens for note in active.values() if note.all_tokens)
         words = f"{done:,} pairs" if total is None else f"{done:,} of {total:,} pairs"
-        if tokens != self._news[0]:
-            self._news = tokens, time.monotonic()
-        at_work = sum(note.seconds > 0 for note in active.values())
+        at_work = [ages[note.block] for note in active.values() if note.seconds > 0]
         if tokens and seconds and at_work:
-            rate = at_work * tokens / seconds
-            since = time.monotonic() - self._news[1]  # scorers write their notes now and then, and go on meanwhile
+            rate = len(at_work) * tokens / seconds
+            since = sum(at_work) / len(at_work)  # scorers write their notes now and then, and go on meanwhile
             left = "" if all_tokens is None else f", {_time((all_tokens - tokens) / rate - since)} left"
             words += f", {rate:,.0f} tokens a second{left}" if rate >= 1 else f", {rate:.2f} tokens a second{left}"
         return UnderWay(words, share)
+
+    def _age(self, path: str, note: Note) -> float:
+        """Seconds since a note was written, as far as its machine's clock agrees with the looks before and after that."""
+        now = time.monotonic()
+        if path not in self._seen or self._seen[path][0] != note.written:
+            self._seen[path] = note.written, now, self._looked
+        _, seen, before = self._seen[path]
+        return min(max(time.time() - note.written, now - seen), now - before)
 
     def _totals(
         self, finished: dict[int, tuple[int, int, float]], active: dict[int, Note]

@@ -13,6 +13,7 @@ from pipeline.scoring.notes import Watch
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(notes.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(notes.time, "time", lambda: now.seconds + 1e9)
     return now
 
 
@@ -25,10 +26,10 @@ def scored(number, computed, tokens, seconds):
     return SimpleNamespace(block=number, work=work)
 
 
-def note(folder, actor, **facts):
+def note(folder, actor, ago=0.0, **facts):
     path = folder / notes.FOLDER / f"{actor}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"block": -1, "loading": False, **facts}))
+    path.write_text(json.dumps({"block": -1, "loading": False, "written": notes.time.time() - ago, **facts}))
 
 
 def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
@@ -43,6 +44,22 @@ def test_one_block_moves_from_the_first_note_on(tmp_path, clock):
     assert watch.look() == notes.UnderWay("100 of 400 pairs, 100 tokens a second, 25 s left", 0.6)
     note(tmp_path, "a", block=0, done=160, tokens=7500, seconds=100.0, all=400, all_tokens=10_000)
     assert watch.look() == notes.UnderWay("160 of 400 pairs, 75 tokens a second, 33 s left", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("ago", "left"),
+    [
+        (4, "36 s"),
+        (3600, "30 s"),  # a clock that is an hour late: it was written after the look before this one
+        (-3600, "40 s"),  # an hour early: it was written before it was seen
+    ],
+)
+def test_a_note_is_as_old_as_its_machine_s_clock_says_between_two_looks(tmp_path, clock, ago, left):
+    watch = Watch("score", str(tmp_path), [block(0, 40)])
+    watch.look()
+    clock.seconds += 10
+    note(tmp_path, "a", ago, block=0, done=100, tokens=6000, seconds=60.0, all=400, all_tokens=10_000)
+    assert watch.look().words.endswith(f"{left} left")
 
 
 def test_pairs_of_blocks_that_have_not_begun_are_those_of_others_by_rows(tmp_path):
