@@ -124,10 +124,11 @@ def distinct_prefixes(sequences: list[list[int]]) -> int:
     return len({tuple(sequence[: end + 1]) for sequence in sequences for end in range(len(sequence))})
 
 
-def tree_attention(q, k, v, start, stop, parent, scale: float, window: int | None):
+def tree_attention(q, k, v, start, stop, parent, scale: float, window: int | None, softcap=None, sinks=None):
     """Attention of every token to those of its own segment up to itself and of all segments above, one token at a time.
 
-    q [T, H, D], k and v [T, G, D]: segments stand side by side and hold positions start[s] .. stop[s] - 1.
+    q [T, H, D], k and v [T, G, D]: segments stand side by side and hold positions start[s] .. stop[s] - 1. A sink is the score
+    of one more key, of no value, for each head.
     """
     first, places = [], []
     for low, high in zip(start, stop, strict=True):
@@ -144,8 +145,12 @@ def tree_attention(q, k, v, start, stop, parent, scale: float, window: int | Non
             keys = [one for one in keys if window is None or places[place] - places[one] < window]
             for head in range(q.shape[1]):
                 group = head * k.shape[1] // q.shape[1]
-                weights = torch.softmax(scale * (k[keys, group] @ q[place, head]), dim=0)
-                out[place, head] = weights @ v[keys, group]
+                scores = scale * (k[keys, group] @ q[place, head])
+                if softcap is not None:
+                    scores = softcap * torch.tanh(scores / softcap)
+                if sinks is not None:
+                    scores = torch.cat([scores, sinks[head : head + 1]])
+                out[place, head] = torch.softmax(scores, dim=0)[: len(keys)] @ v[keys, group]
     return out
 
 

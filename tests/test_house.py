@@ -38,7 +38,18 @@ GROUND = {  # what every folder of the pipeline may know
 }
 ABOVE_THE_DEMO = {"pipeline.cli", "pipeline.__main__", "pipeline.submit"}  # commands, of which the demo is one
 HEAVY = {
-    "torch": {"models", "checkpoint", "scorer", "probe", "decoder", "attention", "head", "batch_budget", "generator"},
+    "torch": {
+        "models",
+        "checkpoint",
+        "scorer",
+        "probe",
+        "decoder",
+        "packed_modules",
+        "attention",
+        "head",
+        "batch_budget",
+        "generator",
+    },
     "transformers": {"models", "checkpoint", "load_tokenizer", "chat_template", "generator", "embedder"},
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder", "clusters"},

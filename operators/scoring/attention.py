@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from operators.scoring.batching import Segments
 from operators.scoring.trie import runs
 
 _PADDING = 0.125  # of a batch of segments, the shortest may be shorter than the longest by this share (or by 2 tokens)
+_SCORE_BYTES = 256 << 20  # float32 scores held at once where no fused kernel runs
 _HIDDEN = -1e30  # finite: where nothing above is seen, the log-sum-exp is far below the own one and no NaN arises
 
 
@@ -124,18 +125,44 @@ class Layout:
 
 
 def attend(
-    q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, layout: Layout, scale: float, window: int | None
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+    softcap: float | None = None,
+    sinks_H: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attention output [T, H, D] of H query heads over G key heads; with `window`, keys `window` or more positions back are
-    not seen."""
+    """Attention output [T, H, D] of H query heads over G key heads. With `window`, keys `window` or more positions back are not
+    seen; `softcap` c makes c * tanh(score / c) of a score (Gemma 2); a sink takes its share of a head's attention as a key of
+    that score would, and gives nothing (gpt-oss)."""
     window = window if window is not None and window < layout.longest else None
-    if q_THD.device.type == "cuda" and q_THD.dtype in (torch.bfloat16, torch.float16) and window is None:
-        return _attend_ragged(q_THD, k_TGD, v_TGD, layout, scale)
+    fused = q_THD.device.type == "cuda" and q_THD.dtype in (torch.bfloat16, torch.float16)
+    if fused and window is None and softcap is None:
+        out, lse = _attend_ragged(q_THD, k_TGD, v_TGD, layout, scale)
+    else:
+        out, lse = _attend_segments(q_THD, k_TGD, v_TGD, layout, scale, window, softcap)
+    if sinks_H is not None:
+        out.mul_(torch.sigmoid(lse - sinks_H.float())[..., None])
+    return out
+
+
+def _attend_segments(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output [T, H, D] and log-sum-exp [T, H], by batches of segments."""
     out, lse = torch.empty_like(q_THD), q_THD.new_empty(q_THD.shape[:2], dtype=torch.float32)
     for bucket in layout.buckets:
         q, k, v = (x.index_select(0, bucket.padded).view(*bucket.shape, *x.shape[1:]) for x in (q_THD, k_TGD, v_TGD))
         mask = None if window is None or window >= bucket.shape[1] else _banded(bucket.shape[1], window, q_THD)
-        o_nLHD, lse_nLH = _attention(q, k, v, scale=scale, causal=True, mask=mask)
+        o_nLHD, lse_nLH = _attention(q, k, v, scale=scale, causal=True, mask=mask, softcap=softcap)
         o, lse_own = o_nLHD.flatten(0, 1), lse_nLH.flatten(0, 1)
         if bucket.real is not None:
             o, lse_own = o.index_select(0, bucket.real), lse_own.index_select(0, bucket.real)
@@ -148,26 +175,28 @@ def attend(
             back = layout.positions[rows, None] - layout.positions[part.keys]
             mask = torch.where(back < window, 0.0, _HIDDEN).to(q_THD.dtype)
         k, v = (x.index_select(0, part.keys)[None] for x in (k_TGD, v_TGD))
-        above, lse_above = _attention(q_THD[None, rows], k, v, scale=scale, causal=False, mask=mask)
+        above, lse_above = _attention(q_THD[None, rows], k, v, scale=scale, causal=False, mask=mask, softcap=softcap)
         _merge(out[rows], lse[rows], above[0], lse_above[0])
-    return out
+    return out, lse
 
 
 def _attend_ragged(
     q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, layout: Layout, scale: float
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_attend_segments`, by kernels for sequences of any lengths."""
     out, lse = _ragged(q_THD, k_TGD, v_TGD, layout.ragged_own, scale, causal=True)
     if layout.ragged_below is not None:
         first, keys, groups = layout.ragged_below
         k, v = k_TGD.index_select(0, keys), v_TGD.index_select(0, keys)
         _merge(out[first:], lse[first:], *_ragged(q_THD[first:], k, v, groups, scale, causal=False))
-    return out
+    return out, lse
 
 
 def _merge(out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, lse_other: torch.Tensor) -> None:
-    """Attention over two disjoint sets of keys becomes attention over both, in `out`."""
+    """Attention over two disjoint sets of keys becomes attention over both, in `out` and `lse`."""
     share = torch.sigmoid(lse_other - lse).to(out.dtype)[..., None]
     out.lerp_(other, share)
+    torch.logaddexp(lse, lse_other, out=lse)
 
 
 def _banded(length: int, window: int, like: torch.Tensor) -> torch.Tensor:
@@ -184,24 +213,38 @@ def _attention(
     scale: float,
     causal: bool,
     mask: torch.Tensor | None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [N, Q, H, D] and log-sum-exp [N, Q, H]; `mask` [Q, K] is added to the scores and stands instead of `causal`."""
     q, k, v = (x.transpose(1, 2) for x in (q_NQHD, k_NKGD, v_NKGD))
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and softcap is None:
         o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal and mask is None, attn_mask=None if mask is None else mask[None, None], scale=scale
         )
         return o.transpose(1, 2), lse.transpose(1, 2)
-    o, lse = _plain_attention(q, k, v, scale, causal, mask)
+    o, lse = _plain_attention(q, k, v, scale, causal, mask, softcap)
     return o.transpose(1, 2), lse.transpose(1, 2)
 
 
 def _plain_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool, mask: torch.Tensor | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    causal: bool,
+    mask: torch.Tensor | None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_attention`, heads before positions: for what no fused kernel takes (a window or float32 on a GPU)."""
+    """As `_attention`, heads before positions: for what no fused kernel takes (a cap; a window or float32 on a GPU)."""
+    groups = k.shape[1]
+    if groups > 1 and 4 * q.shape[:3].numel() * k.shape[2] > _SCORE_BYTES:  # a group of heads at a time
+        per_group = zip(q.chunk(groups, dim=1), k.split(1, dim=1), v.split(1, dim=1), strict=True)
+        parts = [_plain_attention(*part, scale, causal, mask, softcap) for part in per_group]
+        return torch.cat([out for out, _ in parts], dim=1), torch.cat([lse for _, lse in parts], dim=1)
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     scores = (q @ k.transpose(2, 3)).float() * scale
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
     if mask is None and causal:
         mask = _banded(q.shape[2], q.shape[2], scores)
     scores = scores if mask is None else scores + mask
@@ -218,7 +261,7 @@ def _ragged(
 
     settings: dict[str, Any] = {}
     if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters:
+        if _takes_groups(varlen.varlen_attn):
             settings = {"enable_gqa": True}
         else:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
@@ -237,3 +280,9 @@ def _ragged(
     )
     # Documented as [T, H]; flash attention's kernels give [H, T].
     return out, lse.t() if lse.shape == (q.shape[1], q.shape[0]) else lse
+
+
+@cache
+def _takes_groups(kernel: Any) -> bool:
+    """Whether a kernel takes fewer key heads than query heads; torch 2.11 has one that does not."""
+    return "enable_gqa" in inspect.signature(kernel).parameters

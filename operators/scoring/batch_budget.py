@@ -15,6 +15,7 @@ from operators.scoring.head import tiled
 FAST = {"cpu": 4096, "cuda": 65536}  # more tokens at once bring nothing
 _FIXED = 2 << 30  # beside what grows with tokens: tiles of logits, workspaces of kernels, the context of the device
 _SPARE = 1.5  # what allocators lose, and layouts of attention
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def batch_tokens(model: Any, share: float = 1.0) -> int:
@@ -36,14 +37,34 @@ def tokens_that_fit(model: Any, free: int, fast: int) -> int:
 def bytes_per_token(model: Any) -> float:
     """Bytes that one more token of a batch takes at most at any time: activations of one layer, since none are kept."""
     config = model.config.get_text_config()
-    hidden = config.hidden_size
-    heads = getattr(config, "num_attention_heads", 1)
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    queries = heads * head_dim
-    keys = (getattr(config, "num_key_value_heads", None) or heads) * head_dim
-    wide = getattr(config, "intermediate_size", None) or 4 * hidden
-    # Residuals, norm and output; queries, keys and values before and after rotation, gathered again for what is shared; two
-    # attention outputs; two wide activations and one in passing.
-    values = 4 * hidden + 3 * (queries + 2 * keys) + 2 * queries + 3 * wide
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    values = max(_values(layer) for layer in layers) + _of_all_layers(config)
     logits = 0 if tiled(model) and model.get_decoder() is not model else 2 * 4 * config.vocab_size
     return float(_SPARE * (values * next(model.parameters()).element_size() + logits))
+
+
+def _values(layer: Any) -> int:
+    """Values that a token has in a layer of this configuration at once."""
+    hidden, heads = layer.hidden_size, _width(layer, "num_attention_heads") or 1
+    head_dim = _width(layer, "head_dim") or hidden // heads
+    queries, keys = heads * head_dim, (_width(layer, "num_key_value_heads") or heads) * head_dim
+    wide = _width(layer, "intermediate_size") or 4 * hidden
+    chosen = (_width(layer, "num_experts_per_tok") or 0) if _width(layer, *_EXPERTS) else 0
+    of_expert = _width(layer, "moe_intermediate_size") or wide
+    # Residuals, norm and output; queries, keys and values before and after rotation, gathered again for what is shared; two
+    # attention outputs; two wide activations and one in passing; for each expert its input and output, and as much as that of
+    # wide ones.
+    return int(4 * hidden + 3 * (queries + 2 * keys) + 2 * queries + 3 * wide + chosen * (2 * hidden + 4 * of_expert))
+
+
+def _of_all_layers(config: Any) -> int:
+    """Values of a token that stay from the first layer to the last: inputs of each layer, and further residuals (Gemma 3n)."""
+    each = _width(config, "hidden_size_per_layer_input") or 0
+    residuals = _width(config, "altup_num_inputs") or 0
+    return int(2 * each * config.num_hidden_layers + 3 * residuals * config.hidden_size)
+
+
+def _width(config: Any, *names: str) -> int | None:
+    """The first of these numbers that a configuration has; of a list of numbers, one a layer, the largest."""
+    value = next((value for name in names if (value := getattr(config, name, None))), None)
+    return max(value) if isinstance(value, list | tuple) else value

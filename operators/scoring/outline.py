@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from operators.scoring.batch_budget import FAST, bytes_per_token
-from operators.scoring.decoder import walkable
 from operators.scoring.models import empty_model
+from operators.scoring.packed_modules import packable
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def outline_of(config: Any, *, trust_remote_code: bool = False) -> Outline:
         parameters=parameters,
         working=parameters - looked_up - _idle_experts(text, counts),
         token_bytes=bytes_per_token(model),
-        packed=walkable(model),
+        packed=packable(model),
     )
 
 

@@ -1,7 +1,7 @@
 """Fixed sequences on which a scorer is tried before it is trusted: what the model gives for each of them by itself, and whether
 the model is causal at all.
 
-They are short, longer than blocks of attention are (64 positions), and longer than each window of attention: what a way of
+They are short, longer than blocks of attention are (128 positions), and longer than each window of attention: what a way of
 running a model gets wrong may show only there. No sequence is longer than any that will be scored, so a window that none of
 those reaches is not tried.
 
@@ -13,7 +13,7 @@ more than the model itself does, both against the same weights in float32.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 
 Ids = list[int]
 
-_SHORT, _PAST_BLOCKS, _PAST_WINDOW = 12, 80, 24  # tokens; the last beyond the end of a window
+_SHORT, _PAST_BLOCKS, _PAST_WINDOW = 12, 136, 24  # tokens; the last beyond the end of a window
 _CHANGED, _WATCHED = 40, 6  # last tokens of a sequence that are changed, and those before them that must not notice
 _MOST = 1 << 13  # tokens of a sequence
 # Differences of a log-probability, in float32 and in narrower types: these round each logit by up to some hundredths, and deep
@@ -86,8 +86,8 @@ class Probe:
         """`short`, and for each length beyond it two sequences that share all but their ends."""
         trials = [self.short()]
         for length in self._lengths[1:]:
-            ids = self._ids(length)
-            trials.append(self._trial([ids[:-5], ids[:-5]], [ids[-5:], ids[-2:]]))
+            ids, end = self._ids(length), min(15, length // 2)
+            trials.append(self._trial([ids[:-5], ids[:-end]], [ids[-5:], ids[-2:]]))
         return trials
 
     def _trial(self, prompts: list[Ids], targets: list[Ids]) -> Trial:
@@ -166,17 +166,23 @@ def in_float32(model: Any) -> Iterator[None]:
             tensor.data = data
 
 
-def agree(sums: np.ndarray, trial: Trial, tokens: np.ndarray, dtype: torch.dtype) -> bool:
-    """Whether sums [N] over so many tokens each count as those of a trial. What a model gives no number for is equal to no
-    number: rows that have it are rejected, and the others are scored."""
-    expected = trial.expected
-    if not np.array_equal(np.isfinite(sums), numbers := np.isfinite(expected)):
-        return False
-    counts = tokens[numbers]
-    if dtype == torch.float32:
-        return bool((np.abs(sums[numbers] - expected[numbers]) / counts).max(initial=0) <= _EXACT)
-    own, limit = expected, _ROUNDED * counts.sum()
-    if trial.exact is not None and np.isfinite(trial.exact[numbers]).all():
-        own = trial.exact
-        limit = max(limit, _AS_FAR * np.abs(expected[numbers] - own[numbers]).sum())
-    return bool(np.abs(sums[numbers] - own[numbers]).sum() <= limit)
+def agree(tried: Sequence[tuple[Trial, np.ndarray]], dtype: torch.dtype) -> bool:
+    """Whether sums [N] of trials are those that the model gives. What a model gives no number for is equal to no number: rows
+    that have it are rejected, and the others are scored. In a narrow type all trials are judged together: where each token is
+    off by its own amount, few of them tell nothing."""
+    off, limit, tokens = 0.0, 0.0, 0
+    for trial, sums in tried:
+        expected = trial.expected
+        if not np.array_equal(np.isfinite(sums), numbers := np.isfinite(expected)):
+            return False
+        counts = np.array([len(target) for target in trial.targets])[numbers]
+        if dtype == torch.float32:
+            if (np.abs(sums[numbers] - expected[numbers]) / counts).max(initial=0) > _EXACT:
+                return False
+            continue
+        known = trial.exact is not None and np.isfinite(trial.exact[numbers]).all()
+        own = trial.exact if known and trial.exact is not None else expected
+        off += np.abs(sums[numbers] - own[numbers]).sum()
+        limit += _AS_FAR * np.abs(expected[numbers] - own[numbers]).sum()
+        tokens += int(counts.sum())
+    return bool(off <= max(limit, _ROUNDED * tokens))

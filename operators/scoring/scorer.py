@@ -1,8 +1,8 @@
 """Log-likelihoods of target tokens under a causal LM: no token computed twice, no padding masks, no full logits.
 
-Sequences of a call that begin alike share that work (`trie`); architectures that `decoder` does not know are run by
-transformers on padded batches of similar length instead. Only positions that predict a target reach the output head, whose
-log-softmax is float32 and never holds all logits (`head`).
+Sequences of a call that begin alike share that work (`trie`), by our walk through the layers (`decoder`) or by the model's own
+modules (`packed_modules`); architectures that neither knows are run on padded batches of similar length instead. Only positions
+that predict a target reach the output head, whose log-softmax is float32 and never holds all logits (`head`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from operators.scoring.attention import Layout
 from operators.scoring.batching import Batch, Ids, Segments, Sequences, packed_batches, padded_batches
 from operators.scoring.decoder import Decoder, rotation_changes, walkable
 from operators.scoring.head import finish_of, target_logprobs, tiled
+from operators.scoring.packed_modules import PackedModules, packable
 from operators.scoring.probe import Probe, Trial, agree
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run whole
+_FEW, _TOGETHER = 40, 1 << 20  # tokens of a batch of trials: one or two sequences, and all
 
 # From a batch, the places of its targets' predictors [M] and the target ids [M]: their log-probabilities, float32 [M].
 Forward = Callable[[Batch, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -86,7 +88,7 @@ class TargetScorer:
     def works(self) -> bool:
         """Whether the scorer still gives the model's own numbers for fixed ids: if so, what it fails on is at fault. What the
         model raises is raised."""
-        return self._agrees(self._forward, self._batches, [self._probe.short()])
+        return self._agrees(self.way, self._forward, self._batches, [self._probe.short()])
 
     def _require_causal(self) -> None:
         length = self._probe.looks_ahead()
@@ -151,7 +153,7 @@ class TargetScorer:
         sequence at a time: architectures do more between decoder and head than any list of configuration keys tells."""
         trials = self._probe.all()
         for way, forward, batches in self._ways():
-            if self._agrees(forward, batches, trials):
+            if self._agrees(way, forward, batches, trials):
                 return way, forward, batches
         raise self._problem("the model gives other numbers for the same tokens each time; accepted: one that does not")
 
@@ -174,34 +176,37 @@ class TargetScorer:
                 hidden = decoder(input_ids=self._to_device(batch.ids), use_cache=False).last_hidden_state
                 return target_logprobs(head, finish, hidden.flatten(0, 1)[places_M], wanted_M)
 
+            def packed(
+                run: Decoder | PackedModules, batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor
+            ) -> torch.Tensor:
+                layout = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
+                hidden = run.hidden(self._to_device(batch.ids), layout, places_M)
+                return target_logprobs(head, finish, hidden, wanted_M)
+
             if walkable(model):
-                walk = Decoder(model)
-
-                def packed(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
-                    layout = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
-                    hidden = walk.hidden(self._to_device(batch.ids), layout, places_M)
-                    return target_logprobs(head, finish, hidden, wanted_M)
-
-                yield "packed", packed, packed_batches
+                yield "walked", partial(packed, Decoder(model)), packed_batches
+            if packable(model):
+                yield "packed", partial(packed, PackedModules(model)), packed_batches
             yield "padded", padded, alike
         yield "whole", whole, alike
         # Where what stands in a batch changes what the others give.
         yield "alone", whole, lambda sequences, batch_tokens: alike(sequences, 1)
 
     @torch.inference_mode()
-    def _agrees(self, forward: Forward, batches: Batches, trials: list[Trial]) -> bool:
-        """Whether a way gives for all sequences of each trial together what the model gives for each by itself."""
-        for trial in trials:
+    def _agrees(self, way: str, forward: Forward, batches: Batches, trials: list[Trial]) -> bool:
+        """Whether a way gives for all sequences of each trial together what the model gives for each by itself; the first
+        trial, which is short, in small batches too."""
+        tried = []
+        for trial, batch_tokens in [(trials[0], _FEW), *((trial, _TOGETHER) for trial in trials)]:
             sequences, sums = Sequences.of(trial.prompts, trial.targets), np.zeros(len(trial.prompts))
             try:
-                for batch in batches(sequences, 1 << 20):
+                for batch in batches(sequences, batch_tokens):
                     sums[batch.sequences] = self._sums(batch, forward).cpu().numpy()
             except (TypeError, AttributeError, RuntimeError, ValueError) as error:
-                _log.info("this architecture cannot be run %s (%s)", forward.__name__, error)
+                _log.info("this architecture cannot be run %s (%s)", way, error)
                 return False
-            if not agree(sums, trial, sequences.targets, self.model.dtype):
-                return False
-        return True
+            tried.append((trial, sums))
+        return agree(tried, self.model.dtype)
 
 
 class _Results:

@@ -52,22 +52,36 @@ def test_equals_the_twin(segments, window):
     assert torch.allclose(got, expected(segments, q, k, v, window), atol=1e-5)
 
 
+@given(packs(), st.sampled_from([None, 3]), st.sampled_from([None, 1.5]), st.booleans())
+def test_caps_and_sinks_are_those_of_the_twin(segments, window, softcap, sinks):
+    q, k, v = tensors(segments)
+    sinks_H = torch.randn(4) if sinks else None
+    where = attention.Layout(segments, torch.device("cpu"))
+    got = attention.attend(q, k, v, where, 0.3, window, softcap, sinks_H)
+    parents = segments.parent.tolist()
+    twin = tree_attention(q, k, v, segments.start, segments.stop, parents, 0.3, window, softcap, sinks_H)
+    assert torch.allclose(got, twin, atol=1e-5)
+
+
 @given(packs(), st.booleans())
 def test_variable_length_attention_equals_the_twin(segments, grouped):
     q, k, v = tensors(segments)
     where = attention.Layout(segments, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attention if grouped else without_groups)
-        got = attention._attend_ragged(q, k, v, where, 0.3)
+        got, _ = attention._attend_ragged(q, k, v, where, 0.3)
     assert torch.allclose(got, expected(segments, q, k, v, None), atol=1e-5)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_plain_kernel_equals_the_fused_one(causal, masked):
+def test_plain_kernel_equals_the_fused_one(causal, masked, monkeypatch):
     torch.manual_seed(1)
     q, k, v = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 2, 8), torch.randn(2, 5, 2, 8)
     mask = torch.randn(5, 5) if masked else None
     fused = attention._attention(q, k, v, scale=0.2, causal=causal, mask=mask)
     plain = attention._plain_attention(*(x.transpose(1, 2) for x in (q, k, v)), 0.2, causal, mask)
     assert all(torch.allclose(a, b.transpose(1, 2), atol=1e-5) for a, b in zip(fused, plain, strict=True))
+    monkeypatch.setattr(attention, "_SCORE_BYTES", 100)
+    grouped = attention._plain_attention(*(x.transpose(1, 2) for x in (q, k, v)), 0.2, causal, mask)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, grouped, strict=True))

@@ -4,9 +4,12 @@ import gc
 
 import pytest
 from conftest import random_model
+from families import QUIRKS, SMALL, quirky
 from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig
 
 from operators.scoring.batch_budget import FAST, batch_tokens, bytes_per_token, tokens_that_fit
+from operators.scoring.models import empty_model
 from operators.scoring.scorer import TargetScorer
 
 
@@ -31,6 +34,20 @@ def test_a_token_takes_less_than_estimated_and_not_much_less(family):
     scorer = TargetScorer(random_model(family), 1 << 20)
     took = (peak(scorer, 16384) - peak(scorer, 8192)) / 8192
     assert took < bytes_per_token(scorer.model) < 6 * took
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3n_text", "gemma4_text", "gpt_oss", "mixtral", "qwen2_moe", "phi"])
+def test_so_it_does_in_families_with_layers_experts_and_residuals_of_their_own(family):
+    scorer = TargetScorer(quirky(family), 1 << 20)
+    took = (peak(scorer, 8192) - peak(scorer, 4096)) / 4096
+    assert scorer.way == "packed"
+    assert took < bytes_per_token(scorer.model) < 6 * took
+
+
+@pytest.mark.parametrize("family", sorted(QUIRKS))
+def test_every_family_has_an_estimate(family):
+    model = empty_model(AutoConfig.for_model(family, **{**SMALL, **QUIRKS[family]}))
+    assert 1000 < bytes_per_token(model) < 20000
 
 
 def test_batches_shrink_with_memory_and_stop_at_what_is_fast():

@@ -34,4 +34,4 @@ def test_experts_that_a_token_does_not_go_to_are_no_work():
     outline = outline_of(MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=1, tie_word_embeddings=True))
     experts = 2 * 4 * 3 * 48 * 96
     assert outline.parameters - outline.working == experts * 3 // 4
-    assert not outline.packed
+    assert outline.packed

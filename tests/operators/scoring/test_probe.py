@@ -107,13 +107,13 @@ def ahead_past(position):
     return change
 
 
-@pytest.mark.parametrize(("past", "length"), [(64, 80), (220, 244)])
+@pytest.mark.parametrize(("past", "length"), [(128, 136), (220, 244)])
 def test_a_model_that_looks_ahead_in_long_sequences_alone_is_no_scorer(past, length):
     model = Changed(random_model("llama"), ahead_past(past))
     model.config.sliding_window = 220
     with pytest.raises(ModelProblem, match=f"not causal: among {length} tokens"):
         TargetScorer(model, 4096)
-    if past > 64:  # what no sequence of the run reaches is not tried
+    if past > 128:  # what no sequence of the run reaches is not tried
         TargetScorer(model, 4096, longest=past)
 
 
@@ -166,7 +166,7 @@ def test_windows_are_those_of_the_layers(name):
     scorer = TargetScorer(model, 4096)
     prompts, targets = pairs([200, 150, 70, 40])
     expected = [loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)]
-    assert scorer.way == "packed"
+    assert scorer.way == "walked"
     assert np.abs(scorer.sums(prompts, targets) - expected).max() / 8 <= 1e-4
 
 
@@ -174,8 +174,8 @@ def test_a_walk_with_a_wrong_window_is_noticed_where_it_matters(monkeypatch):
     """No sequence within the window shows it."""
     monkeypatch.setattr("operators.scoring.decoder.window_of", lambda layer, config: 100)
     model = sharp(LlamaForCausalLM(LlamaConfig(**SMALL, sliding_window=100)))
-    assert TargetScorer(model, 4096).way == "padded"
-    assert TargetScorer(model, 4096, longest=100).way == "packed"
+    assert TargetScorer(model, 4096).way == "packed"
+    assert TargetScorer(model, 4096, longest=100).way == "walked"
 
 
 def dynamic():
@@ -226,14 +226,14 @@ def test_a_narrow_type_is_judged_by_what_it_costs_the_model_itself():
     plain = np.array([loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)])
     scorer = TargetScorer(model, 4096)
     error, own = (np.abs(sums - expected).mean() for sums in (scorer.sums(prompts, targets), plain))
-    assert scorer.way == "packed"
+    assert scorer.way == "walked"
     assert error <= 1.5 * own
 
 
 def test_a_wrong_window_is_noticed_in_a_narrow_type(monkeypatch):
     monkeypatch.setattr("operators.scoring.decoder.window_of", lambda layer, config: 40)
     model = sharp(LlamaForCausalLM(LlamaConfig(**SMALL, sliding_window=40))).to(torch.bfloat16)
-    assert TargetScorer(model, 4096).way == "padded"
+    assert TargetScorer(model, 4096).way == "packed"
 
 
 def test_a_model_is_as_it_was_after_float32():

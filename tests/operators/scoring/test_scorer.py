@@ -83,7 +83,7 @@ def test_finished_batches_are_passed_over_and_the_others_are_the_same_to_the_las
 
 def test_known_families_share_prefixes(model):
     scorer = TargetScorer(model, 4096)
-    assert scorer.way == "packed"
+    assert scorer.way == "walked"
     prompts, targets = [[*range(40), last] for last in (1, 2, 3)], [[4, 5], [6], [7, 8, 9]]
     got = scorer.sums(prompts, targets)
     assert np.allclose(got, [loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)], atol=1e-4)
@@ -94,6 +94,7 @@ def test_known_families_share_prefixes(model):
 @pytest.mark.parametrize("way", ["padded", "whole"])
 def test_other_ways_give_the_same(model, way, monkeypatch):
     monkeypatch.setattr("operators.scoring.scorer.walkable", lambda model: False)
+    monkeypatch.setattr("operators.scoring.scorer.packable", lambda model: False)
     monkeypatch.setattr("operators.scoring.scorer.tiled", lambda model: way == "padded")
     scorer = TargetScorer(model, 100)
     assert scorer.way == way
@@ -120,7 +121,7 @@ def test_a_layer_that_does_more_is_noticed():
     model = random_model("llama")
     model.model.layers[0] = OtherLayer(model.model.layers[0])
     scorer = TargetScorer(model, 4096)
-    assert scorer.way == "padded"
+    assert scorer.way == "packed"
     assert np.allclose(scorer.sums([[1, 2, 3]], [[4, 5]]), [loglik(model, [1, 2, 3], [4, 5])], atol=1e-4)
 
 
@@ -136,7 +137,7 @@ def test_products_that_are_not_plain_are_left_to_transformers():
     for layer in model.model.layers:
         layer.mlp.up_proj.__class__ = Product
     scorer = TargetScorer(model, 4096)
-    assert scorer.way == "padded"
+    assert scorer.way == "packed"
     assert np.allclose(scorer.sums([[1, 2, 3]], [[4, 5]]), [loglik(model, [1, 2, 3], [4, 5])], atol=1e-4)
 
 
@@ -145,7 +146,7 @@ def test_bfloat16_is_near():
     prompts, targets = [[*range(30), last] for last in (1, 2, 3)], [[4, 5] * 5, [6] * 7, [7, 8, 9]]
     expected = np.array([loglik(model, p, t) for p, t in zip(prompts, targets, strict=True)])
     scorer = TargetScorer(model.to(torch.bfloat16), 4096)
-    assert scorer.way == "packed"
+    assert scorer.way == "walked"
     assert (np.abs(scorer.sums(prompts, targets) - expected) / [10, 7, 3]).max() < 0.05
 
 
