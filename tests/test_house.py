@@ -50,7 +50,15 @@ HEAVY = {
         "batch_budget",
         "generator",
     },
-    "transformers": {"models", "checkpoint", "load_tokenizer", "chat_template", "generator", "embedder"},
+    "transformers": {
+        "models",
+        "checkpoint",
+        "packed_modules",
+        "load_tokenizer",
+        "chat_template",
+        "generator",
+        "embedder",
+    },
     "sentence_transformers": {"embedder"},
     "sklearn": {"embedder", "clusters"},
 }

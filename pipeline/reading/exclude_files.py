@@ -70,9 +70,10 @@ def _texts(key: str, asked: Exclude, data: bytes) -> Iterator[tuple[int, str]]:
     if suffix == ".txt":
         if asked.columns is not None:
             raise BadRequest(f"{key}.columns: found columns for {asked.path!r}, whose lines are texts; accepted: none")
-        for line, text in enumerate(data.decode("utf-8-sig").splitlines(), start=1):
+        # str.splitlines would cut at characters that lines may hold, such as U+2028, and miss n-grams across them.
+        for line, text in enumerate(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig"), start=1):
             if text.strip():
-                yield line, text
+                yield line, text.rstrip("\n")
         return
     if suffix not in (".jsonl", ".csv", ".parquet"):
         raise BadRequest(f"{key}.path: {asked.path!r}: unknown kind of file; accepted: {ACCEPTED}")

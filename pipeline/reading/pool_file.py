@@ -25,10 +25,9 @@ def read_pool_file(path: str) -> list[str]:
     try:
         match Path(path).suffix.lower():
             case ".txt":
-                texts = Path(path).read_text(encoding="utf-8").splitlines()
+                texts = _lines(path)
             case ".jsonl":
-                lines = Path(path).read_text(encoding="utf-8").splitlines()
-                texts = [_instruction_of(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+                texts = [_instruction_of(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
             case ".csv":
                 csv.field_size_limit(MAX_ROW_BYTES)  # as for rows
                 with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -55,6 +54,12 @@ def read_pool_file(path: str) -> list[str]:
 
 
 _ACCEPTED = "a .txt with an instruction a line, or a .jsonl, .csv or .parquet with a column instruction, in UTF-8"
+
+
+def _lines(path: str) -> list[str]:
+    # str.splitlines would cut at characters that lines may hold, such as U+2028.
+    with Path(path).open(encoding="utf-8-sig") as file:
+        return [line.rstrip("\n") for line in file]
 
 
 def _instruction_of(number: int, line: str) -> str:

@@ -50,7 +50,7 @@ class Row:
 def read_rows(corpus: Path, longest: int) -> list[Row]:
     """Rows of at most so many characters, in an order that depends on their content alone."""
     rows = []
-    for line in corpus.read_text(encoding="utf-8").splitlines():
+    for line in corpus.open(encoding="utf-8"):
         raw = json.loads(line)
         instruction, input, output = (_text(raw, *names) for names in _NAMES)
         if output.strip() and len(instruction) + len(input) + len(output) <= longest:

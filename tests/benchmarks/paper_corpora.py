@@ -44,7 +44,7 @@ def read(path: Path) -> list[Example]:
     """The distinct rows of a file of JSON lines, in an order by their hash; what cannot be used is counted and printed."""
     examples: dict[str, Example] = {}
     unusable = 0
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.open(encoding="utf-8"):
         try:
             record = json.loads(line)
             for column, value in record.items():

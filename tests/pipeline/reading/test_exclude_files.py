@@ -42,6 +42,9 @@ def test_each_kind_of_file_gives_its_texts_with_their_lines(tmp_path):
     assert read(lines, columns=["meta", "q"]).texts == [(1, QUESTION), (3, "a b"), (3, OTHER)]
     (tmp_path / "a.txt").write_text(f"\ufeff{QUESTION}\n\n{OTHER}\n", encoding="utf-8")
     assert read(tmp_path / "a.txt").texts == [(1, QUESTION), (3, OTHER)]
+    odd = QUESTION.replace(" ", "\u2028", 1) + "\x0c\x85 more"  # str.splitlines would end lines there
+    (tmp_path / "b.txt").write_text(f"{odd}\r\n{OTHER}", encoding="utf-8")
+    assert read(tmp_path / "b.txt").texts == [(1, odd), (2, OTHER)]
     (tmp_path / "a.csv").write_text(f'q,a\n"{QUESTION}\nand more",x\n"{OTHER}",y\n')
     assert read(tmp_path / "a.csv", columns=["q"]).texts == [(2, f"{QUESTION}\nand more"), (4, OTHER)]
     pq.write_table(pa.table({"q": [QUESTION, OTHER], "n": [1, 2]}), tmp_path / "a.parquet")
