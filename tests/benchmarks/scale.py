@@ -181,19 +181,24 @@ class _Hashing:
 
 
 def write_corpus(path: Path, rows: int, seed: int = 0) -> None:
-    """Rows with as many distinct instructions: a verb and an object of a topic, and words of it."""
+    """Rows with as many distinct instructions: the phrase of one of a topic's 16 subtopics, and words of the topic; topics have
+    Zipf sizes, as in `planted`."""
     rng = np.random.default_rng(seed)
     syllables = [a + b for a in "bcdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "ar", "en", "il")]
     words = np.array(["".join(rng.choice(syllables, 3)) for _ in range(60_000)])
-    topics = max(20, rows // 500)
+    topics = max(20, rows // 2000)
+    of_topic = rng.choice(topics, rows, p=(weights := 1 / np.arange(1, topics + 1) ** 0.7) / weights.sum())
     with path.open("w", encoding="utf-8") as file:
         for row in range(rows):
-            topic = int(rng.zipf(1.3)) % topics
+            topic, subtopic = int(of_topic[row]), int(rng.integers(0, 16))
             own = words[(topic * 37 + rng.integers(0, 40, 7)) % len(words)]
-            instruction = f"{own[0].title()} the {own[1]} of {own[2]} and {own[3]} it {row:x}."
+            phrase = words[(topic * 101 + subtopic * 7 + np.arange(4)) % len(words)]
+            instruction = (
+                f"{phrase[0].title()} the {phrase[1]} of {own[0]} and {' '.join(phrase[2:])} {own[1]} {own[2]} {row:x}."
+            )
             example = {
                 "instruction": instruction,
-                "input": " ".join(own[4:]) if row % 3 else "",
+                "input": " ".join(own[3:]) if row % 3 else "",
                 "output": " ".join(rng.choice(words, 12)),
             }
             file.write(json.dumps(example) + "\n")
