@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import flags
 from pipeline.export import FILE_KINDS, FORMATS, SCORED, SELECTED
 
 
-def make_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Of a verb or flag that there is not it says which is nearest."""
+
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser]
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse has it."""
+        words = sys.argv[1:] if args is None else args
+        verb = next((word for word in words if not word.startswith("-")), None)
+        if verb is not None and verb not in self.verbs.choices:
+            shown = "a URL" if "://" in verb else repr(verb)  # it may hold credentials
+            self.error(
+                f"{shown} is no command; {_near(verb, self.verbs.choices)}accepted: {', '.join(self.verbs.choices)}"
+            )
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(_no_such_argument(unknown[0].partition("=")[0], self.verbs.choices[parsed.name]))
+        return parsed
+
+
+def _no_such_argument(word: str, verb: argparse.ArgumentParser) -> str:
+    shown = word if word.startswith("-") else "a URL" if "://" in word else repr(word)
+    flags_of_verb = verb._option_string_actions
+    hint = _near(word, flags_of_verb)
+    if not hint and "--set" in flags_of_verb and word.startswith("--"):
+        from pipeline.read_config import keys_called
+
+        keys = keys_called(word.removeprefix("--").replace("-", "_"))
+        hint = f"a key is set by --set {keys[0]}=...; " if keys else ""
+    return f"{shown}: {verb.prog} takes no such argument; {hint}`{verb.prog} --help` lists all"
+
+
+def _near(word: str, accepted: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, accepted, n=1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def make_parser() -> Parser:
     """The parser of `tss`. The verb is in `name`; `output_folder` is for it to fill in, once it knows where it writes."""
-    parser = argparse.ArgumentParser(
-        prog="tss", description="Score instruction-tuning examples by task specificity, select the best."
-    )
+    parser = Parser(prog="tss", description="Score instruction-tuning examples by task specificity, select the best.")
     parser.set_defaults(fresh=False, quiet=False, debug=False, json=False, output_folder=None)
-    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="name", parser_class=argparse.ArgumentParser)
+    parser.verbs = verbs
     flags.add_init(verbs)
     run = verbs.add_parser("run", help="read, score, select and publish: the main job")
     plan = verbs.add_parser(

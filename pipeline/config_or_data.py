@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import read_config
 from pipeline.config import Config
 from pipeline.engine.session import is_local
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, near_name
 from pipeline.reading.chunks import plan
 from pipeline.reading.file_kinds import ACCEPTED, kind_of, stem_of
 from pipeline.reading.first_rows import first_rows, template_for
@@ -77,7 +77,7 @@ def of_data(words: Sequence[str], overrides: list[str], *, here: bool = True) ->
         return config  # the driver of a cluster may not see what workers do
     for word in words:
         if not is_url(word) and not is_glob(word) and not _exists(word):
-            raise BadRequest(f"{word}: no such file or folder ({READINGS})")
+            raise BadRequest(f"{word}: no such file or folder{near_name(word)} ({READINGS})")
     if any(text.partition("=")[0].strip() in ("scorer", "scorer.template") for text in overrides):
         return config
     # As `tss init` would write it.

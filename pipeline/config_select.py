@@ -113,7 +113,7 @@ class Select(Section):
             raise ValueError(f"{hint}accepted: exactly one of {', '.join(BUDGET_UNITS)}")
         ((unit, asked),) = value.items()
         if unit.endswith("fraction") and not 0 < asked <= 1:
-            raise ValueError(f"{unit} must be above 0 and at most 1")
+            raise ValueError(f"a share must be above 0 and at most 1, such as 5% or 0.05 ({unit})")
         if not unit.endswith("fraction") and (not 1 <= asked < 2**62 or asked != int(asked)):
             raise ValueError(f"{unit} must be a whole number of at least 1 and below 2**62")
         return {unit: asked if unit.endswith("fraction") else int(asked)}

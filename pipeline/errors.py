@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
+
 
 class BadRequest(Exception):
     """The request is wrong: found before any work starts. Exit status 2."""
@@ -17,6 +20,16 @@ class RunFailed(Exception):
 
 class DamagedInput(RunFailed):
     """A part that an earlier run or stage has written is not what was written; `cause` names it."""
+
+
+def near_name(path: str) -> str:
+    """For the message of a file that is missing: the name in its folder that is nearest to its own, if one is near."""
+    try:
+        names = [each.name for each in Path(path).expanduser().parent.iterdir()]
+    except (OSError, ValueError, RuntimeError):
+        return ""
+    close = difflib.get_close_matches(Path(path).name, names, n=1)
+    return f" (did you mean {str(Path(path).with_name(close[0]))!r}?)" if close else ""
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config import Columns, Config, Exclude, Input, expand_inputs
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, near_name
 from pipeline.flags import flag_of
 from pipeline.storage import urls
 
@@ -37,7 +37,7 @@ def load(path: Path, overrides: list[str]) -> Config:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        raise BadRequest(f"{path}: no such file; accepted: the path of a YAML config") from error
+        raise BadRequest(f"{path}: no such file{near_name(str(path))}; accepted: the path of a YAML config") from error
     except (OSError, ValueError) as error:
         raise BadRequest(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     data = _parse(text, str(path), "cannot be read as YAML")
@@ -71,9 +71,20 @@ def _parse(text: str, origin: str, otherwise: str) -> Any:
         AttributeError,
         ArithmeticError,
     ) as error:
-        raise BadRequest(f"{origin}: {otherwise}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise BadRequest(f"{origin}{_yaml_problem(error, otherwise)}") from error
     _check_values(data, origin)
     return data
+
+
+def _yaml_problem(error: Exception, otherwise: str) -> str:
+    """Where a text is no YAML and why, behind the name of its origin."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f": {otherwise}: {' '.join(str(error).split()) or type(error).__name__}"
+    mark, problem = error.problem_mark, error.problem or "something is out of place"
+    tab = "; accepted: spaces before keys, no tabs" if "'\\t'" in problem else ""
+    began = error.context_mark
+    where = f" ({error.context}, begun in line {began.line + 1})" if error.context and began else ""
+    return f":{mark.line + 1}:{mark.column + 1}: {otherwise}: {problem}{where}{tab}"
 
 
 def _check_values(data: Any, origin: str) -> None:
@@ -182,13 +193,18 @@ def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Seque
     at = next((flag for name, flag in overridden.items() if name == key or name.startswith(f"{key}.")), at)
     if problem["type"] == "extra_forbidden":
         accepted = _keys_at(path[:-1])
-        close = difflib.get_close_matches(str(path[-1]), accepted, n=1) or _elsewhere(str(path[-1]))
+        close = difflib.get_close_matches(str(path[-1]), accepted, n=1) or keys_called(str(path[-1]))
         hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
         return f"{at}: {key}: unknown key; {hint}accepted here: {', '.join(accepted)}"
     if problem["type"] == "missing":
         example = "runs/mine" if path[-1] == "output" else "data/alpaca.jsonl"
         return f"{at}: {key}: this key is required, and there is none; add it, such as {path[-1]}: {example}"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = message.replace("a valid dictionary", "names with values, such as {name: value}")
+    section = _model_at(path) if problem["type"] == "model_type" else None
+    if names := list(getattr(section, "model_fields", {})):
+        first = f" did you mean {key}.model?" if "model" in names and isinstance(problem["input"], str) else ""
+        return f"{at}: {key}: found {_short(problem['input'])};{first} accepted: keys below it, {', '.join(names)}"
     if len(path) == 1 and isinstance(problem["input"], dict) and problem["type"] == "value_error":
         return f"{at}: {key}: {message}"  # of a whole section, where the message says what was found
     # Who writes a key in place of the name of its variable must not find it in a log.
@@ -197,11 +213,16 @@ def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Seque
 
 
 def _keys_at(path: list[Any]) -> list[str]:
+    return list(getattr(_model_at(path), "model_fields", {}))
+
+
+def _model_at(path: list[Any]) -> Any:
+    """The section, or the type, that a path of keys leads to."""
     model: Any = Config
     for part in path:
         if isinstance(part, str):
             model = _section(model, part)
-    return list(getattr(model, "model_fields", {}))
+    return model
 
 
 def _section(section: Any, name: str) -> Any:
@@ -214,7 +235,7 @@ def _section(section: Any, name: str) -> Any:
     return items.get((section, name), section.model_fields[name].annotation)
 
 
-def _elsewhere(name: str) -> list[str]:
+def keys_called(name: str) -> list[str]:
     """The full names of at most three keys of any section that are called so, or nearly so."""
     keys = _all_keys(Config)
     near = difflib.get_close_matches(name, {key.rpartition(".")[2] for key in keys}, n=1, cutoff=0.8)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from operators.error_text import first_line, one_line
 from operators.model_files import hub_version
 from pipeline.config import Config, Input
-from pipeline.errors import BadRequest
+from pipeline.errors import BadRequest, near_name
 from pipeline.reading.data_folders import DATASET_INFO, DataEntry, entries_of, entry_of
 from pipeline.reading.delta import Value, values_of_partitions
 from pipeline.reading.file_kinds import kind_of, stem_of
@@ -114,7 +114,11 @@ def _cannot_be_listed(index: int, path: str, error: Exception) -> BadRequest:
     if isinstance(error, FileNotFoundError):
         missing = str(error.filename or error.args[0])
         which = f"{missing!r} is " if missing != path else ""
-        what = "no such file: none matches this pattern" if is_glob(missing) else f"{which}no such file or folder"
+        what = (
+            "no such file: none matches this pattern"
+            if is_glob(missing)
+            else f"{which}no such file or folder{near_name(missing)}"
+        )
         # Of a relative path, which may have been meant from the folder of the configuration.
         seen = "" if is_url(path) or path.startswith(("/", "~")) else f", seen from {str(Path.cwd())!r}"
         return BadRequest(f"{where}: {what}{seen}; accepted: a file, a folder, a glob or a URL")

@@ -96,6 +96,24 @@ def test_bad_requests_of_verbs(request_folder, capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["repport", "out"], "'repport' is no command; did you mean report? accepted: init, run"),
+        (["s3://key:secret@bucket/a"], "a URL is no command"),
+        (["run", "a.yaml", "--modle", "m"], "--modle: tss run takes no such argument; did you mean --model?"),
+        (["run", "a.yaml", "--k=4"], "a key is set by --set alternatives.k=...; `tss run --help` lists all"),
+        (["report", "out", "--k", "4"], "--k: tss report takes no such argument; `tss report --help` lists all"),
+        (["report", "out", "https://key@host/x"], "a URL: tss report takes no such argument"),
+    ],
+)
+def test_unknown_commands_and_flags_have_a_nearest_one(capsys, arguments, words):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and words in shown and "key" not in shown.replace("a key is set", "")
+
+
 def test_a_pointer_cannot_leave_the_folder(tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "manifest.json").write_text("{}")

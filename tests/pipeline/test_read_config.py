@@ -43,7 +43,15 @@ BAD = [
     ("", ["nothing"], r"expected key=value"),
     ("", ["seed.x=3"], r"seed: found"),
     ("", ["input.3.path=b"], r"no place of a list of 1|holds a single value"),
-    ("- broken\n", [], "cannot be read as YAML"),
+    ("- broken\n", [], r"c.yaml:4:1: cannot be read as YAML: .*begun in line 1"),
+    ("seed: {a: [1\n", [], r"c.yaml:5:1: cannot be read as YAML"),
+    ("seed:\n\ta: 1\n", [], r"c.yaml:5:1: .*accepted: spaces before keys, no tabs"),
+    (
+        "embedder: lexical\n",
+        [],
+        r"embedder: found 'lexical'; did you mean embedder.model\? accepted: .*model, batch_size",
+    ),
+    ("select: [a]\n", [], r"select: found \['a'\]; accepted: keys below it, "),
 ]
 
 
@@ -66,8 +74,11 @@ def test_what_is_no_configuration(tmp_path, text):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(BadRequest, match="no such file"):
+    with pytest.raises(BadRequest, match="no such file; accepted"):
         read_config.load(tmp_path / "none.yaml", [])
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(BadRequest, match=r"no such file \(did you mean '.*/mine.yaml'\?\); accepted"):
+        read_config.load(tmp_path / "mien.yaml", [])
 
 
 def test_overrides_and_short_forms(tmp_path):
