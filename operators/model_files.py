@@ -46,7 +46,7 @@ def both_readings(name: str) -> str:
 
 
 def require_folder(name: str) -> None:
-    """Raise ModelProblem where the name of a scorer means a folder that is none in transformers format with safetensors."""
+    """Raise ModelProblem where the name of a scorer means a folder that is none in transformers format."""
     folder = Path(name)
     if not looks_local(name):
         return
@@ -58,7 +58,11 @@ def require_folder(name: str) -> None:
         raise ModelProblem(
             f"scorer.model: {name!r}: the folder has no config.json; accepted: a folder in transformers format"
         )
-    if not any(folder.rglob("*.safetensors")):
+
+
+def require_safetensors(name: str) -> None:
+    """Raise ModelProblem where a folder holds no weights that would be loaded."""
+    if looks_local(name) and not any(Path(name).rglob("*.safetensors")):
         raise ModelProblem(f"scorer.model: {name!r}: the folder has no {NO_SAFETENSORS}")
 
 

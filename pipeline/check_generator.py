@@ -9,7 +9,8 @@ from typing import Any
 
 from operators.retrieval.answers import GeneratorProblem
 from operators.retrieval.generation_prompt import fill_prompt, prompt_hash
-from pipeline.config import Alternatives, Generator
+from pipeline.config import Alternatives
+from pipeline.config_served import Generator
 from pipeline.errors import BadRequest
 from pipeline.runs.manifest import GeneratorName
 from pipeline.storage import files
@@ -78,11 +79,12 @@ def check_generator(alternatives: Alternatives, seed: int) -> CheckedGenerator |
 
 def _of_server(asked: Generator) -> tuple[str, str]:
     """What a server says is behind a model's name, and what identifies that."""
-    from operators.retrieval.chat_server import ChatServer, key_of
+    from operators.json_server import NoKey, key_of
+    from operators.retrieval.chat_server import ChatServer
 
     try:
         key = key_of(asked.api_key_env)
-    except GeneratorProblem as problem:
+    except NoKey as problem:
         raise BadRequest(
             f"{KEY}.api_key_env: {problem}, on the machine that would ask; accepted: a variable that holds the key"
         ) from problem

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from operators.retrieval.generation_prompt import DEFAULT, check_prompt
 from operators.word_ngrams import SHORTEST
 from pipeline.config_section import Section
 from pipeline.config_select import Select
+from pipeline.config_served import Generator, ScorerServer
 
 
 class Columns(Section):
@@ -80,53 +79,6 @@ class Embedder(Section):
     batch_size: int = Field(256, ge=1, le=1_000_000)
 
 
-class Generator(Section):
-    """Who writes alternatives for a row's input, and how it is asked."""
-
-    engine: Literal["transformers", "openai"] = "transformers"
-    model: str = Field("Qwen/Qwen2.5-1.5B-Instruct", min_length=1)
-    prompt: str = DEFAULT
-    count: int | None = Field(None, ge=1, le=1000)  # instructions asked for; k of the alternatives where it is not set
-    temperature: float = Field(0.7, ge=0, le=10, allow_inf_nan=False)
-    max_new_tokens: int = Field(384, ge=1, le=1 << 16)
-    max_input_chars: int = Field(4000, ge=1, le=1 << 24)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = Field(16, ge=1, le=1 << 16)
-    base_url: str | None = None
-    api_key_env: str | None = None
-    concurrency: int = Field(16, ge=1, le=1024)
-    timeout: float = Field(300.0, gt=0, le=86_400)  # seconds that a server may take for one answer
-    tries: int = Field(8, ge=1, le=100)
-
-    @field_validator("prompt")
-    @classmethod
-    def _shows_input(cls, value: str) -> str:
-        check_prompt(value)
-        return value
-
-    @field_validator("base_url")
-    @classmethod
-    def _of_http(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", value):
-            raise ValueError("expected a URL such as http://host:8000/v1, without options")
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", value):
-            raise ValueError(
-                "expected the name of an environment variable in capitals, such as OPENAI_API_KEY, and never a key itself"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Generator:
-        if self.engine == "openai" and self.base_url is None:
-            raise ValueError("found engine: openai without base_url; accepted: one such as http://host:8000/v1")
-        return self
-
-
 class Alternatives(Section):
     source: Literal["retrieved", "generated", "both"] = "retrieved"
     k: int = Field(8, ge=1, le=100_000)
@@ -158,6 +110,7 @@ OF_THE_CONVERSATION = (
 
 
 class Scorer(Section):
+    engine: Literal["transformers", "server"] = "transformers"
     model: str = "Qwen/Qwen2.5-0.5B"
     template: str = "alpaca"
     chat: dict[str, str | int | float | bool | None] = Field(default_factory=dict)  # variables of the chat template
@@ -167,6 +120,18 @@ class Scorer(Section):
     too_long: Literal["reject", "truncate_input"] = "reject"
     batch_tokens: int | Literal["auto"] = "auto"
     trust_remote_code: bool = False
+    server: ScorerServer = ScorerServer()
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Scorer:
+        if self.engine == "server" and self.server.base_url is None:
+            raise ValueError("found engine: server without server.base_url; accepted: one such as http://host:8000/v1")
+        if self.engine != "server" and self.server.base_url is not None:
+            raise ValueError("found server.base_url with engine: transformers; set engine: server, or leave server out")
+        set_in_vain = [name for name in ("dtype", "batch_tokens") if getattr(self, name) != "auto"]
+        if self.engine == "server" and set_in_vain:
+            raise ValueError(f"found {set_in_vain[0]} with engine: server, where the server decides it; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _chat_fits(self) -> Scorer:

@@ -157,7 +157,10 @@ def _loaded(checked: CheckedScorer, dtype: str, batch_tokens: int | str, longest
     """A TargetScorer as scoring actors have it, tried up to so many tokens, and the device that it is on."""
     from operators.scoring import batch_budget, models
     from operators.scoring.scorer import TargetScorer
+    from operators.scoring.server_scorer import scorer_of
 
+    if checked.server is not None:
+        return scorer_of(checked.server), "the server"
     device = models.device_of(gpu=False)
     model = models.load_model(**checked.model(dtype), device=device)
     tokens = batch_budget.batch_tokens(model, 1.0) if batch_tokens == "auto" else int(batch_tokens)

@@ -18,7 +18,7 @@ from pipeline.planning.record import Hazard, Plan, Scorer
 from pipeline.planning.sample import Sample, take_sample
 from pipeline.planning.stored import StoredPairs, stored_pairs
 from pipeline.planning.words import in_three_lines
-from pipeline.preflight import Checked, read_template
+from pipeline.preflight import SERVED, Checked, read_template
 from pipeline.reading.chunks import Chunk
 from pipeline.reading.exclude_files import read_excluded
 from pipeline.reading.pool_file import read_pool_file
@@ -56,6 +56,8 @@ def _dtype_here(config: Config) -> str:
     """The dtype that a run on this machine would score in."""
     from operators.scoring import models
 
+    if config.scorer.engine == "server":
+        return SERVED
     asked = config.scorer.dtype
     device = "cpu" if config.ray.gpus_per_scorer == 0 else models.device_of(gpu=False)
     return asked if asked != "auto" else str(models.resolve_dtype("auto", device)).removeprefix("torch.")

@@ -20,12 +20,15 @@ from operators.prompts.template import (
 from operators.schema import SCORED
 from operators.selection import filter
 from pipeline.check_generator import CheckedGenerator, check_generator
+from pipeline.check_server import check_scorer_server
 from pipeline.config import Config, Scorer
 from pipeline.errors import BadRequest
 from pipeline.reading.collect import COLUMN_CHARS, COLUMNS_KEPT
 from pipeline.runs.manifest import ScorerName
 from pipeline.selection.choose import SCORE_ANEW
 from pipeline.storage import files
+
+SERVED = "served"  # the dtype of a scorer behind a server, which does not say it
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,12 @@ class CheckedScorer:
     encoder: dict[str, Any]
     identity: str  # of the scorer, but for its dtype
     template_hash: str
+    server: dict[str, Any] | None  # of `check_scorer_server`, where the model is behind one
 
     def model(self, dtype: str) -> dict[str, Any]:
-        """Settings for `load_model` on a worker."""
+        """Settings for `load_model` on a worker, or `server` alone."""
+        if self.server is not None:
+            return {"server": self.server}
         asked = self.encoder
         return {
             "name": asked["model"],
@@ -90,7 +96,8 @@ def check_models(config: Config, template_text: str) -> Checked:
 
 
 def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:
-    """Load tokenizer and configuration, look at the weights' headers, and try the template; raises BadRequest."""
+    """Load tokenizer and configuration, look at the weights' headers or try the server, and try the template; raises
+    BadRequest."""
     from operators.scoring import models
 
     with _problems_as_bad_requests():
@@ -98,10 +105,13 @@ def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:
         loading: dict[str, Any] = {"version": version, "trust_remote_code": scorer.trust_remote_code}
         tokenizer = load_tokenizer(scorer.model, **loading)
         model = models.load_config(scorer.model, **loading)
-        models.check_weights(scorer.model, version, model, trust_remote_code=scorer.trust_remote_code)
+        models.check_kind(scorer.model, model, trust_remote_code=scorer.trust_remote_code)
+        if scorer.engine == "transformers":
+            models.check_weights(scorer.model, version, model, trust_remote_code=scorer.trust_remote_code)
         template = _tried_template(scorer, tokenizer, template_text)
         opens_turns = bos_opens_turns(tokenizer)
     _check_limits(scorer, tokenizer, template, models.window(model))
+    server = check_scorer_server(scorer, tokenizer) if scorer.engine == "server" else None
     return CheckedScorer(
         encoder={
             "model": scorer.model,
@@ -122,8 +132,10 @@ def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:
             template_hash=template.hash,
             append_eos=scorer.append_eos,
             trust_remote_code=scorer.trust_remote_code,
+            served=None if server is None else f"{server['model']} {server['root']}",
         ),
         template_hash=template.hash,
+        server=server,
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.engine.job import AS_USUAL, Job, Publishing, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, gpus_awaited, pools
 from pipeline.engine.session import is_local
-from pipeline.preflight import Checked, check_models, check_quota, read_template, require_conversations
+from pipeline.preflight import SERVED, Checked, check_models, check_quota, read_template, require_conversations
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.exclude_files import ExcludedFile, read_excluded
 from pipeline.reading.first_rows import require_layouts
@@ -211,7 +211,7 @@ def requested(
         sizes = pools(config)
         chunks, checked = checks or once("preflight", check_inputs_and_models, *asked)
         reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
-        dtype = resolved_dtype(config.scorer.dtype, sizes)
+        dtype = SERVED if checked.server else resolved_dtype(config.scorer.dtype, sizes)
         inputs = take_snapshot(reporter, chunks)
         yield Request(
             config=config,

@@ -46,7 +46,10 @@ def key_of(config: Config) -> str:
 def _key(config: Config) -> str:
     models = [config.scorer.model, *([config.embedder.model] if config.embedder.model != LEXICAL else [])]
     generator = config.alternatives.generator if config.alternatives.source != "retrieved" else None
-    if not is_local(config.ray.address) or urls.is_url(config.output) or generator is not None:
+    served = (
+        config.scorer.engine == "server" or generator is not None
+    )  # another model may be behind the same name by now
+    if not is_local(config.ray.address) or urls.is_url(config.output) or served:
         return ""
     chunks = plan(config)
     if any(chunk.kind == "hub" or urls.is_url(chunk.uri) for chunk in chunks):

@@ -33,6 +33,7 @@ GROUND = {  # what every folder of the pipeline may know
     "pipeline.config",
     "pipeline.config_section",
     "pipeline.config_select",
+    "pipeline.config_served",
     "pipeline.errors",
     "pipeline.interruption",
 }

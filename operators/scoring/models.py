@@ -22,6 +22,7 @@ from operators.model_files import (
     looks_local,
     problem_of,
     require_folder,
+    require_safetensors,
     version_of,
     weight_shapes,
 )
@@ -41,11 +42,17 @@ def resolve(name: str) -> str:
         raise problem_of(name, "the model", error) from error
 
 
+def check_kind(name: str, config: Any, *, trust_remote_code: bool = False) -> None:
+    """Raise ModelProblem where a model is no causal LM, by its configuration."""
+    if problem := kind_problem(config, trust_remote_code=trust_remote_code):
+        raise ModelProblem(f"scorer.model: {name!r}: {problem}")
+
+
 def check_weights(name: str, version: str, config: Any, *, trust_remote_code: bool = False) -> None:
-    """Raise ModelProblem where a model is no causal LM or has not all weights that `load_model` would load, before anything
-    depends on them. Configuration and headers of files tell; no weight is read, and none downloaded."""
-    problem = kind_problem(config, trust_remote_code=trust_remote_code) or quantisation_problem(config)
-    if problem:
+    """Raise ModelProblem where a model has not all weights that `load_model` would load, before anything depends on them.
+    Configuration and headers of files tell; no weight is read, and none downloaded."""
+    require_safetensors(name)
+    if problem := quantisation_problem(config):
         raise ModelProblem(f"scorer.model: {name!r}: {problem}")
     try:
         files = files_of(name, version)
@@ -143,6 +150,7 @@ def load_model(
     """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem, also where
     its files lack weights that it needs."""
     config = load_config(name, version=version, trust_remote_code=trust_remote_code)
+    require_safetensors(name)
     _refuse_pickle(name, config)
     device = device or device_of(gpu=False)
     model, report = _load(
@@ -171,10 +179,18 @@ def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
 
 
 def identity(
-    name: str, version: str, tokenizer: Any, *, template_hash: str, append_eos: bool, trust_remote_code: bool = False
+    name: str,
+    version: str,
+    tokenizer: Any,
+    *,
+    template_hash: str,
+    append_eos: bool,
+    trust_remote_code: bool = False,
+    served: str | None = None,
 ) -> str:
     """128-bit hex digest of all that decides a likelihood, but for the dtype that it is computed in: model and version, whether
-    its own code runs, template, tokenizer, EOS policy.
+    its own code runs, template, tokenizer, EOS policy. Of a model behind a server, whose weights are not seen, `served` has its
+    name there and what the server says is behind it.
 
     Releases of torch and transformers are not in it: from one to the next likelihoods differ as they do between two kinds of
     GPU, by less than scores can tell, and a patch release must not cost all that is stored. One that changes what a model
@@ -184,6 +200,7 @@ def identity(
     folder = Path(name)
     patterns = ("config.json", "*.py", "*.safetensors", "*.safetensors.index.json")
     weights = files_digest(folder, *patterns) if looks_local(name) else f"{name}@{version}"
+    weights = weights if served is None else f"served {served}"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     special = repr((tokenizer.bos_token_id, tokenizer.eos_token_id))

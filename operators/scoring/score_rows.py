@@ -20,6 +20,7 @@ from operators.scoring.scores import ScoreSettings, upper_bound
 if TYPE_CHECKING:
     from operators.scoring.batching import Ids
     from operators.scoring.scorer import TargetScorer
+    from operators.scoring.server_scorer import ServerScorer
 
 # Columns of likelihoods: without a prompt, under the own instruction, under the first alternative and all after it.
 _EMPTY, _OWN, _FIRST = 0, 1, 2
@@ -79,7 +80,7 @@ class Scoring:
         self,
         encoded: pa.Table,
         context: Ids,
-        scorer: Callable[[], TargetScorer],
+        scorer: Callable[[], TargetScorer | ServerScorer],
         likelihoods: pa.Table | None = None,
         memory: Memory | None = None,
         work: Work | None = None,

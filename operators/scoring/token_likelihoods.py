@@ -24,6 +24,7 @@ from operators.scoring.encode_pairs import Candidates, encode_rows
 
 if TYPE_CHECKING:
     from operators.scoring.scorer import TargetScorer
+    from operators.scoring.server_scorer import ServerScorer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows of a character that lacks bytes
 
@@ -94,7 +95,7 @@ def _candidates(offered: Sequence[dict[str, Any]]) -> Candidates:
     )
 
 
-def token_likelihoods(encoded: pa.Table, encoder: Encoder, scorer: TargetScorer) -> TokenLikelihoods:
+def token_likelihoods(encoded: pa.Table, encoder: Encoder, scorer: TargetScorer | ServerScorer) -> TokenLikelihoods:
     """The likelihoods of one ENCODED row, token by token."""
     (target,) = encoded["target"].to_pylist()
     (offers,) = encoded["alternatives"].to_pylist()

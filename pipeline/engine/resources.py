@@ -68,8 +68,12 @@ def pools(config: Config) -> Pools:
     """
     cluster, settings = _Cluster.now(), config.ray
     per_scorer = (1.0 if cluster.gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
-    require_gpus(settings, cluster.gpus)
-    scorers = _range(settings.scorers, max(1, int(cluster.gpus / per_scorer)) if per_scorer else cluster.nodes)
+    if config.scorer.engine == "server":  # which has GPUs, if any has: one process asks it
+        per_scorer, otherwise = 0.0, 1
+    else:
+        require_gpus(settings, cluster.gpus)
+        otherwise = max(1, int(cluster.gpus / per_scorer)) if per_scorer else cluster.nodes
+    scorers = _range(settings.scorers, otherwise)
     embedders = _range(settings.embedders, cluster.plain_nodes)
     return Pools(
         scorers=scorers,

@@ -205,6 +205,8 @@ def _spread(costs: list[Cost]) -> float:
 def _notes(config: Config, worked: Worked, sample: Sample) -> list[str]:
     """What the figures leave out."""
     notes = []
+    if config.scorer.engine == "server":
+        notes.append("the scorer is behind a server: hours and memory of scoring are those of its machine, not these")
     if config.select.mode == "bounded":
         notes.append("select.mode: bounded scores fewer pairs than these: the figures are the most that it may take")
     if config.alternatives.source != "retrieved":

@@ -48,7 +48,7 @@ def cpu_hours(outline: Outline, model: dict[str, Any], longest: int, pairs: list
     speed = OF_PRODUCTS * products / (2.0 * outline.working)
     how = f"stated: {OF_PRODUCTS:.0%} of {products / 1e9:,.0f} GFLOP/s, which its float32 matrix products reach"
     measured = None
-    if looks_local(model["name"]) and outline.working <= TRIED_PARAMETERS:
+    if looks_local(model.get("name", "")) and outline.working <= TRIED_PARAMETERS:
         measured = scorer_speed(model, longest, pairs, TRIAL_SECONDS)
     if measured is not None:
         speed, how = measured, f"measured: {TRIAL_SECONDS:g} s of scoring with the scorer"

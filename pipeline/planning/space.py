@@ -58,8 +58,8 @@ def space_of(
         "neighbours": PROCESS + vectors + table + SIMILARITIES,
         "place": PROCESS + SHUFFLE,
         "score": PROCESS
-        + outline.parameters * _BYTES[dtype]
-        + batch_tokens * outline.token_bytes * _BYTES[dtype] / 4
+        + outline.parameters * _BYTES.get(dtype, 0)  # none behind a server
+        + batch_tokens * outline.token_bytes * _BYTES.get(dtype, 0) / 4
         + BLOCK_TOKENS * ID_BYTES,
     }
     disk = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
-from operators.retrieval.answers import Answer
+from operators.retrieval.answers import Answer, GeneratorProblem
 from operators.retrieval.generation_prompt import fill_prompt
 from pipeline.engine.resources import threads_here
 
@@ -85,9 +85,14 @@ class _ServerWriter:
     def __init__(
         self, *, base_url: str, model: str, api_key_env: str | None, timeout: float, tries: int, **settings: Any
     ):
-        from operators.retrieval.chat_server import ChatServer, key_of
+        from operators.json_server import NoKey, key_of
+        from operators.retrieval.chat_server import ChatServer
 
-        self._server = ChatServer(base_url, model, key_of(api_key_env), timeout, tries)
+        try:
+            key = key_of(api_key_env)
+        except NoKey as problem:
+            raise GeneratorProblem(str(problem)) from problem
+        self._server = ChatServer(base_url, model, key, timeout, tries)
         self._settings = settings
 
     def answers(self, inputs: Inputs, finished: Collection[bytes]) -> Iterator[tuple[bytes, Answer]]:

@@ -19,6 +19,7 @@ from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.draw import Threshold
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
+from operators.scoring.server_scorer import ServerProblem, ServerScorer, scorer_of
 from pipeline.engine import metrics
 from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder
@@ -126,7 +127,7 @@ class ScoreBlock:
         return cached_encoder(**self._encoder).context
 
     @cached_property
-    def _scorer(self) -> TargetScorer:
+    def _scorer(self) -> TargetScorer | ServerScorer:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
         with at_most(self._work, f"load-{this_actor()}", "loading the scorer"):
@@ -140,7 +141,9 @@ class ScoreBlock:
         metrics.scorer(scorer)
         return scorer
 
-    def _load(self) -> TargetScorer:
+    def _load(self) -> TargetScorer | ServerScorer:
+        if "server" in self._model:
+            return scorer_of(self._model["server"])
         import torch
 
         from operators.scoring.batch_budget import batch_tokens
@@ -220,6 +223,8 @@ class ScoreBlock:
 
     def _require_scorer(self, error: Exception) -> None:
         """Raise BrokenScorer where it is not the rows: the model cannot be loaded, or fails on anything by now."""
+        if isinstance(error, ServerProblem):
+            raise BrokenScorer(f"{error}; what is scored is stored: run the same command again") from error
         try:
             healthy = self._scorer.works()
         except Exception as problem:

@@ -6,9 +6,10 @@ import time
 import pytest
 from chat_servers import chat_server
 
-from operators.retrieval import chat_server as module
+from operators import json_server as module
+from operators.json_server import NoKey, key_of
 from operators.retrieval.answers import Answer, GeneratorProblem
-from operators.retrieval.chat_server import ChatServer, key_of, seed_of
+from operators.retrieval.chat_server import ChatServer, seed_of
 
 SETTINGS = {"temperature": 0.7, "max_tokens": 50}
 KEY = "sk-a-key-of-nobody"
@@ -113,7 +114,7 @@ def test_what_is_no_answer_of_the_protocol_is_a_problem(monkeypatch):
         (b"[]", "no chat completions"),
         (b"{}", "no chat comp"),
     ):
-        monkeypatch.setattr(ChatServer, "_send", lambda self, path, asked, body=body: body)
+        monkeypatch.setattr(module.JsonServer, "_send", lambda self, path, asked, body=body: body)
         with pytest.raises(GeneratorProblem, match=words):
             server.answer("prompt", 0, SETTINGS, threading.Event())
         with pytest.raises(GeneratorProblem):
@@ -126,6 +127,6 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     assert key_of("SOME_KEY") == KEY
     for bad in ("", "a\nb", "schlüssel"):
         monkeypatch.setenv("SOME_KEY", bad)
-        with pytest.raises(GeneratorProblem, match="SOME_KEY") as problem:
+        with pytest.raises(NoKey, match="SOME_KEY") as problem:
             key_of("SOME_KEY")
         assert not bad or bad not in str(problem.value)

@@ -1,0 +1,145 @@
+"""A scorer behind a server gives what the model behind it gives here; a server that cannot be one is told."""
+
+import threading
+
+import numpy as np
+import pytest
+from conftest import byte_tokenizer, random_model
+from logprob_servers import logprob_server
+from reference import loglik
+
+from operators import json_server
+from operators.json_server import JsonServer
+from operators.scoring.server_scorer import SECTION, LogprobServer, ServerProblem, ServerScorer, check_server
+
+TOKENIZER = byte_tokenizer(bos=False)
+TEXT = "The old station, at seven in the morning."
+IDS = TOKENIZER(TEXT)["input_ids"]
+PROTOCOLS = [("vllm",), ("sglang",)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(json_server, "FIRST_WAIT", 0.001)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return random_model("llama")
+
+
+def asked(behind, protocol=None, tries=3):
+    return LogprobServer(JsonServer(behind.url, None, 5.0, tries, SECTION, ServerProblem), behind.name, protocol)
+
+
+def tried(behind, ids=IDS, texts=None):
+    server = asked(behind)
+    texts = texts or [TOKENIZER.decode([id]) for id in ids]
+    check_server(server, ids, texts, ids[len(ids) // 2 :][::-1])
+    return server
+
+
+def some_pairs():
+    rng = np.random.default_rng(0)
+    trunk = rng.integers(0, 258, 40).tolist()
+    prompts = [[*trunk[:length], *rng.integers(0, 258, 2).tolist()] for length in (3, 40, 20, 1, 40, 9)]
+    return prompts, [rng.integers(0, 258, length).tolist() for length in (4, 1, 9, 2, 7, 3)]
+
+
+@pytest.mark.parametrize("protocols", PROTOCOLS)
+def test_it_equals_the_model_that_is_served(llama, protocols):
+    prompts, targets = some_pairs()
+    expected = [loglik(llama, p, t) for p, t in zip(prompts, targets, strict=True)]
+    with logprob_server(llama, TOKENIZER, protocols) as behind:
+        server = tried(behind)
+        assert server.protocol == protocols[0]
+        scorer = ServerScorer(server, 1, IDS)
+        behind.ids.clear()
+        kept = []
+        got = scorer.sums(prompts, targets, keep=lambda rows, sums: kept.append((rows, sums)), every=0)
+        assert np.abs(got - expected).max() <= 1e-4
+        # Those that begin alike follow each other.
+        assert behind.ids == sorted(p + t for p, t in zip(prompts, targets, strict=True))
+        assert scorer.forwarded_tokens == sum(map(len, behind.ids)) and scorer.works()
+        assert sorted(int(row) for rows, _ in kept for row in rows) == list(range(6)) and len(kept) > 1
+        terms = scorer.logprobs(prompts, targets)
+        assert [len(row) for row in terms] == [len(target) for target in targets]
+        assert np.abs([row.sum() for row in terms] - got).max() <= 1e-4
+
+
+def test_what_is_finished_is_not_asked_for_again(llama):
+    prompts, targets = some_pairs()
+    with logprob_server(llama, TOKENIZER) as behind:
+        scorer = ServerScorer(tried(behind), 4, IDS)
+        whole = scorer.sums(prompts, targets)
+        behind.ids.clear()
+        finished = np.where([True, False, True, False, True, True], whole, np.nan)
+        assert np.array_equal(scorer.sums(prompts, targets, finished=finished), whole)
+        assert sorted(behind.ids) == sorted(prompts[row] + targets[row] for row in (1, 3))
+
+
+BROKEN = {
+    "looks ahead": (lambda ids, logprobs, number: [value - (ids[-1] % 50) / 10 for value in logprobs], "not causal"),
+    "of no use twice": (
+        lambda ids, logprobs, number: [value - number for value in logprobs],
+        "other numbers for the same",
+    ),
+    "no log-probabilities": (lambda ids, logprobs, number: [-value for value in logprobs], "no log-probabilities"),
+    "refuses": (lambda ids, logprobs, number: 400, "tells no log-probabilities .*vllm: 400.*sglang: 400"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_server_that_cannot_be_a_scorer_is_told(llama, name):
+    meddle, words = BROKEN[name]
+    with logprob_server(llama, TOKENIZER, meddle=meddle) as behind, pytest.raises(ServerProblem, match=words):
+        tried(behind)
+
+
+def test_another_tokenizer_is_told(llama):
+    texts = [TOKENIZER.decode([id + 1]) for id in IDS]
+    with logprob_server(llama, TOKENIZER) as behind, pytest.raises(ServerProblem, match="another tokenizer"):
+        tried(behind, texts=texts)
+
+
+def test_a_server_without_either_protocol_is_told(llama):
+    words = "tells no log-probabilities of a prompt's tokens .*accepted: vLLM"
+    with logprob_server(llama, TOKENIZER, protocols=()) as behind, pytest.raises(ServerProblem, match=words):
+        tried(behind)
+
+
+def test_a_server_that_goes_away_leaves_what_it_had_answered(llama):
+    prompts, targets = some_pairs()
+    gone = threading.Event()
+
+    def meddle(ids, logprobs, number):
+        return 503 if gone.is_set() and number > 8 else logprobs
+
+    kept = []
+    with logprob_server(llama, TOKENIZER, ("vllm",), meddle=meddle) as behind:
+        scorer = ServerScorer(tried(behind), 1, IDS)
+        gone.set()
+        with pytest.raises(ServerProblem, match="does not answer, after 3 tries: 503"):
+            scorer.sums(prompts, targets, keep=lambda rows, sums: kept.extend(rows.tolist()), every=0)
+    assert 0 < len(kept) < 6
+
+
+def test_ids_that_the_server_refuses_are_the_pair_s_fault(llama):
+    prompts, targets = some_pairs()
+
+    def meddle(ids, logprobs, number):
+        return 400 if len(ids) > 45 else logprobs
+
+    with logprob_server(llama, TOKENIZER, meddle=meddle) as behind:
+        scorer = ServerScorer(tried(behind), 2, IDS)
+        with pytest.raises(ValueError, match="refuses the ids of a pair: 400"):
+            scorer.sums(prompts, targets)
+        assert scorer.works()
+
+
+def test_an_answer_of_another_prompt_is_told(llama):
+    with logprob_server(llama, TOKENIZER, ("sglang",)) as behind:
+        server = asked(behind, "sglang")
+        server._of_sglang = lambda ids, first, stopped: LogprobServer._of_sglang(server, ids[:-1], first, stopped)
+        with pytest.raises(ServerProblem, match="tells of other tokens"):
+            server.logprobs(IDS, 1)
