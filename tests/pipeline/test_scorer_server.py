@@ -66,9 +66,9 @@ def test_a_server_that_goes_away_ends_the_run_and_what_it_gave_is_kept(
 
 
 def test_a_row_that_the_server_refuses_is_rejected_alone(ray_session, served, rows, model_folder, tmp_path):
-    long = {"instruction": "Say it.", "input": "", "output": "yes " * 30}
+    long = {"instruction": "Say it.", "input": "", "output": "yes " * 40}
     write_jsonl(rows, [*corpus(12), long])
-    served.meddle = lambda ids, logprobs, number: 400 if len(ids) > 120 else logprobs
+    served.meddle = lambda ids, logprobs, number: 400 if len(ids) > 150 else logprobs
     done = run(tmp_path / "out", [rows], model_folder, **through(served))
     (rejected,) = table(done, "rejected")
     assert rejected["reason"] == "scorer_failed" and "refuses the ids of a pair" in rejected["detail"]
