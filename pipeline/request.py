@@ -10,6 +10,7 @@ from typing import Any
 
 from operators.scoring.score_rows import Work
 from pipeline.check_generator import CheckedGenerator
+from pipeline.check_server import require_same_model
 from pipeline.config import Config
 from pipeline.engine.job import AS_USUAL, Job, Publishing, once
 from pipeline.engine.progress import Reporter
@@ -212,6 +213,8 @@ def requested(
         chunks, checked = checks or once("preflight", check_inputs_and_models, *asked)
         reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
         dtype = SERVED if checked.server else resolved_dtype(config.scorer.dtype, sizes)
+        if checked.server:
+            _note_server(output, checked, dtype)
         inputs = take_snapshot(reporter, chunks)
         yield Request(
             config=config,
@@ -230,6 +233,15 @@ def requested(
             generating=_generating(checked.generator, sizes),
             publishing=publishing,
         )
+
+
+def _note_server(output: str, checked: Checked, dtype: str) -> None:
+    """Leave a note of the model behind a server, of which its likelihoods are stored under; raises BadRequest where an earlier
+    note is of another model."""
+    name, trial = checked.scorer(dtype), checked.server["trial_logprobs"] if checked.server else None
+    folder = computed.scorer_folder(output, name.fingerprint)
+    noted = computed.describe(folder, name.model, name.dtype, name.template_hash, trial)
+    require_same_model(checked.server or {}, noted)
 
 
 def _generating(generator: CheckedGenerator | None, sizes: Pools) -> Generating | None:

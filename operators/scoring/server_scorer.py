@@ -121,9 +121,10 @@ class LogprobServer:
         return [TokenLogprob(int(id), text, float(logprob)) for logprob, id, text in entries]
 
 
-def check_server(server: LogprobServer, ids: Sequence[int], texts: Sequence[str], others: Sequence[int]) -> None:
+def check_server(server: LogprobServer, ids: Sequence[int], texts: Sequence[str], others: Sequence[int]) -> list[float]:
     """Try a server with `ids` of a plain text, of which the tokenizer calls each `texts`, and `others` for the last half of
-    them; finds its protocol. Raises ServerProblem where it cannot be the scorer."""
+    them; finds its protocol. The log-probabilities of all ids but the first. Raises ServerProblem where it cannot be the
+    scorer."""
     half = len(ids) // 2
     server.find_protocol(ids)
     try:
@@ -151,6 +152,7 @@ def check_server(server: LogprobServer, ids: Sequence[int], texts: Sequence[str]
             f"{SECTION}: the server has another tokenizer: of {len(called)} ids it calls {alike} as the tokenizer of "
             "scorer.model does; accepted: scorer.model with the tokenizer of the model that is served"
         )
+    return [float(number) for number in numbers]
 
 
 def _plain(text: str) -> str:

@@ -50,11 +50,17 @@ def generator_folder(output: str, fingerprint: str) -> str:
     return urls.join(output, GENERATED, fingerprint)
 
 
-def describe(folder: str, model: str, dtype: str, template_hash: str) -> None:
-    """Leave a note of which scorer or generator a folder of the store belongs to: its name is a digest."""
+def describe(
+    folder: str, model: str, dtype: str, template_hash: str, trial: Sequence[float] | None = None
+) -> list[float] | None:
+    """Leave a note of which scorer or generator a folder of the store belongs to: its name is a digest. Of a scorer behind a
+    server, `trial` has log-probabilities of fixed tokens; given back is what the note says of these."""
     path = urls.join(folder, SCORER)
     if not files.exists(path):
-        files.write(path, json.dumps({"model": model, "dtype": dtype, "template_hash": template_hash}).encode())
+        note = {"model": model, "dtype": dtype, "template_hash": template_hash}
+        files.write(path, json.dumps(note if trial is None else {**note, "trial": list(trial)}).encode())
+    noted: list[float] | None = json.loads(files.read(path)).get("trial")
+    return noted
 
 
 def block_folder(scorer: str, run: str, block: int, part: str) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from conftest import byte_tokenizer, random_model, write_jsonl
 from logprob_servers import logprob_server
 from small_runs import corpus, manifest_of, run, settings, table
@@ -42,6 +43,16 @@ def test_rows_and_selection_are_those_of_the_model_here(ray_session, served, row
     again = run(tmp_path / "there", [rows], model_folder, **through(served, concurrency=2), seed=1)
     assert manifest_of(again)["pairs"]["computed"] == 0
     assert len(served.ids) - asked <= 8  # the trial
+
+
+def test_another_model_behind_the_same_name_is_refused(ray_session, served, rows, model_folder, tmp_path):
+    run(tmp_path / "out", [rows], model_folder, **through(served))
+    with torch.no_grad():
+        for weight in served.model.parameters():
+            weight.mul_(1.1)
+    with pytest.raises(BadRequest, match=r"behind the name 'served' is another model .* differ by .* nats"):
+        run(tmp_path / "out", [rows], model_folder, **through(served), seed=1)
+    run(tmp_path / "apart", [rows], model_folder, **through(served))
 
 
 def test_a_bounded_selection_asks_for_less_and_selects_the_same(ray_session, served, rows, model_folder, tmp_path):
@@ -121,7 +132,9 @@ def test_a_server_that_is_not_up_is_named(model_folder, tmp_path, monkeypatch):
     server = {"base_url": "http://127.0.0.1:9/v1", "model": "served"}
     asked = {"scorer__engine": "server", "scorer__server": server}
     config = settings(tmp_path / "out", ["a.jsonl"], model_folder, **asked)
-    with pytest.raises(BadRequest, match=r"scorer.server.base_url: the server at http://127.0.0.1:9/v1 does not answer"):
+    with pytest.raises(
+        BadRequest, match=r"scorer.server.base_url: the server at http://127.0.0.1:9/v1 does not answer"
+    ):
         check_scorer(config.scorer, read_template("plain"))
 
 
