@@ -65,7 +65,7 @@ class JsonServer:
             try:
                 return json.loads(self._send(path, body))
             except urllib.error.HTTPError as error:
-                why = _words_of(error)
+                why = _words_of(error, self.key)
                 if error.code in _REFUSALS:
                     raise Refused(why) from error
                 if error.code not in _BUSY and error.code < 500:
@@ -136,8 +136,8 @@ def _until(date: str) -> float:
     return float(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
 
 
-def _words_of(error: urllib.error.HTTPError) -> str:
-    """Status and, where the server says it, the reason, in one line."""
+def _words_of(error: urllib.error.HTTPError, key: str | None) -> str:
+    """Status and, where the server says it, the reason, in one line, without the key, which it may repeat."""
     reason = ""
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError, RecursionError):
         reason = error.read(1 << 12).decode("utf-8", "replace")
@@ -145,4 +145,5 @@ def _words_of(error: urllib.error.HTTPError) -> str:
         for name in ("error", "message", "detail"):
             plain = plain.get(name, plain) if isinstance(plain, dict) else plain
         reason = plain if isinstance(plain, str) else reason
-    return " ".join(f"{error.code} {error.reason}: {reason}".split())[:300]
+    words = " ".join(f"{error.code} {error.reason}: {reason}".split())
+    return (words.replace(key, "<key>") if key else words)[:300]

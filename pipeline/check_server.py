@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from operators.json_server import JsonServer, NoKey, key_of
-from operators.scoring.server_scorer import SECTION, LogprobServer, ServerProblem, check_server
+from operators.scoring.logprob_server import SECTION, LogprobServer, ServerProblem
+from operators.scoring.server_scorer import ServerTrial, check_server
 from pipeline.config import Scorer
 from pipeline.errors import BadRequest
 
-_SAME_MODEL = 0.05  # nats a token: one model differs by less between dtypes, kernels and batches
 _TRIES = 2  # of a server that does not answer, before there is any work
 _TRIAL = (
     "The first train leaves the old station at seven in the morning, and whoever wants to reach the sea before noon has "
     "to be on it."
 )
-_SHOWN_MODELS = 20
+_SHOWN_MODELS, _SPECIAL = 20, 64
 
 
 def check_scorer_server(scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
@@ -34,39 +31,42 @@ def check_scorer_server(scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
         ) from problem
     http = JsonServer(str(asked.base_url), key, min(asked.timeout, 60.0), _TRIES, SECTION, ServerProblem)
     server = LogprobServer(http, name)
-    ids = tokenizer(_TRIAL, add_special_tokens=False)["input_ids"]
+    trial = _trial_of(tokenizer)
     try:
         served = server.served()
         if name not in served:
             names = ", ".join(sorted(served)[:_SHOWN_MODELS]) or "none"
             raise BadRequest(f"{SECTION}.model: the server at {asked.base_url} has no {name!r}; accepted: {names}")
-        logprobs = check_server(server, ids, [tokenizer.decode([id]) for id in ids], ids[len(ids) // 2 :][::-1])
+        logprobs = check_server(server, trial)
     except ServerProblem as problem:
         raise BadRequest(f"{SECTION}.base_url: {str(problem).removeprefix(f'{SECTION}: ')}") from problem
-    _require_room(scorer, name, served[name].get("max_model_len"))
+    parent = served[name].get("parent")
+    if parent and server.protocol == "sglang":  # whose /generate is not told a model
+        raise BadRequest(
+            f"{SECTION}.model: {name!r} is an adapter of {parent!r} there, and SGLang would score without it; accepted: a "
+            "server of the merged model"
+        )
+    _require_room(scorer, name, served[name].get("max_model_len") or served.get(str(parent), {}).get("max_model_len"))
     return {
         "base_url": asked.base_url,
         "model": name,
         "root": str(served[name].get("root") or ""),
         "protocol": server.protocol,
-        "trial": ids,
+        "trial": list(trial.ids),
         "trial_logprobs": logprobs,
         **{setting: getattr(asked, setting) for setting in ("api_key_env", "concurrency", "timeout", "tries")},
     }
 
 
-def require_same_model(server: dict[str, Any], noted: Sequence[float] | None) -> None:
-    """Raise BadRequest where the server gives other numbers for the trial than when its likelihoods were first stored."""
-    now = server["trial_logprobs"]
-    if noted is None or len(noted) != len(now):
-        return
-    off = float(np.abs(np.array(noted) - now).mean())
-    if off > _SAME_MODEL:
-        raise BadRequest(
-            f"{SECTION}: behind the name {server['model']!r} is another model than the one whose likelihoods are stored in "
-            f"this output: tokens of a fixed sentence differ by {off:.2g} nats on the mean; accepted: another name of the "
-            f"model there ({SECTION}.model), or another output"
-        )
+def _trial_of(tokenizer: Any) -> ServerTrial:
+    ids = tokenizer(_TRIAL, add_special_tokens=False)["input_ids"]
+    special = sorted({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder})[:_SPECIAL]
+    return ServerTrial(
+        ids=ids,
+        texts=[tokenizer.decode([id]) for id in ids],
+        others=ids[len(ids) // 2 :][::-1],
+        special={id: tokenizer.decode([id], skip_special_tokens=False) for id in special},
+    )
 
 
 def _require_room(scorer: Scorer, name: str, positions: Any) -> None:

@@ -126,8 +126,8 @@ class Scorer(Section):
     def _engine_fits(self) -> Scorer:
         if self.engine == "server" and self.server.base_url is None:
             raise ValueError("found engine: server without server.base_url; accepted: one such as http://host:8000/v1")
-        if self.engine != "server" and self.server.base_url is not None:
-            raise ValueError("found server.base_url with engine: transformers; set engine: server, or leave server out")
+        if self.engine != "server" and self.server != ScorerServer():
+            raise ValueError("found server with engine: transformers; set engine: server, or leave server out")
         set_in_vain = [name for name in ("dtype", "batch_tokens") if getattr(self, name) != "auto"]
         if self.engine == "server" and set_in_vain:
             raise ValueError(f"found {set_in_vain[0]} with engine: server, where the server decides it; leave it out")

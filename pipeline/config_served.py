@@ -66,4 +66,4 @@ class Generator(Served):
 class ScorerServer(Served):
     """The server behind which a scorer is; `model` is its name there, `scorer.model` where it is not set."""
 
-    model: str | None = None
+    model: str | None = Field(None, min_length=1)

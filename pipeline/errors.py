@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from itertools import islice
 from pathlib import Path
+
+_MOST_NAMES = 10_000  # of a folder that are compared
 
 
 class BadRequest(Exception):
@@ -25,7 +28,7 @@ class DamagedInput(RunFailed):
 def near_name(path: str) -> str:
     """For the message of a file that is missing: the name in its folder that is nearest to its own, if one is near."""
     try:
-        names = [each.name for each in Path(path).expanduser().parent.iterdir()]
+        names = [each.name for each in islice(Path(path).expanduser().parent.iterdir(), _MOST_NAMES)]
     except (OSError, ValueError, RuntimeError):
         return ""
     close = difflib.get_close_matches(Path(path).name, names, n=1)

@@ -124,7 +124,11 @@ def _scorer_of(manifest: Manifest, model: Model) -> Scorer:
             f"the model {asked.model!r} is not at hand, neither as a folder nor in the hub's local cache; accepted: "
             "--model with its folder or hub name"
         )
-    return asked if model.name is None else asked.model_copy(update={"model": model.name})
+    if model.name is None:
+        return asked
+    server = asked.server.model_copy(update={"model": asked.server.model or asked.model})
+    served = {"server": server} if asked.engine == "server" else {}
+    return asked.model_copy(update={"model": model.name, **served})
 
 
 def _checked(manifest: Manifest, scorer: Scorer) -> CheckedScorer:
@@ -154,7 +158,7 @@ def _longest(encoded: pa.Table, context: Sequence[int]) -> int:
 
 
 def _loaded(checked: CheckedScorer, dtype: str, batch_tokens: int | str, longest: int) -> tuple[Any, str]:
-    """A TargetScorer as scoring actors have it, tried up to so many tokens, and the device that it is on."""
+    """A scorer as scoring actors have it, tried up to so many tokens, and the device that it is on, or the server."""
     from operators.scoring import batch_budget, models
     from operators.scoring.scorer import TargetScorer
     from operators.scoring.server_scorer import scorer_of

@@ -138,7 +138,8 @@ def _make(request: Request, workspace: Workspace, since: str | None = None) -> S
         shards = Shards(generated_index(job.index), [written.distinct])
         embed_instructions(job, shards, embeddings, checked.embedder_version, generated=True)
     folder = computed.scorer_folder(workspace.output, request.scorer.fingerprint)
-    computed.describe(folder, request.scorer.model, request.scorer.dtype, request.scorer.template_hash)
+    trial = checked.server["trial_logprobs"] if checked.server else None
+    computed.describe(folder, request.scorer.model, request.scorer.dtype, request.scorer.template_hash, trial)
     placed = place(job, admitted, table)
     blocks = recall_pairs(job, placed, offer(job, placed, table.shards), folder)
     scorer = Scorer(checked.encoder, checked.model(request.dtype), folder)

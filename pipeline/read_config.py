@@ -204,7 +204,8 @@ def _explain(problem: Any, origin: str, root: yaml.Node | None, overrides: Seque
     section = _model_at(path) if problem["type"] == "model_type" else None
     if names := list(getattr(section, "model_fields", {})):
         first = f" did you mean {key}.model?" if "model" in names and isinstance(problem["input"], str) else ""
-        return f"{at}: {key}: found {_short(problem['input'])};{first} accepted: keys below it, {', '.join(names)}"
+        found = "a value that is not shown" if "api_key_env" in names else _short(problem["input"])
+        return f"{at}: {key}: found {found};{first} accepted: keys below it, {', '.join(names)}"
     if len(path) == 1 and isinstance(problem["input"], dict) and problem["type"] == "value_error":
         return f"{at}: {key}: {message}"  # of a whole section, where the message says what was found
     # Who writes a key in place of the name of its variable must not find it in a log.

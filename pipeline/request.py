@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from operators.scoring.logprob_server import ServerProblem
 from operators.scoring.score_rows import Work
+from operators.scoring.server_scorer import require_same_model
 from pipeline.check_generator import CheckedGenerator
-from pipeline.check_server import require_same_model
 from pipeline.config import Config
 from pipeline.engine.job import AS_USUAL, Job, Publishing, once
 from pipeline.engine.progress import Reporter
 from pipeline.engine.resources import Pools, gpus_awaited, pools
 from pipeline.engine.session import is_local
+from pipeline.errors import BadRequest
 from pipeline.preflight import SERVED, Checked, check_models, check_quota, read_template, require_conversations
 from pipeline.reading.chunks import Chunk, plan
 from pipeline.reading.exclude_files import ExcludedFile, read_excluded
@@ -213,8 +215,7 @@ def requested(
         chunks, checked = checks or once("preflight", check_inputs_and_models, *asked)
         reporter.say(f"start        the request is in order, Ray is up{gpus_awaited(sizes)}")
         dtype = SERVED if checked.server else resolved_dtype(config.scorer.dtype, sizes)
-        if checked.server:
-            _note_server(output, checked, dtype)
+        _require_server_of_the_store(output, checked)
         inputs = take_snapshot(reporter, chunks)
         yield Request(
             config=config,
@@ -235,13 +236,16 @@ def requested(
         )
 
 
-def _note_server(output: str, checked: Checked, dtype: str) -> None:
-    """Leave a note of the model behind a server, of which its likelihoods are stored under; raises BadRequest where an earlier
-    note is of another model."""
-    name, trial = checked.scorer(dtype), checked.server["trial_logprobs"] if checked.server else None
-    folder = computed.scorer_folder(output, name.fingerprint)
-    noted = computed.describe(folder, name.model, name.dtype, name.template_hash, trial)
-    require_same_model(checked.server or {}, noted)
+def _require_server_of_the_store(output: str, checked: Checked) -> None:
+    """Raise BadRequest where another model is behind a server than when its likelihoods were stored."""
+    if checked.server is None:
+        return
+    noted = computed.noted_trial(computed.scorer_folder(output, checked.scorer(SERVED).fingerprint))
+    try:
+        if noted is not None:
+            require_same_model(checked.server, noted)
+    except ServerProblem as problem:
+        raise BadRequest(str(problem)) from problem
 
 
 def _generating(generator: CheckedGenerator | None, sizes: Pools) -> Generating | None:

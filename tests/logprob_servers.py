@@ -14,10 +14,12 @@ class Behind:
     """What is served: a model and its tokenizer, by the given protocols; `meddle(ids, logprobs, number)` may change the
     numbers, or give a status to answer with. `ids` are those that were asked for."""
 
-    def __init__(self, model, tokenizer, protocols=("vllm", "sglang"), name="served", meddle=None, positions=None):
+    def __init__(
+        self, model, tokenizer, protocols=("vllm", "sglang"), name="served", meddle=None, positions=None, parent=None
+    ):
         self.model, self.tokenizer, self.protocols, self.name = model, tokenizer, protocols, name
         self.meddle = meddle or (lambda ids, logprobs, number: logprobs)
-        self.positions = positions
+        self.positions, self.parent = positions, parent
         self.ids, self.lock = [], threading.Lock()
         self.url = ""
 
@@ -60,7 +62,7 @@ def _handler(behind):
             self.wfile.write(data)
 
         def do_GET(self):
-            served = {"id": behind.name, "root": "/models/behind"}
+            served = {"id": behind.name, "root": "/models/behind", "parent": behind.parent}
             if behind.positions:
                 served["max_model_len"] = behind.positions
             self.reply(200, {"data": [served]})

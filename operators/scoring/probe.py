@@ -142,7 +142,11 @@ class Probe:
 
 
 def has_room(model: Any) -> bool:
-    """Whether all weights of a model in float32 take at most a quarter of the memory that is free where they are."""
+    """Whether a model can be run in float32: its weights are plain numbers, which quantised ones are not without their scales,
+    and take at most a quarter of the memory that is free where they are."""
+    narrow = any(weight.is_floating_point() and weight.element_size() < 2 for weight in model.parameters())
+    if narrow or getattr(model, "is_quantized", False) or getattr(model.config, "quantization_config", None):
+        return False
     device = next(model.parameters()).device
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -168,9 +172,9 @@ def in_float32(model: Any) -> Iterator[None]:
 
 def agree(tried: Sequence[tuple[Trial, np.ndarray]], dtype: torch.dtype) -> bool:
     """Whether sums [N] of trials are those that the model gives. What a model gives no number for is equal to no number: rows
-    that have it are rejected, and the others are scored. In a narrow type all trials are judged together: where each token is
-    off by its own amount, few of them tell nothing."""
-    off, limit, tokens = 0.0, 0.0, 0
+    that have it are rejected, and the others are scored. In a narrow type all trials are judged together, since where each
+    token is off by its own amount few of them tell little, and each by itself less strictly."""
+    off, own_off, tokens = [], [], []
     for trial, sums in tried:
         expected = trial.expected
         if not np.array_equal(np.isfinite(sums), numbers := np.isfinite(expected)):
@@ -182,7 +186,9 @@ def agree(tried: Sequence[tuple[Trial, np.ndarray]], dtype: torch.dtype) -> bool
             continue
         known = trial.exact is not None and np.isfinite(trial.exact[numbers]).all()
         own = trial.exact if known and trial.exact is not None else expected
-        off += np.abs(sums[numbers] - own[numbers]).sum()
-        limit += _AS_FAR * np.abs(expected[numbers] - own[numbers]).sum()
-        tokens += int(counts.sum())
-    return bool(off <= max(limit, _ROUNDED * tokens))
+        off.append(np.abs(sums[numbers] - own[numbers]).sum())
+        own_off.append(np.abs(expected[numbers] - own[numbers]).sum())
+        tokens.append(int(counts.sum()))
+    a_token = max(_ROUNDED, _AS_FAR * sum(own_off) / max(1, sum(tokens)))
+    apart = all(far <= _AS_FAR * a_token * count for far, count in zip(off, tokens, strict=True))
+    return apart and bool(sum(off) <= a_token * sum(tokens))

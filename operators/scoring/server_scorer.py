@@ -10,149 +10,78 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
+from math import inf
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from operators.json_server import JsonServer, NoKey, Refused, key_of
 from operators.scoring.batching import Ids
+from operators.scoring.logprob_server import ACCEPTED, SECTION, LogprobServer, ServerProblem, TokenLogprob
 
-Protocol = Literal["vllm", "sglang"]
-SECTION = "scorer.server"
 _CHANGED, _SAME = 0.1, 0.1  # mean differences in nats: of a model that looks ahead, and of one number asked for twice
+_SAME_MODEL = 0.05  # nats a token: one model differs by less between dtypes, kernels and batches
 _ALIKE = 0.8  # of the trial's tokens must be called as the tokenizer calls them
-ACCEPTED = "accepted: vLLM (prompt_logprobs of /v1/completions) or SGLang (return_logprob of /generate)"
-
-
-class ServerProblem(RuntimeError):
-    """A server that cannot score, in words for the person who chose it."""
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
-    """What a server says of one token of a prompt: its id, what the id stands for (None: not said), and its log-probability in
-    nats given all before it."""
+class ServerTrial:
+    """What a server is tried with: `ids` of a plain text, what the tokenizer calls each, others for the last half of them, and
+    the special tokens by id."""
 
-    id: int
-    text: str | None
-    logprob: float
-
-
-class LogprobServer:
-    """A server asked for log-probabilities of given ids under `model`; `protocol` None: not known yet (`find_protocol`)."""
-
-    def __init__(self, server: JsonServer, model: str, protocol: Protocol | None = None):
-        self._server, self._model, self.protocol = server, model, protocol
-
-    def served(self) -> dict[str, dict[str, Any]]:
-        """What the server says of each model that it serves, by name. Raises ServerProblem."""
-        try:
-            listed = self._server.ask("models", None, threading.Event())
-            return {str(model["id"]): dict(model) for model in listed["data"]}
-        except (LookupError, TypeError, ValueError) as error:
-            raise self._server.problem_of("lists no models at /models as OpenAI's protocol has them") from error
-        except Refused as refusal:
-            raise self._server.problem_of(f"does not list its models: {refusal}") from refusal
-
-    def find_protocol(self, ids: Ids) -> None:
-        """Take the first protocol in which the server answers; raises ServerProblem where there is none."""
-        why = []
-        for protocol in ("vllm", "sglang"):
-            self.protocol = protocol
-            try:
-                self.logprobs(ids, 1)
-                return
-            except (Refused, ServerProblem) as problem:
-                why.append(f"{protocol}: {problem}")
-        raise self._server.problem_of(f"tells no log-probabilities of a prompt's tokens ({'; '.join(why)}); {ACCEPTED}")
-
-    def logprobs(self, ids: Ids, first: int, stopped: threading.Event | None = None) -> list[TokenLogprob]:
-        """Of the ids from place `first` (at least 1) on. Raises ServerProblem, and Refused for ids that the server does not
-        take."""
-        asked = [int(id) for id in ids]
-        ask = self._of_vllm if self.protocol == "vllm" else self._of_sglang
-        try:
-            tokens = ask(asked, first, stopped or threading.Event())
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._server.problem_of(
-                f"gives answers without log-probabilities of the prompt ({type(error).__name__}: {error}); {ACCEPTED}"
-            ) from error
-        if [token.id for token in tokens] != asked[first:]:
-            raise self._server.problem_of(
-                f"tells of other tokens than it was asked for: {len(tokens):,} of {len(asked) - first:,}, or other ids"
-            )
-        return tokens
-
-    def _of_vllm(self, ids: list[int], first: int, stopped: threading.Event) -> list[TokenLogprob]:
-        body = {
-            "model": self._model,
-            "prompt": ids,
-            "max_tokens": 1,  # it takes no 0
-            "temperature": 0,
-            "prompt_logprobs": 0,  # of the tokens themselves alone
-            "stream": False,
-        }
-        (choice,) = self._server.ask("completions", body, stopped)["choices"]
-        by_place = choice["prompt_logprobs"]
-        if len(by_place) != len(ids):
-            raise ValueError(f"{len(by_place):,} entries for {len(ids):,} ids")
-        entries = [by_place[place][str(id)] for place, id in enumerate(ids) if place >= first]
-        return [
-            TokenLogprob(id, entry.get("decoded_token"), float(entry["logprob"]))
-            for id, entry in zip(ids[first:], entries, strict=True)
-        ]
-
-    def _of_sglang(self, ids: list[int], first: int, stopped: threading.Event) -> list[TokenLogprob]:
-        body = {
-            "input_ids": ids,
-            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-            "return_logprob": True,
-            "logprob_start_len": first - 1,  # the first token from there on has none
-            "return_text_in_logprobs": True,
-            "stream": False,
-        }
-        root = self._server.base_url.rstrip("/").removesuffix("/v1")
-        answered = replace(self._server, base_url=root).ask("generate", body, stopped)
-        _, *entries = answered["meta_info"]["input_token_logprobs"]
-        return [TokenLogprob(int(id), text, float(logprob)) for logprob, id, text in entries]
+    ids: Sequence[int]
+    texts: Sequence[str]
+    others: Sequence[int]
+    special: dict[int, str]
 
 
-def check_server(server: LogprobServer, ids: Sequence[int], texts: Sequence[str], others: Sequence[int]) -> list[float]:
-    """Try a server with `ids` of a plain text, of which the tokenizer calls each `texts`, and `others` for the last half of
-    them; finds its protocol. The log-probabilities of all ids but the first. Raises ServerProblem where it cannot be the
-    scorer."""
-    half = len(ids) // 2
+def check_server(server: LogprobServer, trial: ServerTrial) -> list[float]:
+    """Try a server and find its protocol: the log-probabilities of all ids of the trial but the first. Raises ServerProblem
+    where it cannot be the scorer."""
+    ids, half = trial.ids, len(trial.ids) // 2
     server.find_protocol(ids)
     try:
-        once, again = server.logprobs(ids, 1), server.logprobs(ids, 1)
-        ahead = server.logprobs([*ids[:half], *others], 1)
+        once, again = server.logprobs(ids, 1, texts=True), server.logprobs(ids, 1)
+        ahead = server.logprobs([*ids[:half], *trial.others], 1)
+        special = server.logprobs([ids[0], *trial.special], 1, texts=True) if trial.special else []
     except Refused as refusal:
         raise ServerProblem(f"{SECTION}: the server refuses ids of the tokenizer: {refusal}") from refusal
     numbers, twice, changed = (np.array([token.logprob for token in some]) for some in (once, again, ahead))
-    if not np.isfinite(numbers).all() or (numbers > 1e-3).any():
-        raise ServerProblem(
-            f"{SECTION}: the server gives numbers that are no log-probabilities, such as {numbers.max()}"
-        )
+    if not np.isfinite(numbers).all():
+        raise ServerProblem(f"{SECTION}: the server gives no finite numbers for a plain sentence; {ACCEPTED}")
     if np.abs(numbers - twice).mean() > _SAME:
         raise ServerProblem(f"{SECTION}: the server gives other numbers for the same tokens each time")
     if np.abs(numbers - changed)[: half - 1].mean() > _CHANGED:
         raise ServerProblem(
             f"{SECTION}: the model is not causal: the likelihood of a token changes with those that follow it"
         )
-    called = [token.text for token in once]
+    _require_tokenizer(once, special, trial)
+    return [float(number) for number in numbers]
+
+
+def _require_tokenizer(plain: list[TokenLogprob], special: list[TokenLogprob], trial: ServerTrial) -> None:
+    """Raise ServerProblem where the server calls ids otherwise than the tokenizer; of special ones it may say nothing."""
+    accepted = "accepted: scorer.model with the tokenizer of the model that is served"
+    called = [token.text for token in plain]
     if None in called:
         raise ServerProblem(f"{SECTION}: the server does not say what its ids stand for; {ACCEPTED}")
-    alike = sum(_plain(str(some)) == _plain(text) for some, text in zip(called, texts[1:], strict=True))
+    alike = sum(_plain(str(some)) == _plain(text) for some, text in zip(called, trial.texts[1:], strict=True))
     if alike < _ALIKE * len(called):
         raise ServerProblem(
             f"{SECTION}: the server has another tokenizer: of {len(called)} ids it calls {alike} as the tokenizer of "
-            "scorer.model does; accepted: scorer.model with the tokenizer of the model that is served"
+            f"scorer.model does; {accepted}"
         )
-    return [float(number) for number in numbers]
+    for token in special:
+        if token.text and _plain(token.text) != _plain(trial.special[token.id]):
+            raise ServerProblem(
+                f"{SECTION}: the server has another tokenizer: the special token {token.id} is {token.text!r} there and "
+                f"{trial.special[token.id]!r} here; {accepted}"
+            )
 
 
 def _plain(text: str) -> str:
@@ -162,22 +91,30 @@ def _plain(text: str) -> str:
 
 class ServerScorer:
     """Sums of target log-probabilities under a model behind a server, in place of a `TargetScorer`. At most `concurrency` pairs
-    are asked for at once; those that begin alike follow each other, for the server's cache of prefixes."""
+    are asked for at once, in the order of their ids, so that a server's cache of prefixes finds those that begin alike.
+    `expected`: what the server gave for the ids of the trial when it was checked."""
 
     device: Any = SimpleNamespace(type="server")
     padding_tokens = 0
 
-    def __init__(self, server: LogprobServer, concurrency: int, trial: Sequence[int]):
-        self._server, self._concurrency, self._trial = server, concurrency, trial
-        self.batch_tokens = concurrency  # pairs, here
-        self.forwarded_tokens = 0
+    def __init__(self, server: LogprobServer, concurrency: int, trial: Sequence[int], expected: Sequence[float]):
+        self._server, self._concurrency = server, concurrency
+        self._trial, self._expected = trial, expected
+        self.batch_tokens = self.forwarded_tokens = 0
 
     def works(self) -> bool:
-        """Whether the server still gives numbers for fixed ids. Raises ServerProblem."""
+        """Whether the server still gives the numbers that it gave for the ids of the trial. Raises ServerProblem, also where
+        another model is behind it by now."""
         try:
-            return bool(np.isfinite([token.logprob for token in self._server.logprobs(self._trial, 1)]).all())
+            now = [token.logprob for token in self._server.logprobs(self._trial, 1)]
         except Refused:
             return False
+        off = difference(now, self._expected)
+        if off > _SAME_MODEL:
+            raise ServerProblem(
+                f"{SECTION}: {other_model(off)} than when the run began; accepted: one model for all of a run"
+            )
+        return True
 
     def sums(
         self,
@@ -192,13 +129,15 @@ class ServerScorer:
         result = np.full(len(prompts), np.nan) if finished is None else finished.copy()
         waiting: list[int] = []
         settled = time.monotonic()
-        for row, logprobs in self._answers(prompts, targets, np.flatnonzero(np.isnan(result))):
-            result[row] = float(np.sum(logprobs))
-            waiting.append(row)
-            if keep and time.monotonic() - settled >= every:
-                keep(np.array(waiting), result[waiting])
-                waiting, settled = [], time.monotonic()
-        if keep and waiting:
+        with closing(self._answers(prompts, targets, np.flatnonzero(np.isnan(result)))) as answers:
+            for row, logprobs in answers:
+                result[row] = float(np.sum(logprobs))
+                waiting.append(row)
+                if keep and time.monotonic() - settled >= every and self.works():
+                    keep(np.array(waiting), result[waiting])
+                    waiting, settled = [], time.monotonic()
+        # Of a server that was away another model may be behind it by now: then nothing of these pairs is kept.
+        if waiting and self.works() and keep:
             keep(np.array(waiting), result[waiting])
         return result
 
@@ -209,7 +148,7 @@ class ServerScorer:
 
     def _answers(
         self, prompts: Sequence[Ids], targets: Sequence[Ids], rows: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    ) -> Generator[tuple[int, np.ndarray], None, None]:
         """Rows with the log-probabilities [T] of their targets, as answers come. Raises ServerProblem, and ValueError for ids
         that the server refuses, once what had come before was given out."""
         wholes = {int(row): [*map(int, prompts[row]), *map(int, targets[row])] for row in rows}
@@ -253,7 +192,27 @@ def scorer_of(server: dict[str, Any]) -> ServerScorer:
         raise ServerProblem(f"{SECTION}.api_key_env: {problem}") from problem
     http = JsonServer(server["base_url"], key, server["timeout"], server["tries"], SECTION, ServerProblem)
     asked = LogprobServer(http, server["model"], server["protocol"])
-    return ServerScorer(asked, server["concurrency"], server["trial"])
+    return ServerScorer(asked, server["concurrency"], server["trial"], server["trial_logprobs"])
+
+
+def require_same_model(server: dict[str, Any], noted: Sequence[float]) -> None:
+    """Raise ServerProblem where the server gives other numbers for the trial than those that were noted with its store."""
+    off = difference(server["trial_logprobs"], noted)
+    if off > _SAME_MODEL:
+        raise ServerProblem(
+            f"{SECTION}: {other_model(off)} than the one whose likelihoods are stored in this output, under the name "
+            f"{server['model']!r}; accepted: another name of the model there ({SECTION}.model), or another output"
+        )
+
+
+def difference(some: Sequence[float], others: Sequence[float]) -> float:
+    """The mean difference of log-probabilities of the same tokens, in nats; infinite where they are not as many."""
+    return float(np.abs(np.subtract(some, others)).mean()) if len(some) == len(others) else inf
+
+
+def other_model(off: float) -> str:
+    """That another model is behind the server, in words."""
+    return f"another model is behind the server (tokens of a fixed sentence differ by {off:.2g} nats on the mean)"
 
 
 def _raise(failed: Future[np.ndarray]) -> None:

@@ -87,7 +87,8 @@ def rejected(reasons: Mapping[str, int]) -> None:
 
 def scorer(loaded: TargetScorer | ServerScorer) -> None:
     """Show what a scorer has of its device by now."""
-    show("tss_scorer_batch_tokens", loaded.batch_tokens)
+    if loaded.device.type != "server":
+        show("tss_scorer_batch_tokens", loaded.batch_tokens)
     if loaded.device.type == "cuda":
         import torch
 

@@ -69,6 +69,11 @@ def pools(config: Config) -> Pools:
     cluster, settings = _Cluster.now(), config.ray
     per_scorer = (1.0 if cluster.gpus else 0.0) if settings.gpus_per_scorer == "auto" else settings.gpus_per_scorer
     if config.scorer.engine == "server":  # which has GPUs, if any has: one process asks it
+        if settings.gpus_per_scorer not in ("auto", 0):
+            raise BadRequest(
+                f"ray.gpus_per_scorer: found {settings.gpus_per_scorer:g} with scorer.engine: server, which needs none here; "
+                "accepted: auto or 0"
+            )
         per_scorer, otherwise = 0.0, 1
     else:
         require_gpus(settings, cluster.gpus)

@@ -168,7 +168,7 @@ _REMEDIES = {
     "scorer_died": _DEATHS,
     "reader_died": _DEATHS,
     "scorer_failed": "where memory ran out, a lower `scorer.max_length` or `scorer.batch_tokens` helps; ",
-    "not_finite": "`scorer.dtype: float32` may help; ",
+    "not_finite": "`scorer.dtype: float32` may help, or that of a server; ",
     "invalid_utf8": "write the file as UTF-8; ",
     "template_failed": "mend `scorer.template`, or take another one; ",
     "wrong_type": "`columns` of an input says which columns hold text or turns; ",

@@ -17,9 +17,10 @@ from operators.model_files import ModelProblem
 from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.draw import Threshold
+from operators.scoring.logprob_server import ServerProblem
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
-from operators.scoring.server_scorer import ServerProblem, ServerScorer, scorer_of
+from operators.scoring.server_scorer import ServerScorer, scorer_of
 from pipeline.engine import metrics
 from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder
@@ -223,10 +224,12 @@ class ScoreBlock:
 
     def _require_scorer(self, error: Exception) -> None:
         """Raise BrokenScorer where it is not the rows: the model cannot be loaded, or fails on anything by now."""
-        if isinstance(error, ServerProblem):
-            raise BrokenScorer(f"{error}; what is scored is stored: run the same command again") from error
         try:
+            if isinstance(error, ServerProblem):
+                raise error
             healthy = self._scorer.works()
+        except ServerProblem as problem:
+            raise BrokenScorer(f"{problem}; what is scored is stored: run the same command again") from problem
         except Exception as problem:
             raise BrokenScorer(
                 f"the scorer cannot score: {type(problem).__name__}: {first_line(problem)}; where memory ran out, set "
@@ -263,7 +266,9 @@ class ScoreBlock:
         meter.read(finished=True)
         good = pa.array(scoring.finite(), pa.bool_())
         bad = rows.encoded.filter(pc.invert(good))
-        detail = "the model gave a log-likelihood that is not a finite number; scorer.dtype: float32 may help"
+        detail = (
+            "the model gave a log-likelihood that is no finite number; scorer.dtype: float32 may help, or a server's"
+        )
         rejected = [rejected_row(bad.slice(row, 1), Rejection("not_finite", detail)) for row in range(len(bad))]
         return _Outcome([scoring.table().filter(good)], rejected, scoring.work)
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.schema import STORED, conform
+from pipeline.errors import BadRequest
 from pipeline.storage import files, urls
 from pipeline.storage.parts import DamagedPart, to_parquet
 from pipeline.storage.whole_file import open_whole
@@ -50,17 +51,28 @@ def generator_folder(output: str, fingerprint: str) -> str:
     return urls.join(output, GENERATED, fingerprint)
 
 
-def describe(
-    folder: str, model: str, dtype: str, template_hash: str, trial: Sequence[float] | None = None
-) -> list[float] | None:
+def describe(folder: str, model: str, dtype: str, template_hash: str, trial: Sequence[float] | None = None) -> None:
     """Leave a note of which scorer or generator a folder of the store belongs to: its name is a digest. Of a scorer behind a
-    server, `trial` has log-probabilities of fixed tokens; given back is what the note says of these."""
+    server, `trial` has log-probabilities of fixed tokens."""
     path = urls.join(folder, SCORER)
     if not files.exists(path):
         note = {"model": model, "dtype": dtype, "template_hash": template_hash}
         files.write(path, json.dumps(note if trial is None else {**note, "trial": list(trial)}).encode())
-    noted: list[float] | None = json.loads(files.read(path)).get("trial")
-    return noted
+
+
+def noted_trial(folder: str) -> list[float] | None:
+    """The log-probabilities that the note of a scorer behind a server has; None where there is no note yet. Raises BadRequest
+    for a note that is none."""
+    path = urls.join(folder, SCORER)
+    try:
+        return [float(number) for number in json.loads(files.read(path))["trial"]]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, LookupError) as error:
+        raise BadRequest(
+            f"{path}: is no note of a scorer behind a server; accepted: another output, or none of {folder}, whose "
+            "likelihoods are then asked for anew"
+        ) from error
 
 
 def block_folder(scorer: str, run: str, block: int, part: str) -> str:

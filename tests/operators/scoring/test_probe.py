@@ -24,6 +24,7 @@ from transformers import (
 
 from operators.model_files import ModelProblem
 from operators.scoring import probe
+from operators.scoring.probe import Trial
 from operators.scoring.scorer import TargetScorer
 
 SMALL = {
@@ -234,6 +235,25 @@ def test_a_wrong_window_is_noticed_in_a_narrow_type(monkeypatch):
     monkeypatch.setattr("operators.scoring.decoder.window_of", lambda layer, config: 40)
     model = sharp(LlamaForCausalLM(LlamaConfig(**SMALL, sliding_window=40))).to(torch.bfloat16)
     assert TargetScorer(model, 4096).way == "packed"
+
+
+def test_each_trial_counts_by_itself_too():
+    """An error in the longest sequences alone is no average over the others."""
+    trials = [Trial([[1]], [[2] * 10], np.array([-20.0])), Trial([[1]], [[2, 3]], np.array([-4.0]))]
+    near, far = np.array([-4.1]), np.array([-4.5])
+    assert probe.agree([(trials[0], np.array([-20.1])), (trials[1], near)], torch.bfloat16)
+    assert not probe.agree([(trials[0], np.array([-20.0])), (trials[1], far)], torch.bfloat16)
+
+
+def test_a_quantised_model_has_no_float32_to_be_judged_by():
+    model = random_model("llama").to(torch.bfloat16)
+    assert probe.has_room(model)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    weight.data = weight.data.to(torch.float8_e4m3fn)
+    assert not probe.has_room(model)
+    model = random_model("llama")
+    model.is_quantized = True
+    assert not probe.has_room(model)
 
 
 def test_a_model_is_as_it_was_after_float32():

@@ -4,13 +4,15 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from conftest import byte_tokenizer, random_model
 from logprob_servers import logprob_server
 from reference import loglik
 
 from operators import json_server
-from operators.json_server import JsonServer
-from operators.scoring.server_scorer import SECTION, LogprobServer, ServerProblem, ServerScorer, check_server
+from operators.json_server import JsonServer, Refused
+from operators.scoring.logprob_server import SECTION, LogprobServer, ServerProblem
+from operators.scoring.server_scorer import ServerScorer, ServerTrial, check_server
 
 TOKENIZER = byte_tokenizer(bos=False)
 TEXT = "The old station, at seven in the morning."
@@ -32,11 +34,16 @@ def asked(behind, protocol=None, tries=3):
     return LogprobServer(JsonServer(behind.url, None, 5.0, tries, SECTION, ServerProblem), behind.name, protocol)
 
 
-def tried(behind, ids=IDS, texts=None):
+def tried(behind, texts=None, special=None):
     server = asked(behind)
-    texts = texts or [TOKENIZER.decode([id]) for id in ids]
-    check_server(server, ids, texts, ids[len(ids) // 2 :][::-1])
+    texts = texts or [TOKENIZER.decode([id]) for id in IDS]
+    special = special or {0: "<eos>"}
+    behind.expected = check_server(server, ServerTrial(IDS, texts, IDS[len(IDS) // 2 :][::-1], special))
     return server
+
+
+def scorer_behind(behind, concurrency):
+    return ServerScorer(tried(behind), concurrency, IDS, behind.expected)
 
 
 def some_pairs():
@@ -51,16 +58,16 @@ def test_it_equals_the_model_that_is_served(llama, protocols):
     prompts, targets = some_pairs()
     expected = [loglik(llama, p, t) for p, t in zip(prompts, targets, strict=True)]
     with logprob_server(llama, TOKENIZER, protocols) as behind:
-        server = tried(behind)
-        assert server.protocol == protocols[0]
-        scorer = ServerScorer(server, 1, IDS)
+        scorer = scorer_behind(behind, 1)
+        assert scorer._server.protocol == protocols[0]
         behind.ids.clear()
         kept = []
         got = scorer.sums(prompts, targets, keep=lambda rows, sums: kept.append((rows, sums)), every=0)
         assert np.abs(got - expected).max() <= 1e-4
         # Those that begin alike follow each other.
-        assert behind.ids == sorted(p + t for p, t in zip(prompts, targets, strict=True))
-        assert scorer.forwarded_tokens == sum(map(len, behind.ids)) and scorer.works()
+        of_pairs = [ids for ids in behind.ids if ids != IDS]  # which are those of the trial
+        assert of_pairs == sorted(p + t for p, t in zip(prompts, targets, strict=True))
+        assert scorer.forwarded_tokens == sum(map(len, of_pairs)) and scorer.works()
         assert sorted(int(row) for rows, _ in kept for row in rows) == list(range(6)) and len(kept) > 1
         terms = scorer.logprobs(prompts, targets)
         assert [len(row) for row in terms] == [len(target) for target in targets]
@@ -70,12 +77,12 @@ def test_it_equals_the_model_that_is_served(llama, protocols):
 def test_what_is_finished_is_not_asked_for_again(llama):
     prompts, targets = some_pairs()
     with logprob_server(llama, TOKENIZER) as behind:
-        scorer = ServerScorer(tried(behind), 4, IDS)
+        scorer = scorer_behind(behind, 4)
         whole = scorer.sums(prompts, targets)
         behind.ids.clear()
         finished = np.where([True, False, True, False, True, True], whole, np.nan)
         assert np.array_equal(scorer.sums(prompts, targets, finished=finished), whole)
-        assert sorted(behind.ids) == sorted(prompts[row] + targets[row] for row in (1, 3))
+        assert sorted(ids for ids in behind.ids if ids != IDS) == sorted(prompts[row] + targets[row] for row in (1, 3))
 
 
 BROKEN = {
@@ -85,6 +92,8 @@ BROKEN = {
         "other numbers for the same",
     ),
     "no log-probabilities": (lambda ids, logprobs, number: [-value for value in logprobs], "no log-probabilities"),
+    "no numbers": (lambda ids, logprobs, number: [float("nan") for _ in logprobs], "no log-probabilities"),
+    "minus infinity": (lambda ids, logprobs, number: [-9999.0 for _ in logprobs], "no finite numbers"),
     "refuses": (lambda ids, logprobs, number: 400, "tells no log-probabilities .*vllm: 400.*sglang: 400"),
 }
 
@@ -102,6 +111,43 @@ def test_another_tokenizer_is_told(llama):
         tried(behind, texts=texts)
 
 
+def test_other_special_tokens_are_told(llama):
+    with (
+        logprob_server(llama, TOKENIZER) as behind,
+        pytest.raises(ServerProblem, match=r"special token 0 is '<eos>' there"),
+    ):
+        tried(behind, special={0: "<|im_end|>"})
+
+
+def test_what_vllm_writes_for_minus_infinity_is_no_number(llama):
+    def meddle(ids, logprobs, number):
+        return [*logprobs[:-1], -9999.0] if len(ids) == 2 else logprobs
+
+    with logprob_server(llama, TOKENIZER, meddle=meddle) as behind:
+        assert scorer_behind(behind, 1).sums([[1]], [[66]])[0] == -np.inf
+
+
+def test_another_model_behind_the_server_is_noticed_while_it_scores():
+    model = random_model("llama")
+    kept = []
+    with logprob_server(model, TOKENIZER) as behind:
+        scorer = scorer_behind(behind, 1)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.1)
+        with pytest.raises(ServerProblem, match=r"another model is behind the server .* than when the run began"):
+            scorer.sums(*some_pairs(), keep=lambda rows, sums: kept.append(rows), every=0)
+    assert not kept
+
+
+def test_a_key_that_a_refusal_repeats_is_not_shown(llama, monkeypatch):
+    with logprob_server(llama, TOKENIZER, meddle=lambda ids, logprobs, number: 400) as behind:
+        http = JsonServer(behind.url, "status", 5.0, 1, SECTION, ServerProblem)  # which the server repeats
+        with pytest.raises(Refused) as refused:
+            LogprobServer(http, behind.name, "vllm").logprobs(IDS, 1)
+        assert "status" not in str(refused.value) and "<key>" in str(refused.value)
+
+
 def test_a_server_without_either_protocol_is_told(llama):
     words = "tells no log-probabilities of a prompt's tokens .*accepted: vLLM"
     with logprob_server(llama, TOKENIZER, protocols=()) as behind, pytest.raises(ServerProblem, match=words):
@@ -113,11 +159,11 @@ def test_a_server_that_goes_away_leaves_what_it_had_answered(llama):
     gone = threading.Event()
 
     def meddle(ids, logprobs, number):
-        return 503 if gone.is_set() and number > 8 else logprobs
+        return 503 if gone.is_set() and number > 10 else logprobs
 
     kept = []
     with logprob_server(llama, TOKENIZER, ("vllm",), meddle=meddle) as behind:
-        scorer = ServerScorer(tried(behind), 1, IDS)
+        scorer = scorer_behind(behind, 1)
         gone.set()
         with pytest.raises(ServerProblem, match="does not answer, after 3 tries: 503"):
             scorer.sums(prompts, targets, keep=lambda rows, sums: kept.extend(rows.tolist()), every=0)
@@ -131,7 +177,7 @@ def test_ids_that_the_server_refuses_are_the_pair_s_fault(llama):
         return 400 if len(ids) > 45 else logprobs
 
     with logprob_server(llama, TOKENIZER, meddle=meddle) as behind:
-        scorer = ServerScorer(tried(behind), 2, IDS)
+        scorer = scorer_behind(behind, 2)
         with pytest.raises(ValueError, match="refuses the ids of a pair: 400"):
             scorer.sums(prompts, targets)
         assert scorer.works()
@@ -140,6 +186,8 @@ def test_ids_that_the_server_refuses_are_the_pair_s_fault(llama):
 def test_an_answer_of_another_prompt_is_told(llama):
     with logprob_server(llama, TOKENIZER, ("sglang",)) as behind:
         server = asked(behind, "sglang")
-        server._of_sglang = lambda ids, first, stopped: LogprobServer._of_sglang(server, ids[:-1], first, stopped)
+        server._of_sglang = lambda ids, first, stopped, texts: LogprobServer._of_sglang(
+            server, ids[:-1], first, stopped, texts
+        )
         with pytest.raises(ServerProblem, match="tells of other tokens"):
             server.logprobs(IDS, 1)
