@@ -23,7 +23,7 @@ from pipeline.storage import computed, files, urls
 from pipeline.storage.parts import read_whole
 from pipeline.storage.records import Part, record_table, records_of
 
-BYTES_PER_PART = 64 << 20
+BYTES_PER_PART = 32 << 20  # packed, as stored; what a process holds of it unpacked is several times as much
 KINDS = {
     computed.LIKELIHOODS: (STORED, "group"),
     computed.EMBEDDINGS: (EMBEDDINGS, "key"),
