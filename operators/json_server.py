@@ -12,8 +12,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from operators.error_text import first_line
 
@@ -37,6 +40,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *given: Any, **more: Any) -> None:
         return None
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,35 @@ class JsonServer:
         if code in (301, 302, 303, 307, 308, 404):
             return f"; is {self.section}.base_url right? It mostly ends in /v1"
         return ""
+
+
+def answers_to(
+    requests: Iterable[T], ask: Callable[[T, threading.Event], R], concurrency: int
+) -> Generator[tuple[T, R], None, None]:
+    """Requests with what `ask` gives for them, as answers come, at most `concurrency` at once. The first error is raised, once
+    all that had come before was given out; the event that `ask` is given is set then, and no more is asked."""
+    coming, stopped = iter(requests), threading.Event()
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="ask") as threads:
+        under_way: dict[Future[R], T] = {}
+        try:
+            while True:
+                for request in islice(coming, concurrency - len(under_way)):
+                    under_way[threads.submit(ask, request, stopped)] = request
+                if not under_way:
+                    return
+                done = wait(under_way, return_when=FIRST_COMPLETED).done
+                failed = next((future for future in done if future.exception() is not None), None)
+                if failed is not None:  # what is on its way is waited for
+                    stopped.set()
+                    done = wait(under_way).done
+                for future in done:
+                    request = under_way.pop(future)
+                    if future.exception() is None:
+                        yield request, future.result()
+                if failed is not None:
+                    failed.result()  # raises
+        finally:
+            stopped.set()
 
 
 def key_of(variable: str | None) -> str | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from operators.json_server import JsonServer, Refused
+from operators.json_server import JsonServer, Refused, answers_to
 from operators.retrieval.answers import Answer, GeneratorProblem
 
 _TRIAL = "Say yes."
@@ -76,29 +75,13 @@ class ChatServer:
     ) -> Iterator[tuple[bytes, Answer]]:
         """Keys of (key, prompt) pairs with what was written, as answers come, at most `concurrency` prompts at once. Raises
         GeneratorProblem, once all that had come before was given out."""
-        stopped = threading.Event()
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="generate") as threads:
-            waiting: dict[Future[Answer], bytes] = {}
-            coming = iter(requests)
-            try:
-                while True:
-                    for key, prompt in _few(coming, concurrency - len(waiting)):
-                        future = threads.submit(self.answer, prompt, seed_of(seed, key), settings, stopped)
-                        waiting[future] = key
-                    if not waiting:
-                        return
-                    done = wait(waiting, return_when=FIRST_COMPLETED).done
-                    failed = next((future for future in done if future.exception() is not None), None)
-                    if failed is not None:  # no more is asked, and what is on its way is waited for
-                        stopped.set()
-                        done = wait(waiting).done
-                    for future in done:
-                        if future.exception() is None:
-                            yield waiting.pop(future), future.result()
-                    if failed is not None:
-                        failed.result()  # raises
-            finally:
-                stopped.set()
+
+        def ask(request: tuple[bytes, str], stopped: threading.Event) -> Answer:
+            key, prompt = request
+            return self.answer(prompt, seed_of(seed, key), settings, stopped)
+
+        for (key, _), answer in answers_to(requests, ask, concurrency):
+            yield key, answer
 
     def _complete(self, prompt: str, seed: int, settings: dict[str, Any], stopped: threading.Event) -> Answer:
         messages = [{"role": "user", "content": prompt}]
@@ -122,11 +105,3 @@ def seed_of(seed: int, key: bytes) -> int:
     """The seed of one prompt that a server is given: 31 bits, which every server takes."""
     data = b"%d " % seed + key
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little") >> 1
-
-
-def _few(items: Iterator[Any], most: int) -> Iterator[Any]:
-    for _ in range(most):
-        try:
-            yield next(items)
-        except StopIteration:
-            return

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from math import inf
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.json_server import JsonServer, NoKey, Refused, key_of
+from operators.json_server import JsonServer, NoKey, Refused, answers_to, key_of
 from operators.scoring.batching import Ids
 from operators.scoring.logprob_server import ACCEPTED, SECTION, LogprobServer, ServerProblem, TokenLogprob
 
@@ -152,35 +151,18 @@ class ServerScorer:
         """Rows with the log-probabilities [T] of their targets, as answers come. Raises ServerProblem, and ValueError for ids
         that the server refuses, once what had come before was given out."""
         wholes = {int(row): [*map(int, prompts[row]), *map(int, targets[row])] for row in rows}
-        coming = iter(sorted(wholes, key=wholes.__getitem__))
-        stopped = threading.Event()
 
-        def ask(row: int) -> np.ndarray:
-            tokens = self._server.logprobs(wholes[row], len(prompts[row]), stopped)
+        def ask(row: int, stopped: threading.Event) -> np.ndarray:
+            try:
+                tokens = self._server.logprobs(wholes[row], len(prompts[row]), stopped)
+            except Refused as refusal:
+                raise ValueError(f"the server refuses the ids of a pair: {refusal}") from refusal
             return np.array([token.logprob for token in tokens])
 
-        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="score") as threads:
-            under_way: dict[Future[np.ndarray], int] = {}
-            try:
-                while True:
-                    while len(under_way) < self._concurrency and (row := next(coming, None)) is not None:
-                        under_way[threads.submit(ask, row)] = row
-                    if not under_way:
-                        return
-                    done = wait(under_way, return_when=FIRST_COMPLETED).done
-                    failed = next((future for future in done if future.exception() is not None), None)
-                    if failed is not None:  # no more is asked, and what is on its way is waited for
-                        stopped.set()
-                        done = wait(under_way).done
-                    for future in done:
-                        row = under_way.pop(future)
-                        if future.exception() is None:
-                            self.forwarded_tokens += len(wholes[row])
-                            yield row, future.result()
-                    if failed is not None:
-                        _raise(failed)
-            finally:
-                stopped.set()
+        with closing(answers_to(sorted(wholes, key=wholes.__getitem__), ask, self._concurrency)) as answers:
+            for row, logprobs in answers:
+                self.forwarded_tokens += len(wholes[row])
+                yield row, logprobs
 
 
 def scorer_of(server: dict[str, Any]) -> ServerScorer:
@@ -213,10 +195,3 @@ def difference(some: Sequence[float], others: Sequence[float]) -> float:
 def other_model(off: float) -> str:
     """That another model is behind the server, in words."""
     return f"another model is behind the server (tokens of a fixed sentence differ by {off:.2g} nats on the mean)"
-
-
-def _raise(failed: Future[np.ndarray]) -> None:
-    try:
-        failed.result()
-    except Refused as refusal:
-        raise ValueError(f"the server refuses the ids of a pair: {refusal}") from refusal
