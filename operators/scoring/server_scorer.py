@@ -102,12 +102,13 @@ class ServerScorer:
         self.batch_tokens = self.forwarded_tokens = 0
 
     def works(self) -> bool:
-        """Whether the server still gives the numbers that it gave for the ids of the trial. Raises ServerProblem, also where
-        another model is behind it by now."""
+        """True where the server still gives the numbers that it gave for the ids of the trial; else raises ServerProblem."""
         try:
             now = [token.logprob for token in self._server.logprobs(self._trial, 1)]
-        except Refused:
-            return False
+        except Refused as refusal:
+            raise ServerProblem(
+                f"{SECTION}: the server refuses what it took when the run began: {refusal}"
+            ) from refusal
         off = difference(now, self._expected)
         if off > _SAME_MODEL:
             raise ServerProblem(

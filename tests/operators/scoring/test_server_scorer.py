@@ -140,6 +140,19 @@ def test_another_model_behind_the_server_is_noticed_while_it_scores():
     assert not kept
 
 
+def test_a_server_that_refuses_everything_by_now_is_noticed(llama):
+    refusing = threading.Event()
+
+    def meddle(ids, logprobs, number):
+        return 400 if refusing.is_set() and ids == IDS else logprobs
+
+    with logprob_server(llama, TOKENIZER, meddle=meddle) as behind:
+        scorer = scorer_behind(behind, 1)
+        refusing.set()
+        with pytest.raises(ServerProblem, match="refuses what it took when the run began: 400"):
+            scorer.sums(*some_pairs())
+
+
 def test_a_key_that_a_refusal_repeats_is_not_shown(llama, monkeypatch):
     with logprob_server(llama, TOKENIZER, meddle=lambda ids, logprobs, number: 400) as behind:
         http = JsonServer(behind.url, "status", 5.0, 1, SECTION, ServerProblem)  # which the server repeats
