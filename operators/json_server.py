@@ -89,6 +89,16 @@ class JsonServer:
             "waited for"
         )
 
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What the server says of each model that it serves, by name; raises `problem`."""
+        try:
+            listed = self.ask("models", None, threading.Event())
+            return {str(model["id"]): dict(model) for model in listed["data"]}
+        except (LookupError, TypeError, ValueError) as error:
+            raise self.problem_of("lists no models at /models as OpenAI's protocol has them") from error
+        except Refused as refusal:
+            raise self.problem_of(f"does not list its models: {refusal}") from refusal
+
     def _send(self, path: str, body: dict[str, Any] | None) -> bytes:
         headers = {"Accept": "application/json", "User-Agent": "task-specificity"}
         if self.key is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from operators.retrieval.answers import GeneratorProblem
 from operators.retrieval.generation_prompt import fill_prompt, prompt_hash
+from pipeline.check_server import required_key
 from pipeline.config import Alternatives
 from pipeline.config_served import Generator
 from pipeline.errors import BadRequest
@@ -79,15 +80,9 @@ def check_generator(alternatives: Alternatives, seed: int) -> CheckedGenerator |
 
 def _of_server(asked: Generator) -> tuple[str, str]:
     """What a server says is behind a model's name, and what identifies that."""
-    from operators.json_server import NoKey, key_of
     from operators.retrieval.chat_server import ChatServer
 
-    try:
-        key = key_of(asked.api_key_env)
-    except NoKey as problem:
-        raise BadRequest(
-            f"{KEY}.api_key_env: {problem}, on the machine that would ask; accepted: a variable that holds the key"
-        ) from problem
+    key = required_key(asked.api_key_env, KEY)
     server = ChatServer(str(asked.base_url), asked.model, key, min(asked.timeout, 30.0), _TRIES)
     try:
         served = server.models()

@@ -23,17 +23,12 @@ def check_scorer_server(scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
     with. Raises BadRequest where it cannot be the scorer."""
     asked = scorer.server
     name = asked.model or scorer.model
-    try:
-        key = key_of(asked.api_key_env)
-    except NoKey as problem:
-        raise BadRequest(
-            f"{SECTION}.api_key_env: {problem}, on the machine that would ask; accepted: a variable that holds the key"
-        ) from problem
+    key = required_key(asked.api_key_env, SECTION)
     http = JsonServer(str(asked.base_url), key, min(asked.timeout, 60.0), _TRIES, SECTION, ServerProblem)
     server = LogprobServer(http, name)
     trial = _trial_of(tokenizer)
     try:
-        served = server.served()
+        served = http.models()
         if name not in served:
             names = ", ".join(sorted(served)[:_SHOWN_MODELS]) or "none"
             raise BadRequest(f"{SECTION}.model: the server at {asked.base_url} has no {name!r}; accepted: {names}")
@@ -56,6 +51,16 @@ def check_scorer_server(scorer: Scorer, tokenizer: Any) -> dict[str, Any]:
         "trial_logprobs": logprobs,
         **{setting: getattr(asked, setting) for setting in ("api_key_env", "concurrency", "timeout", "tries")},
     }
+
+
+def required_key(variable: str | None, section: str) -> str | None:
+    """The key of a server, where a section of the configuration names a variable with one; raises BadRequest."""
+    try:
+        return key_of(variable)
+    except NoKey as problem:
+        raise BadRequest(
+            f"{section}.api_key_env: {problem}, on the machine that would ask; accepted: a variable that holds the key"
+        ) from problem
 
 
 def _trial_of(tokenizer: Any) -> ServerTrial:

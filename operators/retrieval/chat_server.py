@@ -38,13 +38,7 @@ class ChatServer:
 
     def models(self) -> dict[str, str]:
         """The names of the models that it serves, each with what the server says is behind it; raises GeneratorProblem."""
-        try:
-            listed = self._server.ask("models", None, threading.Event())
-            return {str(model["id"]): str(model.get("root") or "") for model in listed["data"]}
-        except (LookupError, TypeError, AttributeError) as error:
-            raise self._server.problem_of("lists no models at /models as OpenAI's protocol has them") from error
-        except Refused as refusal:
-            raise self._server.problem_of(f"does not list its models: {refusal}") from refusal
+        return {name: str(model.get("root") or "") for name, model in self._server.models().items()}
 
     def answers_as(self) -> bool:
         """Whether the model answers, though the server may not list it: some list what they have loaded, and load what they are

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 from operators.json_server import JsonServer, Refused
 from operators.scoring.batching import Ids
@@ -36,16 +36,6 @@ class LogprobServer:
 
     def __init__(self, server: JsonServer, model: str, protocol: Protocol | None = None):
         self._server, self._model, self.protocol = server, model, protocol
-
-    def served(self) -> dict[str, dict[str, Any]]:
-        """What the server says of each model that it serves, by name. Raises ServerProblem."""
-        try:
-            listed = self._server.ask("models", None, threading.Event())
-            return {str(model["id"]): dict(model) for model in listed["data"]}
-        except (LookupError, TypeError, ValueError) as error:
-            raise self._server.problem_of("lists no models at /models as OpenAI's protocol has them") from error
-        except Refused as refusal:
-            raise self._server.problem_of(f"does not list its models: {refusal}") from refusal
 
     def find_protocol(self, ids: Ids) -> None:
         """Take the first protocol in which the server answers; raises ServerProblem where there is none."""
