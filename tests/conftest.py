@@ -125,10 +125,10 @@ RAY_FIXTURES = {"ray_session", "object_store", "own_ray"}
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark what is not a unit test. Files with such tests go first: of two processes, neither is left alone with them."""
-    for item in items:
-        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker("ray")
-    slow = {item.path for item in items if item.get_closest_marker("ray")}
+    starting = [item for item in items if RAY_FIXTURES & set(getattr(item, "fixturenames", ()))]
+    for item in starting:
+        item.add_marker("ray")
+    slow = {item.path for item in starting}
     items.sort(key=lambda item: item.path not in slow)
 
 

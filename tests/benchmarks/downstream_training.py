@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from operators.prompts.tokenise import encode_prompts, encode_targets
+
+# The Trainer is slow to import, and only what trains needs it.
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 IGNORED = -100
 EVAL_TOKENS = 4096
@@ -68,19 +72,30 @@ def collate(rows: Sequence[Ids], padding: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-class WeightedTrainer(Trainer):
+def trainer_of(loss: Callable[[Any, dict[str, Any]], torch.Tensor], **settings: Any) -> Trainer:
+    """A Trainer that lowers `loss` of the model and what a batch holds."""
+    from transformers import Trainer
+
+    class OfThisLoss(Trainer):
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
+            return loss(model, inputs)
+
+    return OfThisLoss(**settings)
+
+
+def weighted_loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """The loss of each target token times the weight of its row, over the number of target tokens: with weights of 1 the
     usual mean."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        weights, labels = inputs.pop("row_weights"), inputs.pop("labels")[:, 1:]
-        logits = model(**inputs).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return (losses.view(labels.shape) * weights[:, None]).sum() / (labels != IGNORED).sum()
+    weights, labels = inputs.pop("row_weights"), inputs.pop("labels")[:, 1:]
+    logits = model(**inputs).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return (losses.view(labels.shape) * weights[:, None]).sum() / (labels != IGNORED).sum()
 
 
 def arguments(folder: str, *, steps: int, learning_rate: float, seed: int, bf16: bool = False) -> TrainingArguments:
     """Of a Trainer whose data set holds whole batches: AdamW, warm-up of a tenth, then down to zero; nothing is written."""
+    from transformers import TrainingArguments
+
     return TrainingArguments(
         output_dir=folder,
         max_steps=steps,
@@ -116,7 +131,8 @@ def fine_tune(
     with tempfile.TemporaryDirectory() as folder:
         own = arguments(folder, steps=steps, learning_rate=learning_rate, seed=seed)
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        trainer = WeightedTrainer(
+        trainer = trainer_of(
+            weighted_loss,
             model=model,
             args=own,
             train_dataset=batches,  # type: ignore[arg-type]

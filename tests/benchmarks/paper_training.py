@@ -19,7 +19,7 @@ import paper_suite
 import torch
 from downstream_training import Ids
 from paper_suite import Suite
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from operators.prompts.template import load_template
 from operators.prompts.tokenise import Encoder
@@ -101,13 +101,11 @@ def target_logits(model: Any, packed: dict[str, torch.Tensor]) -> torch.Tensor:
     return logits.float()
 
 
-class PackedTrainer(Trainer):
+def weighted_loss(model: Any, packed: dict[str, Any]) -> torch.Tensor:
     """The loss of each target token times the weight of its row, over the number of target tokens: with weights of 1 the
     usual mean."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        losses = torch.nn.functional.cross_entropy(target_logits(model, inputs), inputs["targets"], reduction="none")
-        return (losses * inputs["weights"]).mean()
+    losses = torch.nn.functional.cross_entropy(target_logits(model, packed), packed["targets"], reduction="none")
+    return (losses * packed["weights"]).mean()
 
 
 def autocast(fit: Fit) -> contextlib.AbstractContextManager[Any]:
@@ -137,7 +135,8 @@ def fine_tune(model: torch.nn.Module, rows: Sequence[Ids], fit: Fit, steps: int,
         arguments = training.arguments(
             folder, steps=steps, learning_rate=fit.learning_rate, seed=seed, bf16=fit.bfloat16
         )
-        trainer = PackedTrainer(
+        trainer = training.trainer_of(
+            weighted_loss,
             model=trained,
             args=arguments,
             train_dataset=batches,  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ def test_batches_hold_equal_tokens_and_every_row_in_turn(lengths, steps, tokens,
         assert sorted(seen[start : start + len(rows)]) == list(range(len(rows)))
 
 
+@pytest.mark.ray  # slow
 def test_exact_match_is_that_of_greedy_decoding():
     model, tokenizer = training.load(str(demo.MODEL))
     render = load_template("plain").render
@@ -41,6 +42,7 @@ def test_exact_match_is_that_of_greedy_decoding():
     assert 0 < right < len(pairs) and found["exact_match"] == right / len(pairs) and found["loglik"] < 0
 
 
+@pytest.mark.ray  # slow
 def test_weights_of_1_are_the_usual_loss_and_of_0_take_rows_out():
     pytest.importorskip("accelerate")  # of the extra `benchmark`
     fit = {"steps": 3, "tokens": 200, "learning_rate": 1e-3, "seed": 0}

@@ -80,6 +80,7 @@ def figures(cell, rows=ROWS):
     return paper_cells.work(cell, rows, 1)["held_out"]
 
 
+@pytest.mark.ray  # slow
 def test_one_cell_run_twice_gives_the_same_figures(cell):
     first, again = figures(cell), figures(cell)
     assert first == again
@@ -88,12 +89,14 @@ def test_one_cell_run_twice_gives_the_same_figures(cell):
     assert figures(untrained) != first
 
 
+@pytest.mark.ray  # slow
 def test_another_seed_or_weight_gives_others(cell):
     first = figures(cell)
     assert figures(replace(cell, settings={**cell.settings, "seed": 4})) != first
     assert figures(cell, [(*row[:3], float(place)) for place, row in enumerate(ROWS)]) != first
 
 
+@pytest.mark.ray  # slow
 def test_adapters_are_trained_and_the_rest_stays(cell):
     pytest.importorskip("peft")
     fit = replace(FIT, lora=2)

@@ -88,6 +88,7 @@ def near_duplicates(rows, threshold):
     return dict(zip(hex_ids(dropped.ids), stayed, strict=True))
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize(("threshold", "seed"), [(0.9, 0), (0.7, 1), (0.8, 2), (1.0, 3)])
 def test_the_rows_that_go_are_those_of_the_slow_twin(threshold, seed):
     rows = corpus(110, seed, edits=2 if threshold == 1.0 else 3)
@@ -98,6 +99,7 @@ def test_the_rows_that_go_are_those_of_the_slow_twin(threshold, seed):
     assert near_duplicates(shuffled, threshold) == expected
 
 
+@pytest.mark.ray  # slow
 def test_large_groups_of_near_duplicates_leave_few_rows_and_every_claim_holds():
     rng = random.Random(0)
     first = text(rng, 300)

@@ -252,6 +252,7 @@ def test_hostile_models_are_refused_before_work(own_model, tmp_path, capsys, mon
     assert not (own_model / "ran").exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.ray  # slow
 def test_a_chat_template_that_loops_is_a_bad_request(own_model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.runs.output.session", lambda address: pytest.fail("work began"))
     tokenizer = byte_tokenizer(bos=True)

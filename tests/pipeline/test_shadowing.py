@@ -29,6 +29,7 @@ def put(path):
     return path
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -62,6 +62,7 @@ def test_code_of_a_model_and_what_takes_no_trial_text_are_not_told_of():
     assert choice_of(PreTrainedTokenizerFast(tokenizer_object=words)) is None
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("model", [MODEL, SHARED / "models" / "tiny"], ids=["demo", "tiny"])
 def test_a_process_that_is_told_needs_no_torch(model):
     if not model.is_dir():

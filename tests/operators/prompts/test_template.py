@@ -69,6 +69,7 @@ def test_a_row_has_the_same_prompt_whenever_it_is_rendered():
             from_text("t", text).render("a", "b")
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("text", ["{{ lipsum() }}", "{{ messages|random }}"])
 def test_a_chat_template_may_not_draw_at_random(text):
     tokenizer = byte_tokenizer(bos=True)
@@ -112,6 +113,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("text", ORDINARY)
 def test_the_limits_change_no_character(text):
     environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
@@ -214,6 +216,7 @@ def test_a_chat_template_that_shows_no_instruction_fails_in_its_trial():
         try_template(load_template("chat", tokenizer))
 
 
+@pytest.mark.ray  # slow
 def test_rendering_imports_no_torch_and_no_ray():
     code = (
         "import sys, operators.prompts.template as t; print('transformers' in sys.modules); "

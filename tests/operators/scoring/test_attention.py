@@ -52,6 +52,7 @@ def test_equals_the_twin(segments, window):
     assert torch.allclose(got, expected(segments, q, k, v, window), atol=1e-5)
 
 
+@pytest.mark.ray  # slow
 @given(packs(), st.sampled_from([None, 3]), st.sampled_from([None, 1.5]), st.booleans())
 def test_caps_and_sinks_are_those_of_the_twin(segments, window, softcap, sinks):
     q, k, v = tensors(segments)
@@ -63,6 +64,7 @@ def test_caps_and_sinks_are_those_of_the_twin(segments, window, softcap, sinks):
     assert torch.allclose(got, twin, atol=1e-5)
 
 
+@pytest.mark.ray  # slow
 @given(packs(), st.booleans())
 def test_variable_length_attention_equals_the_twin(segments, grouped):
     q, k, v = tensors(segments)

@@ -29,6 +29,7 @@ def peak(scorer, tokens):
     return most
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("family", ["llama", "qwen", "gemma"])
 def test_a_token_takes_less_than_estimated_and_not_much_less(family):
     scorer = TargetScorer(random_model(family), 1 << 20)
@@ -36,6 +37,7 @@ def test_a_token_takes_less_than_estimated_and_not_much_less(family):
     assert took < bytes_per_token(scorer.model) < 6 * took
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("family", ["gemma2", "gemma3n_text", "gemma4_text", "gpt_oss", "mixtral", "qwen2_moe", "phi"])
 def test_so_it_does_in_families_with_layers_experts_and_residuals_of_their_own(family):
     scorer = TargetScorer(quirky(family), 1 << 20)

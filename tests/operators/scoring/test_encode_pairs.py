@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from admitted import rows_of
 from conftest import byte_tokenizer
 from pools import Pool, unit
@@ -53,6 +54,7 @@ LONG = [f"Sort the words of line {i} by their last letters." for i in range(1500
 MOST = 20  # tokens of a sequence: the row itself has 13
 
 
+@pytest.mark.ray  # slow
 def test_a_row_near_the_greatest_length_tries_a_bounded_part_of_a_large_pool():
     case = Case(LONG, MOST)
     assert case.alternatives(4) == []

@@ -24,6 +24,7 @@ def test_every_family_has_its_quirks():
     assert set(QUIRKS) == packed_modules.FAMILIES
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("family", sorted(packed_modules.FAMILIES))
 def test_a_family_shares_prefixes_and_gives_what_it_gives_one_at_a_time(family, monkeypatch):
     monkeypatch.setattr("operators.scoring.scorer.walkable", lambda model: False)
@@ -67,6 +68,7 @@ def test_a_window_that_only_a_mask_knows_is_noticed():
     assert TargetScorer(model, 4096, longest=40).way == "packed"
 
 
+@pytest.mark.ray  # slow
 def test_layers_in_which_tokens_meet_elsewhere_are_left_to_transformers(monkeypatch):
     monkeypatch.setattr(packed_modules, "FAMILIES", {"qwen3_5_text"})
     torch.manual_seed(5)

@@ -24,6 +24,7 @@ def means(sums, targets):
     return np.array(sums) / np.array([len(target) for target in targets])
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("template", ["plain", "alpaca", "chat"])
 def test_equals_the_twin(model, bos, template):

@@ -8,7 +8,7 @@ import pytest
 from operators.schema import ENCODED, from_rows
 from pipeline.engine import metrics
 from pipeline.runs.workspace import open_workspace
-from pipeline.scoring import score_block
+from pipeline.scoring import notes, score_block
 from pipeline.scoring.encode import BlockToScore
 from pipeline.scoring.score_block import ScoreBlock
 from pipeline.storage.lock import hold
@@ -57,7 +57,8 @@ class Shrinking:
 
 
 def test_a_scorer_tells_of_its_run_and_of_batches_that_become_smaller(recorded, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_block, "this_actor", lambda: "this")
+    for module in (score_block, notes):  # that ask Ray, which would start
+        monkeypatch.setattr(module, "this_actor", lambda: "this")
     monkeypatch.setattr(ScoreBlock, "_load", lambda self: Shrinking())
     monkeypatch.setattr(ScoreBlock, "_context", [0])
     actor = ScoreBlock(

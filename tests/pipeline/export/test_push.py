@@ -47,6 +47,7 @@ def test_a_run_is_one_commit_and_a_revision_of_a_private_data_set(hub, run, tmp_
     assert load_dataset(str(tmp_path / "clone"), "selected", split="train")["instruction"][:] == ["3", "1"]
 
 
+@pytest.mark.ray  # slow
 def test_a_later_run_takes_the_place_of_the_one_before(hub, run, tmp_path):
     assert push(run) == 0
     hub.repositories["ann/rows"].files["NOTES.md"] = b"of the owner"
@@ -87,6 +88,7 @@ def test_a_run_that_is_there_is_not_sent_again(hub, run, capsys):
     assert push(run) == 2 and f"run {RUN} is there already" in capsys.readouterr().err
 
 
+@pytest.mark.ray  # slow
 def test_a_push_that_broke_off_before_its_revision_goes_on(hub, run, capsys):
     hub.fails["POST", "/tag/"] = 500
     assert push(run) == 1

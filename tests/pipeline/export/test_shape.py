@@ -59,6 +59,7 @@ turns = st.builds(
 )
 
 
+@pytest.mark.ray  # slow
 @given(st.lists(turns, max_size=5))
 def test_whatever_a_turn_holds_comes_out_again(before):
     chat = [*before, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

@@ -91,6 +91,7 @@ def test_differences_of_tokens_make_up_the_terms_of_the_score(run, record):
     assert row.alternatives[0].origin == "generated" and len(row.alternatives) == 3
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize(
     ("record", "scorer"),
     [

@@ -82,6 +82,7 @@ def competing(rows, temperature=0.0, most_ppl=9):
     ]
 
 
+@pytest.mark.ray  # slow
 @hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.sampled_from([0.0, 0.5]), st.integers(1, 9))
 def test_rows_under_a_filter_and_a_temperature(tmp_path_factory, drawn, budget, temperature, most_ppl):
@@ -91,6 +92,7 @@ def test_rows_under_a_filter_and_a_temperature(tmp_path_factory, drawn, budget, 
     assert replayed(tmp_path_factory.mktemp("rows"), rows, budget, **select) == set(expected)
 
 
+@pytest.mark.ray  # slow
 @hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.integers(1, 3), st.integers(1, 3))
 def test_caps_one_after_the_other(tmp_path_factory, drawn, budget, of_group, of_ppl):
@@ -112,6 +114,7 @@ def test_a_quota_splits_the_budget(tmp_path_factory, drawn, budget, share):
     assert replayed(tmp_path_factory.mktemp("rows"), rows, budget, **select) == expected
 
 
+@pytest.mark.ray  # slow
 @hypothesis.settings(max_examples=15)
 @given(ROWS, st.integers(0, 60), st.sampled_from(["mean", "min"]), st.integers(1, 3))
 def test_whole_conversations(tmp_path_factory, drawn, budget, how, most):

@@ -59,6 +59,7 @@ def test_a_plan_of_a_small_corpus_is_what_the_run_takes(planned, ray_session, tm
     assert 0 < refreshed.pairs.left < 12
 
 
+@pytest.mark.ray  # slow
 def test_a_sample_tells_nearly_what_all_rows_do(tmp_path, planned, monkeypatch):
     rng = random.Random(0)
     rows = [
@@ -85,6 +86,7 @@ def test_a_sample_tells_nearly_what_all_rows_do(tmp_path, planned, monkeypatch):
     assert sampled.instructions.low <= whole.instructions.distinct <= sampled.instructions.high
 
 
+@pytest.mark.ray  # slow
 def test_rows_that_are_left_out_or_long_are_told(planned):
     rows = [{"instruction": f"Sort {i}.", "input": "b " * (20 + i), "output": "a"} for i in range(100)]
     made = planned(rows, scorer__max_length=200, max_rejected_fraction=0.1)

@@ -54,6 +54,7 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("name", KINDS)
 def test_rows_of_each_kind_of_file_are_estimated_and_spread(files, name):
     sample = sample_of(files / name)

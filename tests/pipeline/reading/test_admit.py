@@ -83,6 +83,7 @@ def test_rows_that_end_their_process_are_found_by_halving_and_rejected(monkeypat
     assert lives <= 3 + 2 * (3 + 2) + 1  # the whole chunk, then each row's batch and its halves, then the row alone
 
 
+@pytest.mark.ray  # slow
 def test_a_row_that_its_template_loops_over_is_rejected_and_the_others_are_not(monkeypatch, tmp_path):
     endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
     monkeypatch.setattr(render_process, "SECONDS", 0.5)  # the process has it from its start

@@ -100,6 +100,7 @@ def read_or_refused(kind, data):
             return None
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.zst", ".json.gz"])
 @given(ANYTHING)
 @example(b"")
@@ -113,6 +114,7 @@ def test_any_bytes_are_rows_rejections_or_a_refused_file(kind, data):
             assert found is None or [number for number, _ in found] == lines
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".jsonl.zst", ".csv.gz"])
 @given(
     st.lists(
@@ -189,6 +191,7 @@ def test_any_record_is_an_example_or_a_rejection(record, columns):
             assert turns["question"]["role"] == "user"
 
 
+@pytest.mark.ray  # slow
 @given(RECORDS)
 def test_nothing_of_a_record_is_lost(record):
     """Every value stands in a text, in the turns or among the other columns."""
@@ -216,6 +219,7 @@ def texts_in(value):
 LARGE = 50_000_000
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "json", "parquet"])
 def test_a_row_of_50_mb_is_rejected_and_the_next_is_read(tmp_path, kind):
     large = {**GOOD, "output": "x" * LARGE}
@@ -255,6 +259,7 @@ def test_csv_rows_of_many_lines_have_the_same_limit(tmp_path, monkeypatch):
         admitted(path)
 
 
+@pytest.mark.ray  # slow
 @pytest.mark.parametrize("depth", [200, 900, 990, 1100, 100_000])
 def test_nested_bombs_are_rejected_and_the_next_row_is_read(tmp_path, depth):
     bombs = [

@@ -51,6 +51,7 @@ def folder_of(table):
     return Path(table.location().removeprefix("file://"))
 
 
+@pytest.mark.ray  # slow
 def test_the_current_snapshot_is_read(catalog, tmp_path, monkeypatch):
     table = create(catalog, "t", rows("a", "b"), rows("c"))
     table.delete("instruction = 'a'")

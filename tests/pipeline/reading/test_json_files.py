@@ -172,6 +172,7 @@ def test_lines_in_a_json_file(tmp_path, data):
     ]
 
 
+@pytest.mark.ray  # slow
 def test_an_array_of_any_length_takes_little_memory(tmp_path):
     row = json.dumps({"instruction": "I", "output": "y" * 1000})
     (tmp_path / "a.json").write_text("[" + ",\n".join([row] * 40_000) + "]")  # 40 MB

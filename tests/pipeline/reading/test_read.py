@@ -185,6 +185,7 @@ def test_an_object_store_is_read_like_a_disk(tmp_path, object_store):
         plan({"path": "s3://bucket/none.jsonl"})
 
 
+@pytest.mark.ray  # slow
 def test_parquet_that_is_small_on_disk_is_decoded_a_few_rows_at_a_time(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["I"] * 40, "output": ["Y" * 5_000_000] * 40}), path, compression="zstd")

@@ -86,6 +86,7 @@ def files(draw):
     return name, data, list(range(good)) if kind == "parquet" else good, bad, whole
 
 
+@pytest.mark.ray  # slow
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=150)
 @given(st.lists(files(), min_size=1, max_size=4))
 def test_all_rows_are_accounted_for_or_a_broken_file_is_named(tmp_path_factory, mix):

@@ -123,6 +123,7 @@ def test_data_in_a_script_cannot_end_it():
         page._json(math.nan)
 
 
+@pytest.mark.ray  # slow
 def test_long_and_odd_texts_keep_the_page_small(tmp_path):
     text = "&\u202e" * 500
     alternatives = [{"instruction": text, "origin": "retrieved", "similarity": 0.1, "loglik_mean": -9.0}] * 64

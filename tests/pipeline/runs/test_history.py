@@ -86,6 +86,7 @@ def test_a_run_that_is_not_whole_is_not_made_current(output, damage):
     assert current(output)["run"] == f"runs/{WHAT_IF}"
 
 
+@pytest.mark.ray  # slow
 def test_use_waits_for_nobody(output):
     from pipeline.storage.lock import hold
 
