@@ -8,13 +8,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from operators.error_text import first_line, one_line
 from operators.model_files import ModelProblem, at_hand
+from operators.scoring.load_scorer import load_scorer
 from pipeline.config import Scorer
 from pipeline.errors import BadRequest
 from pipeline.inspection import explain_page, explain_words
@@ -97,7 +97,7 @@ def _explained(explanation: Explanation, manifest: Manifest, row: pa.Table, mode
         encoder = cached_encoder(**checked.encoder)
         encoded = encode_again(row, encoder, too_long=scorer.too_long)
         longest = _longest(encoded, encoder.context)
-        loaded, device = _loaded(checked, manifest.scorer.dtype, scorer.batch_tokens, longest)
+        loaded = load_scorer(checked.model(manifest.scorer.dtype), scorer.batch_tokens, longest)
         tokens = token_likelihoods(encoded, encoder, loaded)
     except OtherTokens as problem:
         raise _NoTokens(f"it is not encoded as when it was scored: {problem}") from problem
@@ -108,6 +108,7 @@ def _explained(explanation: Explanation, manifest: Manifest, row: pa.Table, mode
         RuntimeError,
     ) as error:  # a GPU without memory, a dtype that a CPU lacks
         raise _NoTokens(f"the model could not score this row here: {one_line(error)}") from error
+    device = "the server" if checked.server else loaded.device.type
     return with_tokens(explanation, tokens, device, manifest.scorer.dtype)
 
 
@@ -155,17 +156,3 @@ def _longest(encoded: pa.Table, context: Sequence[int]) -> int:
         + max(len(context), len(row["prompt"]), *(len(other["prompt"]) for other in row["alternatives"]), 0)
         for row in encoded.to_pylist()
     )
-
-
-def _loaded(checked: CheckedScorer, dtype: str, batch_tokens: int | str, longest: int) -> tuple[Any, str]:
-    """A scorer as scoring actors have it, tried up to so many tokens, and the device that it is on, or the server."""
-    from operators.scoring import batch_budget, models
-    from operators.scoring.scorer import TargetScorer
-    from operators.scoring.server_scorer import scorer_of
-
-    if checked.server is not None:
-        return scorer_of(checked.server), "the server"
-    device = models.device_of(gpu=False)
-    model = models.load_model(**checked.model(dtype), device=device)
-    tokens = batch_budget.batch_tokens(model, 1.0) if batch_tokens == "auto" else int(batch_tokens)
-    return TargetScorer(model, tokens, longest=longest), device

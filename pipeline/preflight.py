@@ -87,12 +87,28 @@ def check_models(config: Config, template_text: str) -> Checked:
     with _problems_as_bad_requests():
         embedder_version = resolve_embedder(config.embedder.model)
         embedder = fingerprint(config.embedder.model, embedder_version)
+    scorer = check_scorer(config.scorer, template_text)
+    check_shards(config, scorer)
     return Checked(
-        **vars(check_scorer(config.scorer, template_text)),
+        **vars(scorer),
         embedder=embedder,
         embedder_version=embedder_version,
         generator=check_generator(config.alternatives, config.seed),
     )
+
+
+def check_shards(config: Config, scorer: CheckedScorer) -> None:
+    """Raise BadRequest where scorers have several GPUs each, and the model is not one that can be split over them."""
+    from operators.scoring import models
+    from operators.scoring.sharding import sharding_problem
+
+    gpus = config.ray.gpus_per_scorer
+    if gpus == "auto" or gpus <= 1 or scorer.server is not None:
+        return
+    asked = scorer.encoder
+    loading = {"version": asked["version"], "trust_remote_code": asked["trust_remote_code"]}
+    if problem := sharding_problem(models.load_config(asked["model"], **loading), int(gpus)):
+        raise BadRequest(f"ray.gpus_per_scorer: found {gpus:g}, and of {asked['model']!r} {problem}")
 
 
 def check_scorer(scorer: Scorer, template_text: str) -> CheckedScorer:

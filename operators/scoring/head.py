@@ -18,6 +18,7 @@ Finish = Callable[[torch.Tensor], torch.Tensor]
 # positions share each reading of the head's weights.
 _ROWS = {"cpu": 1024, "cuda": 8192}
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+_GATHERED = 256  # positions whose logits are held whole
 
 
 def tiled(model: Any) -> bool:
@@ -55,6 +56,23 @@ def target_logprobs(
         for start in range(0, len(wanted_M), rows)
     ]
     return torch.cat(parts) if parts else hidden_MC.new_zeros(0, dtype=torch.float32)
+
+
+def gathered_logprobs(
+    head: torch.nn.Module, finish: Finish, hidden_MC: torch.Tensor, wanted_M: torch.Tensor
+) -> torch.Tensor:
+    """As `target_logprobs`, by the head's own forward: of one that is split over devices, which gathers the logits of all."""
+    parts = []
+    for start in range(0, len(wanted_M), _GATHERED):
+        logits = finish(head(hidden_MC[start : start + _GATHERED]).float())
+        parts.append(chosen_logprobs(logits, wanted_M[start : start + _GATHERED]))
+    return torch.cat(parts) if parts else hidden_MC.new_zeros(0, dtype=torch.float32)
+
+
+def chosen_logprobs(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Float32 [M] of logits [M, V] and ids [M]: log p(id) at each position."""
+    logits = logits.float()
+    return logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
 
 def _logprobs(

@@ -28,6 +28,7 @@ from operators.model_files import (
 )
 from operators.model_files import ModelProblem as ModelProblem
 from operators.scoring.checkpoint import header_problem, kind_problem, quantisation_problem, report_problem
+from operators.scoring.sharding import split_over
 
 _VERSION = "2"  # of how this project computes a likelihood; stored ones of another version are not used
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -146,9 +147,10 @@ def load_model(
     dtype: str = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
+    shards: int = 1,
 ) -> torch.nn.Module:
     """The causal LM of `name` in inference mode on `device` (default: the GPU if there is one); raises ModelProblem, also where
-    its files lack weights that it needs."""
+    its files lack weights that it needs. Of several `shards`, this process's slice: all of the process group call this."""
     config = load_config(name, version=version, trust_remote_code=trust_remote_code)
     require_safetensors(name)
     _refuse_pickle(name, config)
@@ -164,12 +166,13 @@ def load_model(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that the report tells of them, as of those that are missing
         trust_remote_code=trust_remote_code,
+        **({"distributed_config": split_over(shards)} if shards > 1 else {}),
     )
     problem = report_problem(report)
     if problem:
         raise ModelProblem(f"scorer.model: {name!r}: {problem}")
-    loaded: torch.nn.Module = model.eval().requires_grad_(False).to(torch.device(device))
-    return loaded
+    loaded: torch.nn.Module = model.eval().requires_grad_(False)
+    return loaded if shards > 1 else loaded.to(torch.device(device))  # slices are loaded where they belong
 
 
 def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:

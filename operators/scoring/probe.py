@@ -22,6 +22,8 @@ import numpy as np
 import psutil
 import torch
 
+from operators.scoring.sharding import is_sharded
+
 Ids = list[int]
 
 _SHORT, _PAST_BLOCKS, _PAST_WINDOW = 12, 136, 24  # tokens; the last beyond the end of a window
@@ -143,9 +145,15 @@ class Probe:
 
 def has_room(model: Any) -> bool:
     """Whether a model can be run in float32: its weights are plain numbers, which quantised ones are not without their scales,
-    and take at most a quarter of the memory that is free where they are."""
+    and take at most a quarter of the memory that is free where they are. The processes of a sharded one might each decide
+    otherwise, so it has none."""
     narrow = any(weight.is_floating_point() and weight.element_size() < 2 for weight in model.parameters())
-    if narrow or getattr(model, "is_quantized", False) or getattr(model.config, "quantization_config", None):
+    if (
+        narrow
+        or is_sharded(model)
+        or getattr(model, "is_quantized", False)
+        or getattr(model.config, "quantization_config", None)
+    ):
         return False
     device = next(model.parameters()).device
     if device.type == "cuda":

@@ -19,8 +19,7 @@ from operators.scoring.scores import ScoreSettings, upper_bound
 
 if TYPE_CHECKING:
     from operators.scoring.batching import Ids
-    from operators.scoring.scorer import TargetScorer
-    from operators.scoring.server_scorer import ServerScorer
+    from operators.scoring.load_scorer import Scorer
 
 # Columns of likelihoods: without a prompt, under the own instruction, under the first alternative and all after it.
 _EMPTY, _OWN, _FIRST = 0, 1, 2
@@ -80,7 +79,7 @@ class Scoring:
         self,
         encoded: pa.Table,
         context: Ids,
-        scorer: Callable[[], TargetScorer | ServerScorer],
+        scorer: Callable[[], Scorer],
         likelihoods: pa.Table | None = None,
         memory: Memory | None = None,
         work: Work | None = None,

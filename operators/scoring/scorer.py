@@ -20,9 +20,10 @@ from operators.model_files import ModelProblem
 from operators.scoring.attention import Layout
 from operators.scoring.batching import Batch, Ids, Segments, Sequences, packed_batches, padded_batches
 from operators.scoring.decoder import Decoder, rotation_changes, walkable
-from operators.scoring.head import finish_of, target_logprobs, tiled
+from operators.scoring.head import chosen_logprobs, finish_of, gathered_logprobs, target_logprobs, tiled
 from operators.scoring.packed_modules import PackedModules, packable
 from operators.scoring.probe import Probe, Trial, agree
+from operators.scoring.sharding import is_sharded
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run whole
@@ -40,7 +41,8 @@ class TargetScorer:
 
     `model` is any causal LM of transformers; `batch_tokens` bounds the tokens of a forward pass. When memory runs out on a
     batch, the bound is halved and the batch is cut, down to one sequence; then the error is raised. `longest` is the most
-    tokens that a sequence will have, where that is known. Raises ModelProblem for a model that is not causal.
+    tokens that a sequence will have, where that is known. Of a model that is a slice of a sharded one, no batch is cut. Raises
+    ModelProblem for a model that is not causal.
     """
 
     def __init__(self, model: Any, batch_tokens: int, longest: int | None = None):
@@ -118,7 +120,8 @@ class TargetScorer:
                 self.padding_tokens += batch.padding
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or len(batch.sequences) == 1:
+                # Processes that share a sharded model would wait for batches that this one does not make.
+                if not _is_out_of_memory(error) or len(batch.sequences) == 1 or is_sharded(self.model):
                     raise
             # Outside the handler: the exception would keep the failed batch's tensors alive.
             if self.device.type == "cuda":
@@ -166,24 +169,24 @@ class TargetScorer:
         def whole(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
             logits = model(input_ids=self._to_device(batch.ids), use_cache=False).logits.flatten(0, 1)
             return torch.cat(
-                [_chosen(logits[places_M[rows]], wanted_M[rows]) for rows in _chunks(len(wanted_M), logits)]
+                [chosen_logprobs(logits[places_M[rows]], wanted_M[rows]) for rows in _chunks(len(wanted_M), logits)]
             )
 
         if decoder is not model and tiled(model):
-            finish = finish_of(model)
+            logprobs = partial(gathered_logprobs if is_sharded(model) else target_logprobs, head, finish_of(model))
 
             def padded(batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor) -> torch.Tensor:
                 hidden = decoder(input_ids=self._to_device(batch.ids), use_cache=False).last_hidden_state
-                return target_logprobs(head, finish, hidden.flatten(0, 1)[places_M], wanted_M)
+                return logprobs(hidden.flatten(0, 1)[places_M], wanted_M)
 
             def packed(
                 run: Decoder | PackedModules, batch: Batch, places_M: torch.Tensor, wanted_M: torch.Tensor
             ) -> torch.Tensor:
                 layout = Layout(cast("Segments", batch.segments), self.device)  # packed batches have segments
                 hidden = run.hidden(self._to_device(batch.ids), layout, places_M)
-                return target_logprobs(head, finish, hidden, wanted_M)
+                return logprobs(hidden, wanted_M)
 
-            if walkable(model):
+            if walkable(model) and not is_sharded(model):
                 yield "walked", partial(packed, Decoder(model)), packed_batches
             if packable(model):
                 yield "packed", partial(packed, PackedModules(model)), packed_batches
@@ -250,11 +253,6 @@ class _Terms:
         pieces = np.split(logprobs.cpu().numpy(), np.cumsum(self._counts[rows])[:-1])
         for row, piece in zip(rows.tolist(), pieces, strict=True):
             self.of_pairs[row] = piece
-
-
-def _chosen(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    logits = logits.float()
-    return logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
 
 def _chunks(count: int, logits: torch.Tensor) -> list[slice]:

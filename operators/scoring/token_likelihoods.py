@@ -23,8 +23,7 @@ from operators.schema import RETRIEVED
 from operators.scoring.encode_pairs import Candidates, encode_rows
 
 if TYPE_CHECKING:
-    from operators.scoring.scorer import TargetScorer
-    from operators.scoring.server_scorer import ServerScorer
+    from operators.scoring.load_scorer import Scorer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows of a character that lacks bytes
 
@@ -95,7 +94,7 @@ def _candidates(offered: Sequence[dict[str, Any]]) -> Candidates:
     )
 
 
-def token_likelihoods(encoded: pa.Table, encoder: Encoder, scorer: TargetScorer | ServerScorer) -> TokenLikelihoods:
+def token_likelihoods(encoded: pa.Table, encoder: Encoder, scorer: Scorer) -> TokenLikelihoods:
     """The likelihoods of one ENCODED row, token by token."""
     (target,) = encoded["target"].to_pylist()
     (offers,) = encoded["alternatives"].to_pylist()

@@ -14,9 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from operators.scoring.load_scorer import Scorer
     from operators.scoring.score_rows import Work
-    from operators.scoring.scorer import TargetScorer
-    from operators.scoring.server_scorer import ServerScorer
 
 # Names of counters with their tags, besides RUN that all have, and what they count. Prometheus sees ray_<name>_total.
 COUNTERS = {
@@ -85,7 +84,7 @@ def rejected(reasons: Mapping[str, int]) -> None:
         count("tss_rows", number, outcome="rejected")
 
 
-def scorer(loaded: TargetScorer | ServerScorer) -> None:
+def scorer(loaded: Scorer) -> None:
     """Show what a scorer has of its device by now."""
     if loaded.device.type != "server":
         show("tss_scorer_batch_tokens", loaded.batch_tokens)

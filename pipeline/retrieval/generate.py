@@ -52,7 +52,7 @@ def generate_instructions(job: Job, admitted: list[Part], folder: str, generator
     missing: int = once("generate", recall_answers, inputs, stored, index, job.work)
     ranges = ranges_of(missing, BATCHES_TOGETHER * generator["together"])
     most = 1 if generator["engine"] == "openai" else len(ranges)  # one process holds all requests to a server
-    gpus = 0.0 if generator["engine"] == "openai" else job.pools.gpus_per_scorer
+    gpus = 0.0 if generator["engine"] == "openai" else min(1.0, job.pools.gpus_per_scorer)  # a generator is not split
     kwargs = {
         "work": job.work,
         "index": index,

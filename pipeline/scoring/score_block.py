@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,10 +17,10 @@ from operators.model_files import ModelProblem
 from operators.rejections import Rejection
 from operators.schema import LIKELIHOODS, REJECTED, SCORED, from_rows
 from operators.scoring.draw import Threshold
+from operators.scoring.load_scorer import Scorer, load_scorer
 from operators.scoring.logprob_server import ServerProblem
 from operators.scoring.score_rows import Memory, Scoring, Work
 from operators.scoring.scores import ScoreSettings, add_scores
-from operators.scoring.server_scorer import ServerScorer, scorer_of
 from pipeline.engine import metrics
 from pipeline.engine.attempts import Attempts, Died, at_most, halve_by_deaths, this_actor
 from pipeline.engine.encoder import cached_encoder
@@ -31,9 +31,6 @@ from pipeline.scoring.rejected import reasons_of, rejected_row
 from pipeline.storage import computed
 from pipeline.storage.parts import read_table, write_part
 from pipeline.storage.records import ScoredBlock, SourceScores, record_table, records_of
-
-if TYPE_CHECKING:
-    from operators.scoring.scorer import TargetScorer
 
 
 class BrokenScorer(RuntimeError):
@@ -128,7 +125,7 @@ class ScoreBlock:
         return cached_encoder(**self._encoder).context
 
     @cached_property
-    def _scorer(self) -> TargetScorer | ServerScorer:
+    def _scorer(self) -> Scorer:
         # Made by the thread that scores, which is not the one that makes the actor: a second thread with a pool of OpenMP's
         # threads would leave more of them than cores, these then sleep between operations, and scoring takes 1.4 times as long.
         with at_most(self._work, f"load-{this_actor()}", "loading the scorer"):
@@ -142,21 +139,10 @@ class ScoreBlock:
         metrics.scorer(scorer)
         return scorer
 
-    def _load(self) -> TargetScorer | ServerScorer:
-        if "server" in self._model:
-            return scorer_of(self._model["server"])
-        import torch
-
-        from operators.scoring.batch_budget import batch_tokens
-        from operators.scoring.models import device_of, load_model
-        from operators.scoring.scorer import TargetScorer
-
+    def _load(self) -> Scorer:
         gpus = self._share["gpus"]
-        torch.set_num_threads(threads_here(int(self._share["a_node"]), gpus))
-        model = load_model(**self._model, device=device_of(gpu=gpus > 0))
-        automatic = self._batch_tokens == "auto"
-        tokens = batch_tokens(model, min(1.0, gpus) or 1.0) if automatic else int(self._batch_tokens)
-        return TargetScorer(model, tokens, longest=self._encoder["max_length"])
+        threads = threads_here(int(self._share["a_node"]), gpus)
+        return load_scorer(self._model, self._batch_tokens, self._encoder["max_length"], gpus=gpus, threads=threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return record_table(

@@ -8,6 +8,8 @@ from small_runs import settings
 
 from pipeline import request
 from pipeline.engine import same_code
+from pipeline.errors import BadRequest
+from pipeline.preflight import check_models, read_template
 from pipeline.reading.exclude_files import ExcludedFile
 
 
@@ -83,3 +85,13 @@ def test_other_sources_alone_make_the_same_content(content, monkeypatch):
     before = content()
     monkeypatch.setattr(same_code, "digest", lambda: "of other sources")
     assert content() == before
+
+
+def test_a_model_that_cannot_be_split_over_the_gpus_of_a_scorer_is_refused(model_folder, tmp_path):
+    def checked(gpus):
+        asked = settings(tmp_path / "out", [tmp_path / "rows.jsonl"], model_folder, ray__gpus_per_scorer=gpus)
+        return check_models(asked, read_template(asked.scorer.template))
+
+    assert checked(2).server is None
+    with pytest.raises(BadRequest, match=r"gpus_per_scorer: found 4, and of .* the 2 num_key_value_heads cannot be"):
+        checked(4)
