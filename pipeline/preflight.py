@@ -107,7 +107,8 @@ def check_shards(config: Config, scorer: CheckedScorer) -> None:
         return
     asked = scorer.encoder
     loading = {"version": asked["version"], "trust_remote_code": asked["trust_remote_code"]}
-    if problem := sharding_problem(models.load_config(asked["model"], **loading), int(gpus)):
+    model = models.load_config(asked["model"], **loading)
+    if problem := sharding_problem(model, int(gpus), trust_remote_code=asked["trust_remote_code"]):
         raise BadRequest(f"ray.gpus_per_scorer: found {gpus:g}, and of {asked['model']!r} {problem}")
 
 

@@ -184,7 +184,7 @@ def resolved_dtype(asked: str, sizes: Pools) -> str:
         return asked
     if not sizes.gpus_per_scorer:
         return "float32"
-    return str(once("preflight", _dtype_of_gpu, gpus=sizes.gpus_per_scorer))
+    return str(once("preflight", _dtype_of_gpu, gpus=min(1.0, sizes.gpus_per_scorer)))
 
 
 def _dtype_of_gpu() -> str:

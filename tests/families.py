@@ -86,10 +86,13 @@ QUIRKS = {
 }
 
 
-def quirky(family):
-    """A random model of a family with weights large enough that its distributions are far from flat."""
+def quirky(family, **more):
+    """A random model of a family, `more` in its configuration, with weights large enough that its distributions are far from
+    flat."""
     torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SMALL, **QUIRKS[family]})).float()
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **{**SMALL, **QUIRKS[family], **more})
+    ).float()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:

@@ -52,6 +52,7 @@ HEAVY = {
         "load_scorer",
         "sharded_scorer",
         "shard_process",
+        "sharding",
         "generator",
     },
     "transformers": {

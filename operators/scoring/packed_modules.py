@@ -17,60 +17,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from operators.scoring.attention import Layout, attend
 from operators.scoring.decoder import rotation_changes
+from operators.scoring.model_families import PACKED
 
 _NAME = "trie_segments"
-# Families of which tokens meet in attention alone, and that hand on to it what it needs. Where they have layers of another kind
-# (linear attention, convolutions), the probe finds them.
-FAMILIES = {
-    "apertus",
-    "arcee",
-    "cohere",
-    "cohere2",
-    "cwm",
-    "ernie4_5",
-    "exaone4",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gemma3n_text",
-    "gemma4_text",
-    "glm",
-    "glm4",
-    "glm4_moe",
-    "gpt_neox",
-    "gpt_oss",
-    "granite",
-    "granitemoe",
-    "helium",
-    "hunyuan_v1_dense",
-    "internlm3",
-    "iquestcoder",
-    "llama",
-    "ministral",
-    "ministral3",
-    "mistral",
-    "mixtral",
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "olmoe",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "seed_oss",
-    "smollm3",
-    "starcoder2",
-    "vaultgemma",
-}
 
 
 def packable(model: Any) -> bool:
     """Whether the decoder is one that `PackedModules` knows how to run."""
     config = model.config.get_text_config()
-    return config.model_type in FAMILIES and not rotation_changes(config)
+    return config.model_type in PACKED and not rotation_changes(config)
 
 
 class PackedModules:

@@ -23,7 +23,7 @@ from operators.scoring.decoder import Decoder, rotation_changes, walkable
 from operators.scoring.head import chosen_logprobs, finish_of, gathered_logprobs, target_logprobs, tiled
 from operators.scoring.packed_modules import PackedModules, packable
 from operators.scoring.probe import Probe, Trial, agree
-from operators.scoring.sharding import is_sharded
+from operators.scoring.sharding import all_agree, is_sharded
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 32 << 20  # float32 logits taken at once from a model that is run whole
@@ -206,10 +206,13 @@ class TargetScorer:
                 for batch in batches(sequences, batch_tokens):
                     sums[batch.sequences] = self._sums(batch, forward).cpu().numpy()
             except (TypeError, AttributeError, RuntimeError, ValueError) as error:
+                if is_sharded(self.model):
+                    raise  # others may go on where this process has failed
                 _log.info("this architecture cannot be run %s (%s)", way, error)
                 return False
             tried.append((trial, sums))
-        return agree(tried, self.model.dtype)
+        agrees = agree(tried, self.model.dtype)
+        return all_agree(agrees, self.device) if is_sharded(self.model) else agrees
 
 
 class _Results:

@@ -1,7 +1,7 @@
 """A process that holds one slice of a sharded scorer, and how the first process speaks with it.
 
-It is asked through its standard input, which ends when the first process does, and answers with the total of what it got, in
-lines of JSON.
+It is asked through its standard input, which ends when the first process does, and answers with what came of it, in lines of
+JSON. What fails in it is answered too, and ends it; the first process then ends all.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -32,80 +33,99 @@ _CHILD = (
     "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); from operators.scoring import shard_process; "
     "shard_process.serve()"
 )
+_Asked = tuple[dict[str, Any], list[np.ndarray]]
 
 
 class Shard:
-    """Another process of a sharded scorer, as the first sees it."""
+    """Another process of a sharded scorer, as the first sees it. `opening` holds the arguments of `join`."""
 
     def __init__(self, opening: dict[str, Any]):
         paths = [str(Path(__file__).resolve().parents[2]), *sys.path]  # the modules that this process has
-        rank = opening["rank"]
-        self.rank = rank
-        self.process = subprocess.Popen(
+        self._rank = opening["rank"]
+        self._process = subprocess.Popen(
             # A working folder is no place of modules: it may hold a json.py.
             [sys.executable, "-P", "-c", _CHILD, json.dumps(paths)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "LOCAL_RANK": str(rank)},  # by which transformers finds its device
         )
-        self._answers: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=_lines, args=(self.process.stdout, self._answers), daemon=True).start()
-        self.ask(json.dumps(opening), [])
+        self.failed = threading.Event()  # it has answered with a problem, or ended
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        self.ask("join", [], opening=opening)
 
-    def ask(self, what: str, arrays: list[np.ndarray]) -> None:
+    def ask(self, what: str, arrays: list[np.ndarray], **more: Any) -> None:
         """Raises OSError where the process is gone."""
-        assert self.process.stdin  # noqa: S101 - it is a pipe
-        head = {"what": what, "arrays": [[array.dtype.str, len(array)] for array in arrays]}
-        self.process.stdin.write(json.dumps(head).encode() + b"\n")
+        assert self._process.stdin  # noqa: S101 - it is a pipe
+        head = {"what": what, "arrays": [[array.dtype.str, len(array)] for array in arrays], **more}
+        self._process.stdin.write(json.dumps(head).encode() + b"\n")
         for array in arrays:
-            self.process.stdin.write(array.tobytes())
-        self.process.stdin.flush()
+            self._process.stdin.write(array.tobytes())
+        self._process.stdin.flush()
 
     def answer(self, seconds: float) -> dict[str, Any]:
-        """What it says within so many seconds; where it says nothing, a problem that is marked as `lost`."""
+        """What it answers within so many seconds. `problem` says why there is nothing else; it is the process's own word,
+        unless `lost` says that there was none."""
         try:
-            line = self._answers.get(timeout=seconds)
+            return self._answers.get(timeout=seconds)
         except queue.Empty:
-            return {"problem": f"process {self.rank} was not done {seconds:g} s after the first", "lost": True}
-        if not line:
-            return {"problem": f"process {self.rank} ended with status {self.process.wait()}", "lost": True}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            return {"problem": f"process {self._rank} was not done {seconds:g} s after the first", "lost": "late"}
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _listen(self, answers: IO[bytes]) -> None:
+        for line in answers:
+            answer = json.loads(line)
+            self._answers.put(answer)
+            if "problem" in answer:
+                self.failed.set()
+        status = self._process.wait()
+        self._answers.put({"problem": f"process {self._rank} ended with status {status}", "lost": "ended"})
+        self.failed.set()
 
 
 def serve() -> None:
     """The life of a process that is not the first: it joins the others, and does what it is asked until nobody asks."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
-    asked: queue.Queue[tuple[str, list[np.ndarray]]] = queue.Queue()
+    asked: queue.Queue[_Asked] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, asked), daemon=True).start()
 
     def answer(**words: Any) -> None:
         answers.write(json.dumps(words).encode() + b"\n")
         answers.flush()
 
-    opening = json.loads(asked.get()[0])
-    try:
-        scorer = join(**opening)
-    except Exception as error:  # noqa: BLE001 - the first process raises it
-        answer(problem=f"{type(error).__name__}: {first_line(error)}")
-        return
-    answer(way=scorer.way)
+    scorer: TargetScorer
     while True:
-        what, arrays = asked.get()
+        head, arrays = asked.get()
         try:
-            answer(total=_do(scorer, what, arrays))
+            if head["what"] == "join":
+                prepare(head["opening"]["rank"])
+                answer(ready=True)  # whoever fails before the meeting lets nobody wait there
+                scorer = join(**head["opening"])
+                answer(way=scorer.way)
+            else:
+                answer(totals=_do(scorer, head["what"], arrays))
         except Exception as error:  # noqa: BLE001 - the first process raises it
             answer(problem=f"{type(error).__name__}: {first_line(error)}")
+            return
 
 
-def _do(scorer: TargetScorer, what: str, arrays: list[np.ndarray]) -> float:
+def _do(scorer: TargetScorer, what: str, arrays: list[np.ndarray]) -> list[float]:
     if what == "works":
-        return float(scorer.works())
+        return [float(scorer.works())]
     prompts, targets, finished = _unpacked(arrays)
     if what == "sums":
-        return total_of(scorer.sums(prompts, targets, finished=finished))
-    return total_of_all(scorer.logprobs(prompts, targets))
+        return totals_of([scorer.sums(prompts, targets, finished=finished)])
+    return totals_of(scorer.logprobs(prompts, targets))
+
+
+def prepare(rank: int) -> None:
+    """Take the device of this process."""
+    os.environ["LOCAL_RANK"] = str(rank)  # by which transformers finds it
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
 
 
 def join(
@@ -120,9 +140,7 @@ def join(
 ) -> TargetScorer:
     """Meet the other processes, load the slice of this one, and make the scorer over it."""
     gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(rank)
-    else:
+    if not gpus:
         torch.set_num_threads(max(1, threads // shards))
     dist.init_process_group(
         "nccl" if gpus else "gloo",
@@ -134,6 +152,20 @@ def join(
     device = f"cuda:{rank}" if gpus else device_of(gpu=False)
     loaded = load_model(**model, device=device, shards=shards)
     return TargetScorer(loaded, batch_tokens or _fewest_tokens(loaded, device), longest=longest)
+
+
+def leave() -> None:
+    """Leave the other processes, which may be gone."""
+    if dist.is_initialized() and not stop_waiting():
+        dist.destroy_process_group()
+
+
+def stop_waiting() -> bool:
+    """End what GPUs wait for. On a CPU, where this does nothing, waits end by themselves with the processes waited for."""
+    on_gpus = dist.is_initialized() and dist.get_backend() == "nccl"
+    if on_gpus:
+        dist.distributed_c10d._abort_process_group()
+    return on_gpus
 
 
 def _fewest_tokens(model: Any, device: str) -> int:
@@ -157,28 +189,27 @@ def _unpacked(arrays: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarr
     return parts[: len(finished)], parts[len(finished) :], finished
 
 
-def total_of(sums: np.ndarray) -> float:
-    return float(np.sum(sums))
+def totals_of(results: Sequence[np.ndarray]) -> list[float]:
+    """What processes compare: how many numbers are finite, their sum, and the sum of each times its place."""
+    numbers = np.concatenate([np.zeros(0), *results]).astype(np.float64)
+    finite = np.isfinite(numbers)
+    kept = np.where(finite, numbers, 0.0)
+    return [float(finite.sum()), float(kept.sum()), float((kept * np.arange(1, len(kept) + 1)).sum())]
 
 
-def total_of_all(logprobs: list[np.ndarray]) -> float:
-    return float(sum(terms.sum(dtype=np.float64) for terms in logprobs))
-
-
-def _read(asked: IO[bytes], to: queue.Queue[tuple[str, list[np.ndarray]]]) -> None:
+def _read(asked: IO[bytes], to: queue.Queue[_Asked]) -> None:
     """Hand on all that is asked, and end the process where the asking one has ended: what it waits for will not come."""
-    while line := asked.readline():
-        head = json.loads(line)
-        arrays = []
-        for dtype, length in head["arrays"]:
-            data = asked.read(length * np.dtype(dtype).itemsize)
-            arrays.append(np.frombuffer(data, dtype=dtype).copy())
-        to.put((head["what"], arrays))
-    os._exit(0)
-
-
-def _lines(answers: IO[bytes], to: queue.Queue[bytes]) -> None:
-    """Hand on all lines; an empty one is the end."""
-    for line in answers:
-        to.put(line)
-    to.put(b"")
+    meeting = None
+    try:
+        while line := asked.readline():
+            head = json.loads(line)
+            meeting = head.get("opening", {}).get("meeting", meeting)
+            arrays = []
+            for dtype, length in head["arrays"]:
+                data = asked.read(length * np.dtype(dtype).itemsize)
+                arrays.append(np.frombuffer(data, dtype=dtype).copy())
+            to.put((head, arrays))
+    finally:
+        if meeting is not None:
+            shutil.rmtree(Path(meeting).parent, ignore_errors=True)
+        os._exit(0)

@@ -1,48 +1,53 @@
 """A scorer whose model is split over several devices of one machine, in place of a `TargetScorer`: a process for each device.
 
 All processes hold a slice of every layer and run the same scorer over the same pairs, so they meet, in the same order, in the
-sums that join the slices. The caller's process is the first. The others are asked through their standard input, which ends when
-the caller's process does, and answer with the total of what they got. A process that fails where the others do not leaves them
-waiting for it: then all are ended, and the scorer is of no use any more.
+sums that join the slices. The caller's process is the first, and the others do what it is asked (`shard_process`). One that
+fails would leave the others waiting for it, or meet them out of step: then all are ended, and the scorer is of no use any more.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import threading
 import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from operators.error_text import first_line
 from operators.model_files import ModelProblem
 from operators.scoring.batching import Ids
 from operators.scoring.scorer import Keep
-from operators.scoring.shard_process import LOADING, Shard, join, packed, total_of, total_of_all
+from operators.scoring.shard_process import LOADING, Shard, join, leave, packed, prepare, stop_waiting, totals_of
 
 _Result = TypeVar("_Result")
 _PATIENCE = 60.0  # seconds that one may take longer than another over the same pairs
-_SOON = 2.0  # seconds in which one that has failed has said so
-_SAME = 1e-3  # relative difference of totals between processes: all get the same sums to the last bits
+_SOON = 5.0  # seconds in which one that has failed has said so, and in which all notice
+_SAME = 1e-6  # relative difference of totals between processes, which get the same sums to the last bits
+_FAILED = "a process of those that the model is split over has failed: "
 
 
 class ShardsEnded(RuntimeError):
     """A scorer whose processes are not together any more."""
 
 
+class _NotKept(Exception):
+    """What the caller's `keep` has raised is the cause of this."""
+
+
 class ShardedScorer:
     """Sums of target log-probabilities under a model that is split over `shards` devices: GPUs where this process has some,
-    else processes on the CPU.
+    else processes on the CPU. A process makes no more than one at a time.
 
     `model` holds the arguments of `load_model`; `batch_tokens` (None: what the memory of all devices is enough for) and
     `longest` are as for `TargetScorer`, whose methods these are.
 
-    Raises ModelProblem where the model cannot be loaded, ShardsEnded where a process fails that others wait for.
+    Raises ModelProblem where the model cannot be loaded, and ShardsEnded where a process fails, from then on each time.
     """
 
     def __init__(self, model: dict[str, Any], shards: int, batch_tokens: int | None, longest: int | None):
@@ -56,26 +61,33 @@ class ShardedScorer:
             "threads": torch.get_num_threads(),
         }
         self._ended: str | None = None
-        self._shards = [Shard({**opening, "rank": rank}) for rank in range(1, shards)]
+        self._shards: list[Shard] = []
         self._close = weakref.finalize(self, _close, self._shards, folder)
+        failure, answers = None, []
         try:
-            self._scorer = join(0, **opening)
+            for rank in range(1, shards):
+                self._shards.append(Shard({**opening, "rank": rank}))
+            prepare(0)
             answers = [shard.answer(LOADING) for shard in self._shards]
-        except BaseException as error:
-            answers = [shard.answer(_SOON) for shard in self._shards]
+            if not any("problem" in answer for answer in answers):
+                with _watched(self._shards):
+                    self._scorer = join(0, **opening)
+        except Exception as error:  # noqa: BLE001 - raised below, once it is known who else fails
+            failure = error
+        except BaseException:
             self._close()
-            problems = [answer["problem"] for answer in answers if "problem" in answer and "lost" not in answer]
-            if problems and not isinstance(error, ModelProblem):
-                raise ShardsEnded(
-                    f"a process of those that the model is split over has failed: {problems[0]}"
-                ) from error
             raise
-        ways = {self._scorer.way, *(answer.get("way", answer.get("problem")) for answer in answers)}
+        if not any("problem" in answer for answer in answers):
+            answers = [shard.answer(_PATIENCE if failure is None else _SOON) for shard in self._shards]
+        if problem := _problem(failure, answers):
+            self._close()
+            if isinstance(failure, ModelProblem):
+                raise failure
+            raise ShardsEnded(_FAILED + problem) from failure
+        ways = sorted({self._scorer.way, *(str(answer["way"]) for answer in answers)})
         if len(ways) > 1:
             self._close()
-            raise ShardsEnded(
-                f"the processes that a model is split over run it in different ways: {sorted(map(str, ways))}"
-            )
+            raise ShardsEnded(f"the processes that a model is split over run it in different ways: {', '.join(ways)}")
 
     @property
     def model(self) -> Any:
@@ -113,10 +125,18 @@ class ShardedScorer:
     ) -> np.ndarray:
         """As `TargetScorer.sums`."""
 
-        def run() -> np.ndarray:
-            return self._scorer.sums(prompts, targets, finished=finished, keep=keep, every=every)
+        def guarded(rows: np.ndarray, sums: np.ndarray) -> None:
+            assert keep is not None  # noqa: S101 - see below
+            try:
+                keep(rows, sums)
+            except Exception as error:
+                raise _NotKept from error
 
-        return self._together("sums", packed(prompts, targets, finished), run, total_of)
+        def run() -> np.ndarray:
+            kept = None if keep is None else guarded
+            return self._scorer.sums(prompts, targets, finished=finished, keep=kept, every=every)
+
+        return self._together("sums", packed(prompts, targets, finished), run, lambda sums: totals_of([sums]))
 
     def logprobs(self, prompts: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
         """As `TargetScorer.logprobs`."""
@@ -124,51 +144,79 @@ class ShardedScorer:
         def run() -> list[np.ndarray]:
             return self._scorer.logprobs(prompts, targets)
 
-        return self._together("logprobs", packed(prompts, targets, None), run, total_of_all)
+        return self._together("logprobs", packed(prompts, targets, None), run, totals_of)
 
     def works(self) -> bool:
         """As `TargetScorer.works`."""
-        return self._together("works", [], self._scorer.works, float)
+        return self._together("works", [], self._scorer.works, lambda works: [float(works)])
 
     def _together(
-        self, what: str, arrays: list[np.ndarray], run: Callable[[], _Result], total: Callable[[_Result], float]
+        self, what: str, arrays: list[np.ndarray], run: Callable[[], _Result], totals: Callable[[_Result], list[float]]
     ) -> _Result:
-        """What this process gets, where all others get the same; what all of them fail on is raised as it is."""
+        """What this process gets, where all others get the same."""
         if self._ended is not None:
             raise ShardsEnded(self._ended)
+        self._ended = f"{_FAILED}it was interrupted"  # until all are done
         failure = None
         try:
             for shard in self._shards:
                 shard.ask(what, arrays)
-            result = run()
+            with _watched(self._shards):
+                result = run()
         except Exception as error:  # noqa: BLE001 - raised below, once it is known who else fails
             failure = error
-        answers = [shard.answer(_PATIENCE) for shard in self._shards]
-        if failure is not None and all("problem" in answer and "lost" not in answer for answer in answers):
-            raise failure
-        problems = [str(answer["problem"]) for answer in answers if "problem" in answer]
-        if failure is not None:
-            problems.insert(0, f"{type(failure).__name__}: {first_line(failure)}")
-        elif not problems and not all(_same(answer["total"], total(result)) for answer in answers):
-            problems.append("the processes got different numbers for the same pairs")
-        if problems:
-            self._ended = f"a process of those that the model is split over has failed: {problems[0]}"
+        answers = [shard.answer(_PATIENCE if failure is None else _SOON) for shard in self._shards]
+        problem = _problem(failure, answers)
+        if problem is None and not all(_same(answer["totals"], totals(result)) for answer in answers):
+            problem = "the processes got different numbers for the same pairs"
+        if problem is not None:
+            self._ended = _FAILED + problem
             self._close()
+            if isinstance(failure, _NotKept) and failure.__cause__ is not None:
+                raise failure.__cause__
             raise ShardsEnded(self._ended) from failure
+        self._ended = None
         return result
 
 
-def _same(one_total: float, other_total: float) -> bool:
-    near = math.isclose(one_total, other_total, rel_tol=_SAME, abs_tol=_SAME)
-    return near or (math.isnan(one_total) and math.isnan(other_total))
+def _problem(failure: Exception | None, answers: list[dict[str, Any]]) -> str | None:
+    """The first of what went wrong, as far as can be told: what another process says comes before what its end did to this."""
+    by_kind: dict[str | None, list[str]] = {None: [], "ended": [], "late": []}
+    for answer in answers:
+        if "problem" in answer:
+            by_kind[answer.get("lost")].append(str(answer["problem"]))
+    here = [] if failure is None else [f"{type(failure).__name__}: {first_line(failure)}"]
+    return next(iter([*by_kind[None], *by_kind["ended"], *here, *by_kind["late"]]), None)
+
+
+def _same(some: list[float], others: list[float]) -> bool:
+    return all(math.isclose(own, other, rel_tol=_SAME, abs_tol=_SAME) for own, other in zip(some, others, strict=True))
+
+
+@contextmanager
+def _watched(shards: list[Shard]) -> Iterator[None]:
+    """While it lasts, a process that fails ends all soon after: what this one waits for will not come."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            if any(shard.failed.is_set() for shard in shards) and not over.wait(_SOON):
+                for shard in shards:
+                    shard.end()
+                stop_waiting()
+                return
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 def _close(shards: list[Shard], folder: str) -> None:
     for shard in shards:
-        shard.process.kill()
-        shard.process.wait()
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    for path in Path(folder).glob("*"):
-        path.unlink()
-    Path(folder).rmdir()
+        shard.end()
+    leave()
+    shutil.rmtree(folder, ignore_errors=True)

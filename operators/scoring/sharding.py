@@ -1,53 +1,14 @@
-"""Which models may be split over several devices, each with a slice of every layer (tensor parallelism, by transformers' plan).
-
-A plan that forgets a part of a family gives other numbers and says nothing, so the families are those that were compared, split
-and whole (`tests/benchmarks/sharded_families.py`).
-"""
+"""Whether a model may be split over several devices, each with a slice of every layer: transformers' tensor parallelism."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from typing import Any
 
-FAMILIES = {
-    "apertus",
-    "arcee",
-    "cohere2",
-    "cwm",
-    "ernie4_5",
-    "exaone4",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "glm",
-    "glm4",
-    "glm4_moe",
-    "gpt_neox",
-    "granite",
-    "granitemoe",
-    "helium",
-    "internlm3",
-    "iquestcoder",
-    "llama",
-    "ministral",
-    "ministral3",
-    "mistral",
-    "mixtral",
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "olmoe",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "seed_oss",
-    "smollm3",
-    "starcoder2",
-    "vaultgemma",
-}
+from operators.scoring.model_families import SPLIT
+
+_OLDEST = (5, 23)  # release of transformers, by which the families were compared
 
 
 def is_sharded(model: Any) -> bool:
@@ -56,19 +17,33 @@ def is_sharded(model: Any) -> bool:
 
 
 def split_over(shards: int) -> Any:
-    """What transformers is told to split a model over so many processes; raises TypeError where its release cannot."""
+    """What transformers is told to split a model over so many processes."""
     from transformers.distributed.configuration_utils import DistributedConfig
 
     return DistributedConfig(tp_size=shards)
 
 
-def sharding_problem(config: Any, shards: int) -> str | None:
+def all_agree(answer: bool, device: Any) -> bool:
+    """Whether all processes of a sharded model answer yes: what they do next has to be the same."""
+    import torch
+
+    yes = torch.tensor([int(answer)], device=device)
+    torch.distributed.all_reduce(yes, torch.distributed.ReduceOp.MIN)
+    return bool(yes.item())
+
+
+def sharding_problem(config: Any, shards: int, *, trust_remote_code: bool = False) -> str | None:
     """Why a model of this configuration cannot be split over so many devices, or None where it can."""
-    if config.model_type not in FAMILIES:
+    kind = config.model_type
+    if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return "its own code is not known to give its own numbers when it is split; accepted: ray.gpus_per_scorer: 1"
+    if kind not in SPLIT:
         return (
-            f"models of type {config.model_type!r} are not known to give their own numbers when they are split; accepted: "
-            f"{', '.join(sorted(FAMILIES))}; or ray.gpus_per_scorer: 1"
+            f"models of type {kind!r} are not known to give their own numbers when they are split; accepted: "
+            f"{', '.join(sorted(SPLIT))}; or ray.gpus_per_scorer: 1"
         )
+    if kind == "gpt_neox" and config.tie_word_embeddings:
+        return "a GPT-NeoX model whose head is its embedding cannot be split; accepted: ray.gpus_per_scorer: 1"
     if getattr(config, "quantization_config", None):
         return "the weights are quantised, and those are not split; accepted: weights in bfloat16, float16 or float32"
     for key in ("num_attention_heads", "num_key_value_heads"):
@@ -77,8 +52,7 @@ def sharding_problem(config: Any, shards: int) -> str | None:
             return f"the {heads} {key} cannot be split over {shards} devices; accepted: a number that divides them"
     if importlib.util.find_spec("accelerate") is None:
         return "it is split with the package accelerate, which is not installed; install task-specificity[sharded]"
-    try:
-        split_over(shards)
-    except TypeError:
-        return "this release of transformers cannot split it; accepted: 5.23 or newer"
+    release = importlib.metadata.version("transformers")
+    if tuple(int(number) for number in release.split(".")[:2]) < _OLDEST:
+        return f"transformers {release} cannot split it; accepted: 5.23 or newer"
     return None

@@ -33,12 +33,20 @@ class _Cluster:
     nodes: int
     plain_nodes: int
     gpus: int
+    gpus_by_node: list[float]
 
     @classmethod
     def now(cls) -> _Cluster:
         taking = _taking_work()
         plain = [node for node in taking if not _gpus_of(node)]
-        return cls(max(1, len(taking)), max(1, len(plain or taking)), int(sum(map(_gpus_of, _alive()))))
+        by_node = [_gpus_of(node) for node in _alive()]
+        return cls(max(1, len(taking)), max(1, len(plain or taking)), int(sum(by_node)), by_node)
+
+    def scorers(self, gpus_each: float) -> int:
+        """Scorers for which there is room: the GPUs of each are of one machine."""
+        if gpus_each < 1:
+            return self.gpus * int(1 / gpus_each)
+        return sum(int(gpus // gpus_each) for gpus in self.gpus_by_node)
 
 
 def _alive() -> list[dict[str, Any]]:
@@ -77,7 +85,7 @@ def pools(config: Config) -> Pools:
         per_scorer, otherwise = 0.0, 1
     else:
         require_gpus(settings, cluster.gpus)
-        otherwise = max(1, int(cluster.gpus / per_scorer)) if per_scorer else cluster.nodes
+        otherwise = max(1, cluster.scorers(per_scorer)) if per_scorer else cluster.nodes
     scorers = _range(settings.scorers, otherwise)
     embedders = _range(settings.embedders, cluster.plain_nodes)
     return Pools(
@@ -108,10 +116,15 @@ def require_gpus(settings: Ray, gpus: int) -> None:
 
 def gpus_awaited(sizes: Pools) -> str:
     """What scoring will run on, in words, where the cluster as it is now leaves a question."""
-    gpus = _Cluster.now().gpus
-    asked = sizes.scorers[0] * sizes.gpus_per_scorer
-    if asked > gpus:
-        return f"; scorers ask for {asked:g} GPUs, {gpus} are up: the others have to join, as an autoscaler makes them"
+    cluster, each = _Cluster.now(), sizes.gpus_per_scorer
+    asked = sizes.scorers[0] * each
+    if asked > cluster.gpus:
+        return f"; scorers ask for {asked:g} GPUs, {cluster.gpus} are up: the others have to join, as an autoscaler makes them"
+    if each and sizes.scorers[0] > (room := cluster.scorers(each)):
+        return (
+            f"; of {sizes.scorers[0]} scorers with {each:g} GPUs of one machine each {room} have room on the machines that "
+            "are up: others have to join, as an autoscaler makes them"
+        )
     return ""
 
 

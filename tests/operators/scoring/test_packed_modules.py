@@ -9,6 +9,7 @@ from reference import loglik
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from operators.scoring import packed_modules
+from operators.scoring.model_families import PACKED
 from operators.scoring.scorer import TargetScorer
 
 
@@ -21,11 +22,11 @@ def pairs():
 
 
 def test_every_family_has_its_quirks():
-    assert set(QUIRKS) == packed_modules.FAMILIES
+    assert set(QUIRKS) == PACKED
 
 
 @pytest.mark.ray  # slow
-@pytest.mark.parametrize("family", sorted(packed_modules.FAMILIES))
+@pytest.mark.parametrize("family", sorted(PACKED))
 def test_a_family_shares_prefixes_and_gives_what_it_gives_one_at_a_time(family, monkeypatch):
     monkeypatch.setattr("operators.scoring.scorer.walkable", lambda model: False)
     model = quirky(family)
@@ -70,7 +71,7 @@ def test_a_window_that_only_a_mask_knows_is_noticed():
 
 @pytest.mark.ray  # slow
 def test_layers_in_which_tokens_meet_elsewhere_are_left_to_transformers(monkeypatch):
-    monkeypatch.setattr(packed_modules, "FAMILIES", {"qwen3_5_text"})
+    monkeypatch.setattr(packed_modules, "PACKED", {"qwen3_5_text"})
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_5_text", **SMALL)).float().eval()
     assert packed_modules.packable(model) and TargetScorer(model, 4096).way == "padded"

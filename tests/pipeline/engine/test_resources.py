@@ -74,6 +74,15 @@ def test_on_a_cluster_scorers_may_wait_for_gpus_that_join(cluster, tmp_path):
     assert resources.gpus_awaited(planned) == ""
 
 
+def test_several_gpus_of_a_scorer_are_of_one_machine(cluster, tmp_path):
+    cluster([HEAD, *(node(f"gpu{number}", 4, 3) for number in range(2))])
+    assert sizes(tmp_path, ray__gpus_per_scorer=2).scorers == (2, 2)
+    cluster([HEAD, *(node(f"gpu{number}", 4, 1) for number in range(4))])
+    planned = sizes(tmp_path, ray__gpus_per_scorer=2)
+    assert planned.scorers == (1, 1)
+    assert "1 scorers with 2 GPUs of one machine each 0 have room" in resources.gpus_awaited(planned)
+
+
 def test_embedders_share_the_machines_that_they_may_use(cluster, tmp_path):
     cluster([HEAD, CPUS[0], *GPUS])
     assert sizes(tmp_path).embedders == (1, 1)
