@@ -61,9 +61,17 @@ class Watch:
         self._name, self._folder = name, urls.join(work, FOLDER)
         self._rows = {block.block: block.placed.rows - sum(block.duplicates.values()) for block in blocks}
         self._finished: dict[int, tuple[int, int, float]] = {}  # pairs computed, their tokens, and seconds
+        self._passed: dict[
+            int, tuple[int, int, float]
+        ] = {}  # the same of blocks that scorers have left, without a record yet
         self._looked = time.monotonic()
         # By file of a note: when it was written, when that was seen, and when it was looked for before.
         self._seen: dict[str, tuple[float, float, float]] = {}
+        self._notes: dict[str, Note] = {}
+        # What scorers of an earlier round, or of a run that was interrupted, have left says nothing of this one.
+        self._before: dict[str, float] = {}
+        with contextlib.suppress(OSError, pa.ArrowException):  # a run goes on without
+            self._before = {path: note.written for path, note in self._read_all()}
 
     def finish(self, scored: ScoredBlock) -> None:
         """A block has been scored."""
@@ -74,12 +82,14 @@ class Watch:
         """Pairs done, of all, tokens a second by the clocks of the scorers at work, and the time that is left. Raises OSError.
 
         Pairs differ in length, and those of a block are computed from the longest on: time goes by tokens."""
-        paths = [path for path, _ in files.list_files(self._folder)]
-        dated = [(note, self._age(path, note)) for path in paths if (note := _read(path)) is not None]
+        of_round = [(path, note) for path, note in self._read_all() if self._before.get(path) != note.written]
+        dated = [(note, self._age(path, note)) for path, note in of_round]
         self._looked = time.monotonic()
+        self._pass_on(of_round)
         notes, ages = [note for note, _ in dated], {note.block: age for note, age in dated}
         finished = dict(self._finished)  # the driver may add to it meanwhile
         active = {note.block: note for note in notes if note.block in self._rows and note.block not in finished}
+        finished = {block: amounts for block, amounts in self._passed.items() if block not in active} | finished
         loading = sum(note.loading for note in notes)
         computed = [*finished.values(), *((note.done, note.tokens, note.seconds) for note in active.values())]
         done, tokens, seconds = (sum(amounts) for amounts in zip(*computed, strict=True)) if computed else (0, 0, 0.0)
@@ -102,6 +112,19 @@ class Watch:
             left = "" if all_tokens is None else f", {_time((all_tokens - tokens) / rate - since)} left"
             words += f", {rate:,.0f} tokens a second{left}" if rate >= 1 else f", {rate:.2f} tokens a second{left}"
         return UnderWay(words, share)
+
+    def _read_all(self) -> list[tuple[str, Note]]:
+        paths = [path for path, _ in files.list_files(self._folder)]
+        return [(path, note) for path in paths if (note := _read(path)) is not None]
+
+    def _pass_on(self, notes: list[tuple[str, Note]]) -> None:
+        """Know blocks that a scorer has left for the next: Ray Data hands the record of a block on when the next is done."""
+        for path, note in notes:
+            before = self._notes.get(path)
+            if before is not None and before.block != note.block and before.all and before.done:
+                seconds = before.seconds * before.all_tokens / max(1, before.tokens)
+                self._passed[before.block] = before.all, before.all_tokens, seconds
+            self._notes[path] = note
 
     def _age(self, path: str, note: Note) -> float:
         """Seconds since a note was written, as far as its machine's clock agrees with the looks before and after that."""

@@ -80,3 +80,25 @@ def test_a_bounded_round_does_not_say_how_many_pairs_there_will_be(tmp_path):
     watch = Watch("score rest", str(tmp_path), [block(0, 40)])
     note(tmp_path, "a", block=0, done=5, tokens=50)
     assert watch.look() == notes.UnderWay("5 pairs", 0)
+
+
+def test_notes_of_an_earlier_round_say_nothing_of_this_one(tmp_path, clock):
+    note(tmp_path, "a", block=1, done=10, tokens=100, seconds=1.0, all=10, all_tokens=100)
+    clock.seconds += 600
+    watch = Watch("score rest", str(tmp_path), [block(0, 40), block(1, 40)])
+    assert watch.look().words == "no pair is computed yet"
+    note(tmp_path, "b", block=0, done=100, tokens=1000, seconds=10.0, all=400, all_tokens=4000)
+    assert watch.look() == notes.UnderWay("100 of 800 pairs, 100 tokens a second, 70 s left", 0.25)
+    note(tmp_path, "a", block=1, done=100, tokens=1000, seconds=10.0, all=400, all_tokens=4000)
+    assert watch.look() == notes.UnderWay("200 of 800 pairs, 200 tokens a second, 30 s left", 0.5)
+
+
+def test_a_block_that_its_scorer_has_left_counts_before_its_record_comes(tmp_path):
+    watch = Watch("score", str(tmp_path), [block(number, 40) for number in range(4)])
+    note(tmp_path, "a", block=0, done=300, tokens=3600, seconds=36.0, all=400, all_tokens=4000)
+    assert watch.look().words == "300 of 1,600 pairs, 100 tokens a second, 2.1 min left"
+    note(tmp_path, "a", block=1, done=10, tokens=200, seconds=2.0, all=400, all_tokens=4000)
+    for _ in range(2):
+        assert watch.look().words == "410 of 1,600 pairs, 100 tokens a second, 2.0 min left"
+    watch.finish(scored(0, 400, 4000, 40.0))
+    assert watch.look().words == "410 of 1,600 pairs, 100 tokens a second, 2.0 min left"
