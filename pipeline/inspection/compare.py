@@ -3,15 +3,17 @@ was set otherwise. Needs neither Ray nor a model; about 150 bytes of memory for 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from operators.scoring.fitness import spearman
 from operators.selection import filter
-from pipeline.config import WHERE_AND_HOW
+from pipeline.config import WHERE_AND_HOW, Config
 from pipeline.errors import BadRequest
 from pipeline.inspection.common_rows import Common, Rows, common_rows, names_of, places_in_ranking
 from pipeline.runs import open_run
@@ -243,7 +245,10 @@ def differing_settings(some: Manifest, other: Manifest) -> list[Setting]:
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    config = {key: value for key, value in manifest.config.items() if key not in _NO_MATTER}
+    asked = manifest.config
+    with contextlib.suppress(ValidationError):  # of a release with other keys, which are shown as they are
+        asked = Config.model_validate(asked).model_dump()  # with the defaults of keys that its release did not have
+    config = {key: value for key, value in asked.items() if key not in _NO_MATTER}
     scorer = manifest.scorer
     known = {"dtype": scorer.dtype, "fingerprint": scorer.fingerprint, "template text": scorer.template_hash}
     return {

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -17,7 +18,8 @@ from pipeline import cli
 from pipeline.errors import BadRequest
 from pipeline.inspection import compare_words
 from pipeline.inspection.common_rows import common_rows, places_in_ranking
-from pipeline.inspection.compare import compare
+from pipeline.inspection.compare import compare, differing_settings
+from pipeline.runs import open_run
 from pipeline.runs.manifest import ScorerName
 
 NUMBERS = st.lists(st.tuples(st.integers(-3, 3), st.floats(-9, 9)), min_size=2, max_size=30)
@@ -102,6 +104,15 @@ def test_settings_that_differ_are_named_and_places_of_no_matter_are_not(runs):
     assert differing["select.temperature"] == (0, None)
     assert not [key for key in differing if key.startswith(("output", "ray", "store"))]
     assert compare(str(runs[0]), str(runs[0])).settings == []
+
+
+def test_a_key_that_came_later_is_no_difference(runs):
+    manifest = open_run.read_manifest(str(runs[0]))
+    scorer = {key: value for key, value in manifest.config["scorer"].items() if key != "server"}
+    former = replace(manifest, config={**manifest.config, "scorer": scorer})
+    assert differing_settings(former, manifest) == []
+    unknown = replace(manifest, config={**manifest.config, "gone": 3})  # of a release that had another key
+    assert [(each.key, each.first) for each in differing_settings(unknown, manifest)] == [("gone", 3)]
 
 
 def test_a_run_beside_itself_is_the_same(runs):
