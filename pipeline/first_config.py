@@ -70,7 +70,8 @@ def first_config(words: Sequence[str], overrides: list[str]) -> tuple[str, list[
         "# Written by `tss init`, from the first rows of the data. `tss run config.yaml --dry-run` says what that takes,\n"
         "# and `tss run config.yaml` runs it. Every other key has its default.\n"
     )
-    return head + "\n".join(_yaml(data, "", comments)), _account(chunks, looks, examples)
+    account = _account(chunks, looks, examples, config.max_rejected_fraction)
+    return head + "\n".join(_yaml(data, "", comments)), account
 
 
 def _put_default(data: dict[str, Any], parts: list[str], value: Any) -> None:
@@ -119,10 +120,10 @@ def _recognised(looks: list[FirstRows]) -> str:
     return "".join(char if char.isprintable() else "?" for char in words)
 
 
-def _account(chunks: list[Chunk], looks: list[FirstRows], examples: list[Example]) -> list[str]:
+def _account(chunks: list[Chunk], looks: list[FirstRows], examples: list[Example], most_rejected: float) -> list[str]:
     """What was recognised, for people: a line for each file, and what rows hold."""
     files = {(chunk.input_index, chunk.file_index) for chunk in chunks}
-    lines = [line for look in looks[:SHOWN_FILES] for line in _of_file(look, chunks)]
+    lines = [line for look in looks[:SHOWN_FILES] for line in _of_file(look, chunks, most_rejected)]
     if len(files) > SHOWN_FILES:
         lines.append(
             f"files        and {len(files) - SHOWN_FILES:,} more; {len(looks):,} of {len(files):,} were looked at"
@@ -141,7 +142,7 @@ def _account(chunks: list[Chunk], looks: list[FirstRows], examples: list[Example
     ]
 
 
-def _of_file(look: FirstRows, chunks: list[Chunk]) -> list[str]:
+def _of_file(look: FirstRows, chunks: list[Chunk], most_rejected: float) -> list[str]:
     layouts = listed(
         f"{name} ({count:,})" if len(look.layouts) > 1 else name for name, count in look.layouts.most_common()
     )
@@ -154,6 +155,11 @@ def _of_file(look: FirstRows, chunks: list[Chunk]) -> list[str]:
             f"warning      {len(look.rejections):,} of the first {look.read:,} rows cannot be used; the first at line {line}: "
             f"{first.reason}: {first.detail[:200]}"
         )
+        if len(look.rejections) > most_rejected * look.read:
+            lines.append(
+                f"warning      a run fails where more than {most_rejected:.0%} of a file's rows cannot be used: mend them, or "
+                "set max_rejected_fraction higher"
+            )
     return lines
 
 

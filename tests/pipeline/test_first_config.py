@@ -177,6 +177,14 @@ def test_a_run_is_refused_where_none_of_the_first_rows_can_be_used(tmp_path, bad
         require_layouts(plan(config), 0.05)
 
 
+def test_init_says_where_a_run_would_fail_for_rows_that_cannot_be_used(tmp_path):
+    for bad, fails in ((1, False), (9, True)):
+        data = write_jsonl(tmp_path / f"{bad}.jsonl", [*ALPACA, *OTHER[:bad]])
+        _, lines, _ = written([data], folder=tmp_path)
+        assert f"{bad} of the first {40 + bad} rows cannot be used" in lines
+        assert ("a run fails where more than 5% of a file's rows cannot be used" in lines) == fails
+
+
 def test_a_small_bad_file_among_good_ones_does_not_end_a_run(tmp_path):
     paths = [write_jsonl(tmp_path / "a.jsonl", ALPACA), write_jsonl(tmp_path / "b.jsonl", OTHER[:5])]
     config = read_config.validate({"input": [str(path) for path in paths], "output": "out"}, "test")
