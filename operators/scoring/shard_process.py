@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -123,7 +124,6 @@ def _do(scorer: TargetScorer, what: str, arrays: list[np.ndarray]) -> list[float
 
 def prepare(rank: int) -> None:
     """Take the device of this process."""
-    os.environ["LOCAL_RANK"] = str(rank)  # by which transformers finds it
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
 
@@ -150,8 +150,22 @@ def join(
         timeout=timedelta(seconds=LOADING),
     )
     device = f"cuda:{rank}" if gpus else device_of(gpu=False)
-    loaded = load_model(**model, device=device, shards=shards)
+    with _local_rank(rank):
+        loaded = load_model(**model, device=device, shards=shards)
     return TargetScorer(loaded, batch_tokens or _fewest_tokens(loaded, device), longest=longest)
+
+
+@contextmanager
+def _local_rank(rank: int) -> Iterator[None]:
+    """What transformers finds the device by. Other libraries would take it for a launcher's."""
+    before = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = str(rank)
+    try:
+        yield
+    finally:
+        del os.environ["LOCAL_RANK"]
+        if before is not None:
+            os.environ["LOCAL_RANK"] = before
 
 
 def leave() -> None:
