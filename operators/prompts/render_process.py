@@ -18,13 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from operators.child_process import python_command
+
 SECONDS = 10.0  # of a processor's time for one rendering: another load of the machine rejects no other row
 MEMORY = 2 << 30  # bytes that renderings may take
 
-_CHILD = (
-    "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); "
-    "from operators.prompts import render_process, template; render_process.serve(template.prepare)"
-)
+_CHILD = "from operators.prompts import render_process, template; render_process.serve(template.prepare)"
 
 
 class TemplateProblem(ValueError):
@@ -65,10 +64,8 @@ class RenderProcess:
         return self._ask(row, where=where)
 
     def _start(self) -> None:
-        paths = [str(Path(__file__).resolve().parents[2]), *sys.path]  # the modules that this process has
         self._process = subprocess.Popen(
-            # A working folder is no place of modules: it may hold a json.py.
-            [sys.executable, "-P", "-c", _CHILD, json.dumps(paths)],
+            python_command(_CHILD),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from operators.error_text import one_line
 from operators.safetensors_header import Shapes
+from operators.scoring.model_families import has_own_code
 
 _log = logging.getLogger(__name__)
 _ACCEPTED = "accepted: a causal (decoder-only) language model, which sees no token before it predicts it"
@@ -57,7 +58,7 @@ _FEW_LAYERS = 1000  # which may share their weights, so that there are fewer of 
 
 def kind_problem(config: Any, *, trust_remote_code: bool) -> str | None:
     """Why a model of this configuration is no scorer whatever its weights are, or None."""
-    own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    own_code = has_own_code(config, trust_remote_code=trust_remote_code)
     kind, text = config.model_type, config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
         return f"it is an encoder-decoder ({kind}); {_ACCEPTED}"

@@ -1,4 +1,6 @@
-"""Families of models, by the `model_type` of their configuration, and how each may be run.."""
+"""Families of models, by the `model_type` of their configuration, and how each may be run."""
+
+from typing import Any
 
 # Tokens meet in attention alone, which is handed what it needs (`packed_modules`). Where a model has layers of another kind
 # (linear attention, convolutions), the probe finds them.
@@ -54,3 +56,8 @@ PACKED = frozenset(
 # others Gemma 3n gives other numbers, Cohere's norms fail, gpt-oss and Hunyuan are hardly split, and of Gemma 4, whose layers
 # differ in their heads, nothing would tell a number of heads that cannot be divided.
 SPLIT = PACKED - {"cohere", "gemma3n_text", "gemma4_text", "gpt_oss", "hunyuan_v1_dense"}
+
+
+def has_own_code(config: Any, *, trust_remote_code: bool) -> bool:
+    """Whether a model is run by code that came with it, whatever its family is called."""
+    return trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

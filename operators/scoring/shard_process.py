@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from operators.child_process import python_command
 from operators.error_text import first_line
 from operators.scoring.batch_budget import batch_tokens
 from operators.scoring.batching import Ids
@@ -30,10 +31,7 @@ from operators.scoring.models import device_of, load_model
 from operators.scoring.scorer import TargetScorer
 
 LOADING = 1800.0  # seconds until all have loaded their slices, and for one sum over all
-_CHILD = (
-    "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); from operators.scoring import shard_process; "
-    "shard_process.serve()"
-)
+_CHILD = "from operators.scoring import shard_process; shard_process.serve()"
 _Asked = tuple[dict[str, Any], list[np.ndarray]]
 
 
@@ -41,14 +39,8 @@ class Shard:
     """Another process of a sharded scorer, as the first sees it. `opening` holds the arguments of `join`."""
 
     def __init__(self, opening: dict[str, Any]):
-        paths = [str(Path(__file__).resolve().parents[2]), *sys.path]  # the modules that this process has
         self._rank = opening["rank"]
-        self._process = subprocess.Popen(
-            # A working folder is no place of modules: it may hold a json.py.
-            [sys.executable, "-P", "-c", _CHILD, json.dumps(paths)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._process = subprocess.Popen(python_command(_CHILD), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.failed = threading.Event()  # it has answered with a problem, or ended
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -124,26 +125,13 @@ class ShardedScorer:
         every: float = float("inf"),
     ) -> np.ndarray:
         """As `TargetScorer.sums`."""
-
-        def guarded(rows: np.ndarray, sums: np.ndarray) -> None:
-            assert keep is not None  # noqa: S101 - see below
-            try:
-                keep(rows, sums)
-            except Exception as error:
-                raise _NotKept from error
-
-        def run() -> np.ndarray:
-            kept = None if keep is None else guarded
-            return self._scorer.sums(prompts, targets, finished=finished, keep=kept, every=every)
-
+        kept = None if keep is None else partial(_keep, keep)
+        run = partial(self._scorer.sums, prompts, targets, finished=finished, keep=kept, every=every)
         return self._together("sums", packed(prompts, targets, finished), run, lambda sums: totals_of([sums]))
 
     def logprobs(self, prompts: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
         """As `TargetScorer.logprobs`."""
-
-        def run() -> list[np.ndarray]:
-            return self._scorer.logprobs(prompts, targets)
-
+        run = partial(self._scorer.logprobs, prompts, targets)
         return self._together("logprobs", packed(prompts, targets, None), run, totals_of)
 
     def works(self) -> bool:
@@ -177,6 +165,14 @@ class ShardedScorer:
             raise ShardsEnded(self._ended) from failure
         self._ended = None
         return result
+
+
+def _keep(keep: Keep, rows: np.ndarray, sums: np.ndarray) -> None:
+    """Let the caller keep sums; raises _NotKept from what it raises."""
+    try:
+        keep(rows, sums)
+    except Exception as error:
+        raise _NotKept from error
 
 
 def _problem(failure: Exception | None, answers: list[dict[str, Any]]) -> str | None:

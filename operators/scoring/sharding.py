@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
-from operators.scoring.model_families import SPLIT
+from operators.scoring.model_families import SPLIT, has_own_code
 
 _OLDEST = (5, 23)  # release of transformers, by which the families were compared
 
@@ -35,7 +35,7 @@ def all_agree(answer: bool, device: Any) -> bool:
 def sharding_problem(config: Any, shards: int, *, trust_remote_code: bool = False) -> str | None:
     """Why a model of this configuration cannot be split over so many devices, or None where it can."""
     kind = config.model_type
-    if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+    if has_own_code(config, trust_remote_code=trust_remote_code):
         return "its own code is not known to give its own numbers when it is split; accepted: ray.gpus_per_scorer: 1"
     if kind not in SPLIT:
         return (

@@ -32,15 +32,17 @@ class _Cluster:
 
     nodes: int
     plain_nodes: int
-    gpus: int
     gpus_by_node: list[float]
 
     @classmethod
     def now(cls) -> _Cluster:
         taking = _taking_work()
         plain = [node for node in taking if not _gpus_of(node)]
-        by_node = [_gpus_of(node) for node in _alive()]
-        return cls(max(1, len(taking)), max(1, len(plain or taking)), int(sum(by_node)), by_node)
+        return cls(max(1, len(taking)), max(1, len(plain or taking)), [_gpus_of(node) for node in _alive()])
+
+    @property
+    def gpus(self) -> int:
+        return int(sum(self.gpus_by_node))
 
     def scorers(self, gpus_each: float) -> int:
         """Scorers for which there is room: the GPUs of each are of one machine."""

@@ -55,8 +55,7 @@ def test_sums_are_those_of_one_process(sharded, whole):
 
 def test_what_is_finished_is_not_computed_again(sharded):
     assert "LOCAL_RANK" not in os.environ  # which others would take for a launcher's
-    finished = np.full(len(PROMPTS), np.nan)
-    finished[:] = 7.0
+    finished = np.full(len(PROMPTS), 7.0)
     before = sharded.forwarded_tokens
     assert (sharded.sums(PROMPTS, TARGETS, finished=finished) == 7.0).all() and sharded.forwarded_tokens == before
 
