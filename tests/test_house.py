@@ -54,6 +54,7 @@ HEAVY = {
         "shard_process",
         "sharding",
         "generator",
+        "gpu_tiles",
     },
     "transformers": {
         "models",

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.hashing import content_hash
-from operators.retrieval.nearest import MARGIN, Nearest, exact_similarities
+from operators.retrieval.nearest import Nearest, exact_similarities
+from operators.retrieval.tiles import HOST, MARGIN, Tiles
 from operators.schema import NEIGHBOURS
 
 # Candidates kept of a query, as a multiple of k: an alternative may prove too long for a row. Where most of them may, because a
@@ -136,9 +137,9 @@ class Search:
     `same_task`: "exclude" or "allow".
     """
 
-    def __init__(self, queries: Queries, count: int, *, paraphrase_max: float, same_task: str):
+    def __init__(self, queries: Queries, count: int, *, paraphrase_max: float, same_task: str, tiles: Tiles = HOST):
         self._queries, self._paraphrase_max, self._same_task = queries, paraphrase_max, same_task
-        self._nearest = Nearest(queries.vectors, count)
+        self._nearest = Nearest(queries.vectors, count, tiles)
         self._skipped = np.zeros(len(queries), dtype=np.int64)
         self._seen: list[tuple[np.ndarray, np.ndarray]] = []  # rows and sizes
 

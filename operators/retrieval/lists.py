@@ -13,6 +13,7 @@ import numpy as np
 
 from operators.retrieval.nearest import Nearest
 from operators.retrieval.prompt_order import neighbourhood_order
+from operators.retrieval.tiles import HOST, Tiles
 
 SAMPLE_PER_LIST = 64  # vectors that a centre is computed from, on average
 _PASSES = 8
@@ -25,13 +26,13 @@ def list_count(instructions: int) -> int:
     return max(1, round(2 * math.sqrt(instructions)))
 
 
-def find_centres(sample_ND: np.ndarray, count: int) -> np.ndarray:
+def find_centres(sample_ND: np.ndarray, count: int, tiles: Tiles = HOST) -> np.ndarray:
     """Float32 [L, D] with L at most `count`: centres of a sample in random order (float32, rows of length 1 or 0), in an order
     in which those near each other in meaning are near."""
     centres = sample_ND[: min(count, len(sample_ND))]
     whole = np.rint(sample_ND * np.float32(_UNIT)).astype(np.int32)
     for _ in range(_PASSES):
-        lists = nearest_lists(sample_ND, centres)
+        lists = nearest_lists(sample_ND, centres, tiles)
         order = np.argsort(lists, kind="stable")
         heads = np.flatnonzero(np.r_[True, np.diff(lists[order]) != 0])
         sums = np.add.reduceat(whole[order], heads, axis=0, dtype=np.int64).astype(np.float64)
@@ -43,14 +44,14 @@ def find_centres(sample_ND: np.ndarray, count: int) -> np.ndarray:
     return np.ascontiguousarray(centres[neighbourhood_order(centres)])
 
 
-def nearest_lists(vectors_ND: np.ndarray, centres_LD: np.ndarray) -> np.ndarray:
+def nearest_lists(vectors_ND: np.ndarray, centres_LD: np.ndarray, tiles: Tiles = HOST) -> np.ndarray:
     """Int64 [N]: the list of each vector."""
-    return probed_lists(vectors_ND, centres_LD, 1)[:, 0]
+    return probed_lists(vectors_ND, centres_LD, 1, tiles)[:, 0]
 
 
-def probed_lists(vectors_ND: np.ndarray, centres_LD: np.ndarray, probes: int) -> np.ndarray:
+def probed_lists(vectors_ND: np.ndarray, centres_LD: np.ndarray, probes: int, tiles: Tiles = HOST) -> np.ndarray:
     """Int64 [N, min(probes, L)]: the lists that each vector's nearest are looked for in, best first."""
-    search = Nearest(vectors_ND, probes)
+    search = Nearest(vectors_ND, probes, tiles)
     search.see(centres_LD, np.arange(len(centres_LD)))
     _, lists, _, _ = search.end()
     return lists.reshape(len(vectors_ND), min(probes, len(centres_LD)))

@@ -1,20 +1,18 @@
 """The nearest vectors of queries by cosine similarity, exact over a pool that is shown in stretches; ties are deterministic.
 
 Blocked matrix products find what may be near enough, in float32; what is left of them is ordered in float64. Neither the size
-of a stretch, nor the order of stretches, nor the BLAS can move a neighbour."""
+of a stretch, nor the order of stretches, nor the BLAS or the GPU can move a neighbour."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-# A float32 dot product of unit vectors of a few hundred dimensions is off by less than this. Whatever lies within it of a
-# decision is decided again in float64.
-MARGIN = 1e-5
-# Similarities of one tile, which stays in the caches of a core. The first tiles of a query are narrow: they only have to say
-# what is near enough to be looked at in the wider ones.
-TILE_CELLS = 1 << 20
+from operators.retrieval.tiles import HOST, MARGIN, Tiles
+
+# The first tiles of a query are narrow: they only have to say what is near enough to be looked at in the wider ones.
 _NARROWEST = 128
 _EXACT_TOGETHER = 1024
 _SETTLED = -1  # in place of the number of a stretch
@@ -36,8 +34,8 @@ def exact_similarities(queries_ND: np.ndarray, vectors_ND: np.ndarray) -> np.nda
 class Nearest:
     """The `count` nearest of each query (float32 [Q, D], rows of length 1 or 0) among the vectors that it is shown."""
 
-    def __init__(self, queries_QD: np.ndarray, count: int):
-        self._queries, self._count = queries_QD, count
+    def __init__(self, queries_QD: np.ndarray, count: int, tiles: Tiles = HOST):
+        self._queries, self._count, self._tiles = queries_QD, count, tiles
         self._floor = np.full(len(queries_QD), -np.inf, dtype=np.float32)  # what a similarity must reach by now
         self._stretches: list[tuple[np.ndarray, np.ndarray]] = []  # that are still looked at
         # What `settle` has left of others: cells of no stretch name places here.
@@ -57,19 +55,19 @@ class Nearest:
         smaller. The stretch is kept, and must not change, until `settle` or `end`."""
         self._stretches.append((pool_PD, rows_P))
         asking = np.arange(len(self._queries)) if queries is None else queries
-        together = max(1, TILE_CELLS // (8 * _NARROWEST))
+        pool = self._tiles.held(pool_PD)
+        together = max(1, self._tiles.cells // (8 * _NARROWEST))
         for start in range(0, len(asking), together):
-            self._see(pool_PD, allow, asking[start : start + together])
+            self._see(pool, allow, asking[start : start + together])
 
-    def _see(self, pool_PD: np.ndarray, allow: Allow, asking: np.ndarray) -> None:
-        vectors, start, width = self._queries[asking], 0, _NARROWEST
-        while start < len(pool_PD):
-            stop = min(start + width, len(pool_PD))
-            similar = vectors @ pool_PD[start:stop].T
-            # Cells by one number: numpy looks through a flat array fourteen times as fast as by row and column.
-            above = np.flatnonzero(similar >= self._floor[asking, None])
-            near, places = np.divmod(above, stop - start)
-            cells = asking[near], places + start, similar.ravel()[above]
+    def _see(self, pool: Any, allow: Allow, asking: np.ndarray) -> None:
+        """See a stretch that is held by the tiles, for these queries."""
+        vectors, start, width = self._tiles.held(self._queries[asking]), 0, _NARROWEST
+        while start < len(pool):
+            stop = min(start + width, len(pool))
+            near_enough, similar = self._tiles.reaching(vectors, pool[start:stop], self._floor[asking])
+            near, places = np.divmod(near_enough, stop - start)
+            cells = asking[near], places + start, similar
             kept = allow(*cells)
             if kept.any():
                 query, place, similarity = (column[kept] for column in cells)
@@ -77,7 +75,7 @@ class Nearest:
                 self._waiting += len(query)
                 if self._waiting > len(self._queries) * (self._count + 1):
                     self._keep()
-            start, width = stop, min(2 * width, max(_NARROWEST, TILE_CELLS // len(asking)))
+            start, width = stop, min(2 * width, max(_NARROWEST, self._tiles.cells // len(asking)))
 
     def _keep(self) -> tuple[np.ndarray, ...]:
         """Let go of the cells that can no longer be among the nearest; the others, by query."""

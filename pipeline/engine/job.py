@@ -116,6 +116,11 @@ def mapped(dataset: Dataset, function: Callable[..., Any], *, counts_deaths: boo
     return dataset.map_batches(sent, batch_format="pyarrow", **{"batch_size": None, **options})
 
 
+def on_gpus(gpus: float) -> dict[str, Any]:
+    """Options of a stage each of whose tasks or actors has so many GPUs, where it has any."""
+    return {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
+
+
 def in_actors(
     dataset: Dataset,
     actor: type,
@@ -127,7 +132,7 @@ def in_actors(
 ) -> Dataset:
     """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
     `gpus`, each where it has so many. `joined` says that Ray may join them with what comes before, whose tries are counted."""
-    placed: dict[str, Any] = {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
+    placed = on_gpus(gpus)
     if not joined:
         placed["max_restarts"] = STARTS_AFTER_DEATH
     placed |= {"fn_constructor_kwargs": settings, "compute": actor_pool(sizes), "batch_size": 1}
@@ -258,7 +263,7 @@ def everywhere(stage: str, function: Callable[..., Any], *args: Any) -> None:
 def once(stage: str, function: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Any:
     """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
     the driver's. Raises BadRequest where the function does."""
-    placed = {"num_gpus": gpus} if gpus else {"label_selector": off_gpus()}
+    placed = on_gpus(gpus) or {"label_selector": off_gpus()}
     return _results(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
 
 

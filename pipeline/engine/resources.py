@@ -11,17 +11,20 @@ from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
 
 _NODE = "ray.io/node-id"  # a label that Ray gives to every node
+_SEARCHES_A_GPU = 4  # which share it: half of a search is work of the CPU
 _ROLE = "task-specificity/role"  # one that whoever makes a node may give it; `gpu` keeps work without GPUs away
 
 
 @dataclass(frozen=True)
 class Pools:
     """The two actor pools, each as (fewest, most) actors: equal numbers are a fixed size. `scorers_a_node` says how many
-    scorers share the cores of a machine, where they compute on these."""
+    scorers share the cores of a machine, where they compute on these. `gpus_per_search` is what a task that compares many
+    embeddings has of a GPU, 0 where none is up."""
 
     scorers: tuple[int, int]
     embedders: tuple[int, int]
     gpus_per_scorer: float
+    gpus_per_search: float
     scorers_a_node: int
     embedders_a_node: int
 
@@ -94,6 +97,7 @@ def pools(config: Config) -> Pools:
         scorers=scorers,
         embedders=embedders,
         gpus_per_scorer=float(per_scorer),
+        gpus_per_search=min(float(per_scorer), 1 / _SEARCHES_A_GPU) if cluster.gpus else 0.0,
         scorers_a_node=-(-scorers[1] // cluster.nodes),
         embedders_a_node=-(-embedders[1] // cluster.plain_nodes),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from operators.retrieval.instruction_table import use_order
 from operators.retrieval.lists import SAMPLE_PER_LIST, find_centres, list_count, nearest_lists
 from operators.retrieval.query_table import place_queries
 from operators.schema import QUERIES
-from pipeline.engine.job import Job, execute, items, mapped, once
+from pipeline.engine.job import Job, execute, items, mapped, on_gpus, once
 from pipeline.retrieval.blocks import block_width
 from pipeline.retrieval.cells import (
     CELLS,
@@ -34,6 +35,7 @@ from pipeline.retrieval.cells import (
     search_lists,
     vectors_path,
 )
+from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.retrieval.probes import Wanted, choose_probes, in_words
 from pipeline.retrieval.shards import (
@@ -67,21 +69,25 @@ def find_in_lists(job: Job, table: InstructionTable, clusters: int) -> Retrieval
     exact = shards.rows <= asked.exact_below
     wanted = Wanted(asked.k, {"paraphrase_max": asked.paraphrase_max, "same_task": asked.same_task})
     with job.reporter.stage("lists", None, "shards") as stage:
-        lists = once("lists", write_centres, shards, list_count(shards.rows), clusters)
+        gpus = gpus_of_search(job, shards.rows)
+        lists = once("lists", write_centres, shards, list_count(shards.rows), clusters, gpus, gpus=gpus)
         stage.advance(note=f"{lists:,} lists")
-        groups = _write_cells(job, shards, lists)
+        groups = _write_cells(shards, lists, gpus)
         cells = Cells(shards.index, [group.first_list for group in groups])
         retrieval = Retrieval("exact") if exact else choose_probes(job, shards, cells, wanted, lists)
         stage.advance(note=in_words(retrieval))
     with job.reporter.stage("neighbours", len(groups), "groups of lists") as stage:
+        gpus = gpus if exact else 0.0  # products within lists are too small for a GPU
         kwargs = {
             "work": job.work,
+            "shards": shards,
             "cells": cells,
-            "probes": retrieval.probes or lists,
+            "probes": retrieval.probes,
             "wanted": wanted,
             "width": block_width(table.tokens, asked.k),
+            "gpus": gpus,
         }
-        dataset = mapped(items(groups), queries_of_group, fn_kwargs=kwargs)
+        dataset = mapped(items(groups), queries_of_group, fn_kwargs=kwargs, **on_gpus(gpus))
         parts = execute("neighbours", Part, dataset, lambda part: stage.advance())
         divided = in_shards(
             mapped(items(parts), divide_queries, fn_kwargs={"shards": shards}), "shard", len(shards.sizes)
@@ -90,11 +96,11 @@ def find_in_lists(job: Job, table: InstructionTable, clusters: int) -> Retrieval
     return retrieval
 
 
-def write_centres(shards: Shards, lists: int, clusters: int) -> int:
+def write_centres(shards: Shards, lists: int, clusters: int, gpus: float) -> int:
     """Write the centres of lists and of clusters, found on a sample; how many lists there are."""
     # Keys are hashes: the first rows of shards are a sample of all.
     sample = _sample_of(shards, max(SAMPLE_PER_LIST * lists, SAMPLE))
-    centres = find_centres(sample[: SAMPLE_PER_LIST * lists], lists)
+    centres = find_centres(sample[: SAMPLE_PER_LIST * lists], lists, tiles_here(gpus))
     save_array(centres_path(shards.index), centres)
     save_array(_cluster_centres_path(shards.index), cluster_centres(sample[:SAMPLE], clusters))
     return len(centres)
@@ -112,12 +118,11 @@ def _cluster_centres_path(index: str) -> str:
     return urls.join(index, "cluster_centres.arrow")
 
 
-def _write_cells(job: Job, shards: Shards, lists: int) -> list[Group]:
+def _write_cells(shards: Shards, lists: int, gpus: float) -> list[Group]:
     """Write the files of an inverted file; its groups."""
     used = shards.used()
-    sizes = execute(
-        "lists", ShardLists, mapped(items(used), assign_lists, fn_kwargs={"shards": shards, "lists": lists})
-    )
+    asked = {"shards": shards, "lists": lists, "gpus": gpus}
+    sizes = execute("lists", ShardLists, mapped(items(used), assign_lists, fn_kwargs=asked, **on_gpus(gpus)))
     rows, tokens = (np.sum([getattr(record, name) for record in sizes], axis=0) for name in ("rows", "tokens"))
     groups = _grouped(rows, tokens)
     first_lists = [group.first_list for group in groups]
@@ -148,11 +153,11 @@ def _lists_path(index: str, shard: int) -> str:
     return urls.join(index, "lists", f"{shard:05d}.arrow")
 
 
-def assign_lists(batch: pa.Table, *, shards: Shards, lists: int) -> pa.Table:
+def assign_lists(batch: pa.Table, *, shards: Shards, lists: int, gpus: float) -> pa.Table:
     """Write the list of each instruction of shards."""
-    records = []
+    records, tiles = [], tiles_here(gpus)
     for shard in records_of(int, batch):
-        numbers = nearest_lists(cached_embeddings(shards.index, shard), cached_centres(shards.index))
+        numbers = nearest_lists(cached_embeddings(shards.index, shard), cached_centres(shards.index), tiles)
         save_array(_lists_path(shards.index, shard), numbers)
         tokens = cached_instructions(shards.index, shard)["tokens"].to_numpy()
         sums = np.bincount(numbers, weights=tokens, minlength=lists).astype(np.int64)
@@ -195,18 +200,31 @@ def write_group(batch: pa.Table, *, index: str) -> pa.Table:
     return record_table([group])
 
 
-def queries_of_group(batch: pa.Table, *, work: str, cells: Cells, probes: int, wanted: Wanted, width: int) -> pa.Table:
-    """Write the QUERIES of the instructions of groups."""
-    parts = []
+def queries_of_group(
+    batch: pa.Table,
+    *,
+    work: str,
+    shards: Shards,
+    cells: Cells,
+    probes: int | None,
+    wanted: Wanted,
+    width: int,
+    gpus: float,
+) -> pa.Table:
+    """Write the QUERIES of the instructions of groups, from so many lists a query, or from all instructions."""
+    parts, tiles = [], tiles_here(gpus)
+
+    def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
+        if probes is None:
+            return search_shards(shards, queries, count, wanted.k, wanted.rules, tiles)
+        return search_lists(cells, queries, count, probes, wanted.k, wanted.rules)
+
     for group in records_of(Group, batch):
         loaded, table = cached_group(cells.index, group.number), read_cells(cells.index, group.number)
-
-        def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
-            return search_lists(cells, queries, count, probes, wanted.k, wanted.rules)
-
+        # Queries of one list look into the same lists, those of a group into the same shards.
+        begins = [0] if probes is None else np.unique(loaded.lists, return_index=True)[1].tolist()
         neighbours = []
-        for number in np.unique(loaded.lists).tolist():
-            start, stop = np.searchsorted(loaded.lists, [number, number + 1]).tolist()
+        for start, stop in pairwise([*begins, len(table)]):
             own = table[start:stop].combine_chunks()
             queries = queries_of(own, loaded.facts.rows[start:stop], loaded.vectors[start:stop])
             neighbours.append(ranked(queries, wanted.k, search))

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from operators.retrieval.alternatives import Queries, Search, facts_of, queries_of, ranked
+from operators.retrieval.alternatives import Queries, queries_of, ranked
 from operators.retrieval.clusters import SAMPLE, auto_count, cluster_centres, clusters_of
 from operators.retrieval.query_table import place_queries
 from operators.schema import NEIGHBOURS
-from pipeline.engine.job import Job, execute, items, mapped, once
+from pipeline.engine.job import Job, execute, items, mapped, on_gpus, once
 from pipeline.engine.light_pass import pass_here
 from pipeline.retrieval.blocks import block_width
+from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.retrieval.lists import find_in_lists
 from pipeline.retrieval.shards import (
@@ -50,35 +51,35 @@ def find_neighbours(job: Job, table: InstructionTable) -> Retrieval:
     ranges = ranges_of(rows, NEIGHBOUR_RANGE)
     rules = {"paraphrase_max": wanted.paraphrase_max, "same_task": wanted.same_task}
     with job.reporter.stage("neighbours", len(ranges), "ranges") as stage:
-        kwargs = {"work": job.work, "shards": table.shards, "k": wanted.k, "rules": rules}
+        gpus = gpus_of_search(job, rows)
+        kwargs = {"work": job.work, "shards": table.shards, "k": wanted.k, "rules": rules, "gpus": gpus}
         last: tuple[Any, ...] = (table.shards, wanted.k, block_width(table.tokens, wanted.k), clusters)
         if len(ranges) == 1:
             parts = list(pass_here("neighbours", RangeNeighbours, ranges, neighbours_of_range, **kwargs))
             write_queries([record.part for record in parts], *last)
             stage.advance()
         else:
-            dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs)
+            dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs, **on_gpus(gpus))
             parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
             ordered = [part for _, part in sorted(parts, key=lambda record: record.start)]
             once("neighbours", write_queries, ordered, *last)
     return Retrieval("exact")
 
 
-def neighbours_of_range(batch: pa.Table, *, work: str, shards: Shards, k: int, rules: dict[str, Any]) -> pa.Table:
+def neighbours_of_range(
+    batch: pa.Table, *, work: str, shards: Shards, k: int, rules: dict[str, Any], gpus: float
+) -> pa.Table:
     """Write the NEIGHBOURS of ranges of instructions."""
     instructions, embeddings = cached_instructions(shards.index, 0), cached_embeddings(shards.index, 0)
-    facts = facts_of(instructions, shards.rows_of(0))
+    tiles = tiles_here(gpus)
 
     def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
-        whole = Search(queries, count, **rules)
-        whole.see(embeddings, facts)
-        table = whole.end()
-        return table, whole.cramped(table, k)
+        return search_shards(shards, queries, count, k, rules, tiles)
 
     records = []
     for rows in records_of(RowRange, batch):
         places = slice(rows.start, rows.stop)
-        queries = queries_of(instructions[places], facts.rows[places], embeddings[places])
+        queries = queries_of(instructions[places], shards.rows_of(0)[places], embeddings[places])
         part = write_part(f"{work}/neighbours", ranked(queries, k, search), NEIGHBOURS)
         records.append(RangeNeighbours(rows.start, part))
     return record_table(records)

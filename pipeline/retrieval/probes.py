@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from operators.retrieval.alternatives import Search, facts_of, queries_of
-from pipeline.engine.job import Job, execute, items, mapped
+from operators.retrieval.alternatives import queries_of
+from pipeline.engine.job import Job, execute, items, mapped, on_gpus
 from pipeline.retrieval.cells import Cells, search_lists
+from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
 from pipeline.retrieval.shards import RowRange, Shards, cached_embeddings, cached_instructions, ranges_of
 from pipeline.storage.records import Retrieval, record_table, records_of
 
@@ -42,13 +43,15 @@ class SampleRecall:
 def choose_probes(job: Job, shards: Shards, cells: Cells, wanted: Wanted, lists: int) -> Retrieval:
     """How many lists are probed: the fewest of a ladder whose recall on a sample of queries is as asked for, or all."""
     first, least = job.config.alternatives.probes, job.config.alternatives.min_recall
+    gpus = gpus_of_search(job, shards.rows)
     sample = [
         rows for shard in shards.used() for rows in ranges_of(_share_of_sample(shards, shard), _SAMPLED_TOGETHER, shard)
     ]
     while True:
         probes = [min(lists, first << step) for step in range(_LADDER)]
-        kwargs = {"shards": shards, "cells": cells, "probes": probes, "wanted": wanted}
-        records = execute("lists", SampleRecall, mapped(items(sample), recall_of_sample, fn_kwargs=kwargs))
+        kwargs = {"shards": shards, "cells": cells, "probes": probes, "wanted": wanted, "gpus": gpus}
+        measured = mapped(items(sample), recall_of_sample, fn_kwargs=kwargs, **on_gpus(gpus))
+        records = execute("lists", SampleRecall, measured)
         for place, number in enumerate(probes):
             retrieval = _measured(records, place, lists, number)
             if number >= lists or retrieval.recall is None or retrieval.recall >= least:
@@ -74,9 +77,11 @@ def _measured(records: list[SampleRecall], place: int, lists: int, probes: int) 
     return Retrieval("lists", lists, probes, round(mean, 6), round(low, 6), round(high, 6), queries)
 
 
-def recall_of_sample(batch: pa.Table, *, shards: Shards, cells: Cells, probes: list[int], wanted: Wanted) -> pa.Table:
+def recall_of_sample(
+    batch: pa.Table, *, shards: Shards, cells: Cells, probes: list[int], wanted: Wanted, gpus: float
+) -> pa.Table:
     """Records of SampleRecall: the exact neighbours of ranges of instructions, and what lists give of them."""
-    records = []
+    records, tiles = [], tiles_here(gpus)
     for rows in records_of(RowRange, batch):
         places = slice(rows.start, rows.stop)
         table, vectors = (
@@ -84,11 +89,8 @@ def recall_of_sample(batch: pa.Table, *, shards: Shards, cells: Cells, probes: l
             cached_embeddings(shards.index, rows.shard),
         )
         queries = queries_of(table, shards.rows_of(rows.shard)[places], vectors[places])
-        search = Search(queries, wanted.k, **wanted.rules)
-        for shard, pool in shards.embeddings():
-            search.see(pool, facts_of(cached_instructions(shards.index, shard), shards.rows_of(shard)))
-            search.settle()  # no more than one shard is held
-        exact = search.end()["candidates"].to_pylist()
+        near, _ = search_shards(shards, queries, wanted.k, wanted.k, wanted.rules, tiles)
+        exact = near["candidates"].to_pylist()
         shares = []
         for number in probes:
             table, _ = search_lists(cells, queries, wanted.k, number, wanted.k, wanted.rules)

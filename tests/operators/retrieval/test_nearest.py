@@ -8,9 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import unit
 
-from operators.retrieval import nearest
+from operators.retrieval import gpu_tiles, nearest
 from operators.retrieval.lists import find_centres, list_count, nearest_lists, probed_lists
 from operators.retrieval.nearest import Nearest
+from operators.retrieval.tiles import HOST
+
+# The way of a GPU, on a CPU.
+TILES = {"here": HOST, "torch": gpu_tiles.on_device("cpu")}
+either = pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
 
 
 def plain(query, pool, count):
@@ -19,8 +24,8 @@ def plain(query, pool, count):
     return order, exact[order].tolist()
 
 
-def found_by(asked, pool, count, cuts=(), order=None, settled=False, **options):
-    search = Nearest(asked, count)
+def found_by(asked, pool, count, cuts=(), order=None, settled=False, tiles=HOST, **options):
+    search = Nearest(asked, count, tiles)
     stretches = list(zip([0, *cuts], [*cuts, len(pool)], strict=True))
     for start, stop in stretches if order is None else [stretches[i] for i in order]:
         stretch = pool[start:stop].copy()
@@ -41,33 +46,35 @@ def found_by(asked, pool, count, cuts=(), order=None, settled=False, **options):
     narrowest=st.sampled_from([1, 4, 128]),
     backwards=st.booleans(),
     settled=st.booleans(),
+    tiles=st.sampled_from(list(TILES.values())),
 )
-def test_equals_a_plain_sort_with_ties(count, size, seed, cuts, narrowest, backwards, settled):
+def test_equals_a_plain_sort_with_ties(count, size, seed, cuts, narrowest, backwards, settled, tiles):
     pool = unit(np.random.default_rng(seed).integers(-1, 2, (size, 3)) + 0.01)  # few directions: many ties
     queries = pool[:: max(1, size // 7)]
     cuts = sorted(min(cut, size) for cut in cuts)
     before, nearest._NARROWEST = nearest._NARROWEST, narrowest
     order = range(len(cuts), -1, -1) if backwards else None
-    given_, complete = found_by(queries, pool, count, cuts, order, settled)
+    given_, complete = found_by(queries, pool, count, cuts, order, settled, tiles)
     nearest._NARROWEST = before
     assert given_ == [plain(query, pool, count) for query in queries]
     assert complete == [size <= count] * len(queries)
 
 
-def test_more_queries_and_vectors_than_one_tile(monkeypatch):
-    monkeypatch.setattr(nearest, "TILE_CELLS", 1 << 12)
+@either
+def test_more_queries_and_vectors_than_one_tile(tiles):
     rng = np.random.default_rng(3)
     pool = unit(rng.normal(size=(700, 16)))
     pool[100:120] = pool[0]  # exact ties
-    given_, _ = found_by(pool[:50], pool, 30, [300])
+    given_, _ = found_by(pool[:50], pool, 30, [300], tiles=tiles._replace(cells=1 << 12))
     assert given_ == [plain(query, pool, 30) for query in pool[:50]]
 
 
-def test_what_may_not_be_taken_is_not_and_some_queries_may_look_elsewhere():
+@either
+def test_what_may_not_be_taken_is_not_and_some_queries_may_look_elsewhere(tiles):
     pool = unit(np.random.default_rng(0).normal(size=(50, 4)))
-    odd, _ = found_by(pool[:5], pool, 3, allow=lambda query, place, similarity: place % 2 == 1)
+    odd, _ = found_by(pool[:5], pool, 3, allow=lambda query, place, similarity: place % 2 == 1, tiles=tiles)
     assert all(row % 2 for rows, _ in odd for row in rows)
-    some, complete = found_by(pool[:5], pool, 3, queries=np.array([1, 4]))
+    some, complete = found_by(pool[:5], pool, 3, queries=np.array([1, 4]), tiles=tiles)
     assert [len(rows) for rows, _ in some] == [0, 3, 0, 0, 3] and complete == [True, False, True, True, False]
     assert some[4] == plain(pool[4], pool, 3)
 
@@ -96,8 +103,19 @@ def test_a_few_lists_hold_most_of_the_nearest(clustered):
     assert np.mean(shares) > 0.9
 
 
-def test_centres_depend_on_the_sample_alone(clustered):
-    assert np.array_equal(find_centres(clustered, 30), find_centres(clustered.copy(), 30))
+@either
+def test_centres_depend_on_the_sample_alone(clustered, tiles):
+    assert np.array_equal(find_centres(clustered, 30), find_centres(clustered.copy(), 30, tiles))
+
+
+def test_a_way_that_rounds_as_tf32_does_is_told_from_float32():
+    assert gpu_tiles.exact_enough(TILES["torch"]) and gpu_tiles.exact_enough(HOST)
+
+    def rounded(vectors):
+        held = vectors.view(np.int32) + 0x1000 & ~0x1FFF  # ten bits of the fraction are left
+        return held.view(np.float32)
+
+    assert not gpu_tiles.exact_enough(HOST._replace(held=rounded))
 
 
 @pytest.mark.parametrize("sample", [np.zeros((5, 3), np.float32), np.ones((4, 3), np.float32) / 3**0.5])

@@ -51,6 +51,14 @@ def test_each_gpu_has_one_scorer_or_as_many_as_fit(cluster, tmp_path):
     assert sizes(tmp_path, ray__scorers=[1, 9]).scorers == (1, 9)  # more may join
 
 
+def test_a_search_shares_a_gpu_that_is_up(cluster, tmp_path):
+    cluster([HEAD, *CPUS])
+    assert sizes(tmp_path).gpus_per_search == sizes(tmp_path, ray__gpus_per_scorer=1).gpus_per_search == 0
+    cluster([HEAD, *CPUS, *GPUS])
+    for asked, share in (("auto", 0.25), (2, 0.25), (0.1, 0.1), (0, 0)):
+        assert sizes(tmp_path, ray__gpus_per_scorer=asked).gpus_per_search == share
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -7,7 +7,8 @@ from conftest import write_jsonl
 from small_runs import corpus, manifest_of, run, table
 
 from operators.retrieval.instruction_table import distinct_instructions, instruction_key
-from pipeline.retrieval import blocks, instructions, lists, probes
+from pipeline.engine import job
+from pipeline.retrieval import blocks, instructions, lists, neighbours, probes
 from pipeline.retrieval.instructions import DistinctPart
 from pipeline.retrieval.shards import Shards, shards_of_keys
 from pipeline.runs import open_run
@@ -94,6 +95,26 @@ def test_all_lists_are_as_no_lists(whole, ray_session, model_folder, tmp_path, m
     done = run(tmp_path / "out", [path], model_folder, **asked)
     retrieval = manifest_of(done)["retrieval"]
     assert retrieval["kind"] == "lists" and retrieval["probes"] == retrieval["lists"] and retrieval["recall"] == 1
+    same(outcome(before), outcome(done))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_search_on_a_gpu_finds_the_same(whole, ray_session, model_folder, tmp_path, monkeypatch, exact):
+    """On a GPU that is a CPU: the tasks are told that they have some of it."""
+    path, before = whole
+    counted = {"runtime_env": {"env_vars": {"TSS_COUNTED_GPUS": "1"}}}
+    for module in (job, neighbours, lists, probes):
+        monkeypatch.setattr(module, "on_gpus", lambda gpus: counted if gpus else {})
+    for module in (neighbours, lists, probes):
+        monkeypatch.setattr(module, "gpus_of_search", lambda job, instructions: 0.25)
+    monkeypatch.setattr(neighbours, "NEIGHBOUR_RANGE", 70)  # as many instructions as a GPU is for are several ranges
+    done = run(tmp_path / "one", [path], model_folder)
+    same(outcome(before), outcome(done))
+    monkeypatch.setattr(instructions, "SHARD_ROWS", 50)
+    monkeypatch.setattr(probes, "_LADDER", 1)
+    asked = {} if exact else {"alternatives__exact_below": 0, "alternatives__probes": 1000}
+    done = run(tmp_path / "many", [path], model_folder, **asked)
+    assert manifest_of(done)["retrieval"]["kind"] == ("exact" if exact else "lists")
     same(outcome(before), outcome(done))
 
 
