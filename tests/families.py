@@ -24,6 +24,13 @@ TYPED_ROPE = {
 SCALED = {"embedding_multiplier": 3.0, "attention_multiplier": 0.4, "residual_multiplier": 0.7, "logits_scaling": 2.0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 PER_LAYER = {"vocab_size_per_layer_input": 260, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2}
+CARRYING = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 # What is peculiar to a family, switched on.
 QUIRKS = {
@@ -72,13 +79,17 @@ QUIRKS = {
     "olmo": {"clip_qkv": 0.5},
     "olmo2": {"attention_bias": True},
     "olmo3": WINDOWED,
+    "olmo_hybrid": CARRYING,
     "olmoe": {**EXPERTS, "clip_qkv": 0.5, "norm_topk_prob": True},
     "phi": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
     "phi3": {"sliding_window": 24, "partial_rotary_factor": 0.5},
     "qwen2": {**WINDOWED, "use_sliding_window": True},
     "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 48, "decoder_sparse_step": 2},
     "qwen3": {**WINDOWED, "use_sliding_window": True, "attention_bias": True},
+    "qwen3_5_moe_text": {**CARRYING, **EXPERTS, "shared_expert_intermediate_size": 48},
+    "qwen3_5_text": CARRYING,
     "qwen3_moe": {**EXPERTS, "norm_topk_prob": True, "mlp_only_layers": [1]},
+    "qwen3_next": {**CARRYING, **EXPERTS, "shared_expert_intermediate_size": 48, "mlp_only_layers": [1]},
     "seed_oss": {"attention_bias": True, "attention_out_bias": True, "mlp_bias": True},
     "smollm3": {"no_rope_layers": [1, 1, 0, 1], "use_sliding_window": True, **WINDOWED},
     "starcoder2": {"sliding_window": 24, "use_bias": True},

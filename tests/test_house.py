@@ -46,6 +46,7 @@ HEAVY = {
         "probe",
         "decoder",
         "packed_modules",
+        "recurrent",
         "attention",
         "head",
         "batch_budget",

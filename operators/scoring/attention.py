@@ -58,19 +58,21 @@ class Layout:
     """Where the tokens of a pack of T tokens stand, for attention. Its parts are made when a device first asks for them."""
 
     def __init__(self, segments: Segments, device: torch.device):
-        self._parent, self._device = segments.parent, device
-        self._width = segments.stop - segments.start
-        self._first = np.concatenate([[0], np.cumsum(self._width)])
-        positions = runs(segments.start, self._width)
+        self._device = device
+        self.parent = segments.parent  # [P] of each segment, or -1; parents stand before children
+        self.width = segments.stop - segments.start  # [P] tokens of each
+        self._first = np.concatenate([[0], np.cumsum(self.width)])
+        positions = runs(segments.start, self.width)
         self.positions = torch.from_numpy(positions).to(device)  # [T] in their sequences
         self.longest = int(segments.stop.max())
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+    def to_device(self, array: np.ndarray) -> torch.Tensor:
+        """An array where the pack is."""
         return torch.from_numpy(array).to(self._device)
 
     def _families(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """For each segment with children: where their tokens begin and end, and the places of all tokens above them."""
-        first, parent = self._first, self._parent
+        first, parent = self._first, self.parent
         paths: dict[int, np.ndarray] = {-1: np.zeros(0, dtype=np.int64)}
         edges = np.flatnonzero(np.r_[True, parent[1:] != parent[:-1], True])
         for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -82,31 +84,36 @@ class Layout:
     @cached_property
     def below(self) -> list[Below]:
         """Who sees what stands above, one entry for all children of a segment."""
-        return [Below(start, stop, self._to_device(path)) for start, stop, path in self._families()]
+        return [Below(start, stop, self.to_device(path)) for start, stop, path in self._families()]
 
     @cached_property
     def buckets(self) -> list[Bucket]:
         """All segments, by length."""
-        order = np.argsort(-self._width, kind="stable")
-        buckets, begin, lengths = [], 0, self._width[order].tolist()
+        return [self.bucket_of(members) for members in self.by_length(np.arange(len(self.width)))]
+
+    def by_length(self, segments: np.ndarray) -> list[np.ndarray]:
+        """Segments in groups of nearly equal length, the longest first."""
+        order = segments[np.argsort(-self.width[segments], kind="stable")]
+        groups, begin, lengths = [], 0, self.width[order].tolist()
         for place, length in enumerate(lengths):
             if length < lengths[begin] - max(2, int(_PADDING * lengths[begin])):
-                buckets.append(self._bucket(order[begin:place]))
+                groups.append(order[begin:place])
                 begin = place
-        return [*buckets, self._bucket(order[begin:])]
+        return [*groups, order[begin:]] if len(order) else []
 
-    def _bucket(self, members: np.ndarray) -> Bucket:
-        length = int(self._width[members].max())
+    def bucket_of(self, members: np.ndarray) -> Bucket:
+        """Some segments, padded to the longest."""
+        length = int(self.width[members].max())
         steps = np.arange(length)
-        real = (steps < self._width[members][:, None]).ravel()
+        real = (steps < self.width[members][:, None]).ravel()
         padded = np.where(real, (self._first[members][:, None] + steps).ravel(), 0)
-        which = None if real.all() else self._to_device(np.flatnonzero(real))
-        return Bucket(self._to_device(padded), (len(members), length), which, self._to_device(padded[real]))
+        which = None if real.all() else self.to_device(np.flatnonzero(real))
+        return Bucket(self.to_device(padded), (len(members), length), which, self.to_device(padded[real]))
 
     @cached_property
     def ragged_own(self) -> Ragged:
         """Every segment by itself."""
-        edges, longest = self._to_device(self._first.astype(np.int32)), int(self._width.max())
+        edges, longest = self.to_device(self._first.astype(np.int32)), int(self.width.max())
         return Ragged(edges, edges, longest, longest)
 
     @cached_property
@@ -119,9 +126,9 @@ class Layout:
         starts, _, paths = zip(*families, strict=True)
         queries = np.diff([*starts, int(self._first[-1])])
         keys = np.array([len(path) for path in paths])
-        edges = [self._to_device(np.r_[0, np.cumsum(counts)].astype(np.int32)) for counts in (queries, keys)]
+        edges = [self.to_device(np.r_[0, np.cumsum(counts)].astype(np.int32)) for counts in (queries, keys)]
         ragged = Ragged(edges[0], edges[1], int(queries.max()), int(keys.max()))
-        return starts[0], self._to_device(np.concatenate(paths)), ragged
+        return starts[0], self.to_device(np.concatenate(paths)), ragged
 
 
 def attend(

@@ -15,6 +15,7 @@ from operators.scoring.head import tiled
 FAST = {"cpu": 4096, "cuda": 65536}  # more tokens at once bring nothing
 _FIXED = 2 << 30  # beside what grows with tokens: tiles of logits, workspaces of kernels, the context of the device
 _SPARE = 1.5  # what allocators lose, and layouts of attention
+_CHUNK = 64  # tokens that linear attention takes together
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -40,7 +41,8 @@ def bytes_per_token(model: Any) -> float:
     layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
     values = max(_values(layer) for layer in layers) + _of_all_layers(config)
     logits = 0 if tiled(model) and model.get_decoder() is not model else 2 * 4 * config.vocab_size
-    return float(_SPARE * (values * next(model.parameters()).element_size() + logits))
+    exact = 4 * max(_float32_values(layer) for layer in layers)
+    return float(_SPARE * (values * next(model.parameters()).element_size() + exact + logits))
 
 
 def _values(layer: Any) -> int:
@@ -55,6 +57,14 @@ def _values(layer: Any) -> int:
     # attention outputs; two wide activations and one in passing; for each expert its input and output, and as much as that of
     # wide ones.
     return int(4 * hidden + 3 * (queries + 2 * keys) + 2 * queries + 3 * wide + chosen * (2 * hidden + 4 * of_expert))
+
+
+def _float32_values(layer: Any) -> int:
+    """Values that linear attention (the gated delta rule) holds of a token in float32, whatever the type of the weights:
+    queries and keys, decayed and not, values before and after, and what a token is to each of its chunk."""
+    heads = _width(layer, "linear_num_value_heads") or 0
+    keys, values = (_width(layer, f"linear_{name}_head_dim") or 0 for name in ("key", "value"))
+    return int(heads * (7 * keys + 4 * values + 3 * _CHUNK))
 
 
 def _of_all_layers(config: Any) -> int:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# Tokens meet in attention alone, which is handed what it needs (`packed_modules`). Where a model has layers of another kind
-# (linear attention, convolutions), the probe finds them.
+# Tokens meet in attention, which is handed what it needs (`packed_modules`), and in layers that carry a state as transformers'
+# caches hold it (`recurrent`). Where they meet elsewhere, the probe finds it.
 PACKED = frozenset(
     {
         "apertus",
@@ -37,13 +37,17 @@ PACKED = frozenset(
         "olmo",
         "olmo2",
         "olmo3",
+        "olmo_hybrid",
         "olmoe",
         "phi",
         "phi3",
         "qwen2",
         "qwen2_moe",
         "qwen3",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_next",
         "seed_oss",
         "smollm3",
         "starcoder2",
@@ -54,8 +58,9 @@ PACKED = frozenset(
 # Split over processes they give their own numbers (`sharding`). A plan of transformers that forgets a part of a family gives
 # other numbers and says nothing, so these are the ones that were compared (`tests/benchmarks/sharded_families.py`). Of the
 # others Gemma 3n gives other numbers, Cohere's norms fail, gpt-oss and Hunyuan are hardly split, and of Gemma 4, whose layers
-# differ in their heads, nothing would tell a number of heads that cannot be divided.
-SPLIT = PACKED - {"cohere", "gemma3n_text", "gemma4_text", "gpt_oss", "hunyuan_v1_dense"}
+# differ in their heads, nothing would tell a number of heads that cannot be divided. Layers with a state were not compared.
+WITH_STATE = frozenset({"olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"})
+SPLIT = PACKED - WITH_STATE - {"cohere", "gemma3n_text", "gemma4_text", "gpt_oss", "hunyuan_v1_dense"}
 
 
 def has_own_code(config: Any, *, trust_remote_code: bool) -> bool:

@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from operators.scoring.attention import Layout, attend
 from operators.scoring.decoder import rotation_changes
 from operators.scoring.model_families import PACKED
+from operators.scoring.recurrent import carrying, states_of_segments
 
 _NAME = "trie_segments"
 
@@ -33,10 +34,11 @@ class PackedModules:
 
     def __init__(self, model: Any):
         self._decoder = model.get_decoder()
+        self._carrying = carrying(self._decoder)
 
     def hidden(self, ids_T: torch.Tensor, layout: Layout, wanted_M: torch.Tensor) -> torch.Tensor:
         """Final hidden states [M, C] at the places `wanted_M` of the pack, after the final norm."""
-        with _attention_of_ours(self._decoder.config):
+        with _attention_of_ours(self._decoder.config), states_of_segments(self._carrying, layout):
             result = self._decoder(
                 input_ids=ids_T[None], position_ids=layout.positions[None], use_cache=False, trie_layout=layout
             )

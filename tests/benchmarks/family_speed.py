@@ -41,6 +41,8 @@ WIDER = {
     "hidden_size_per_layer_input": 32,
     "sliding_window": 128,
     "laurel_rank": 32,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
 }
 A_LAYER = ("layer_types", "no_rope_layers", "activation_sparsity_pattern")  # lists for four layers
 

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig
 
 from operators.scoring.batch_budget import FAST, batch_tokens, bytes_per_token, tokens_that_fit
+from operators.scoring.model_families import WITH_STATE
 from operators.scoring.models import empty_model
 from operators.scoring.scorer import TargetScorer
 
@@ -44,6 +45,17 @@ def test_so_it_does_in_families_with_layers_experts_and_residuals_of_their_own(f
     took = (peak(scorer, 8192) - peak(scorer, 4096)) / 4096
     assert scorer.way == "packed"
     assert took < bytes_per_token(scorer.model) < 6 * took
+
+
+@pytest.mark.ray  # slow
+@pytest.mark.parametrize("family", sorted(WITH_STATE))
+def test_layers_with_a_state_take_less_than_estimated_whatever_the_way(family, monkeypatch):
+    model = quirky(family)
+    packed = TargetScorer(model, 1 << 20)
+    monkeypatch.setattr("operators.scoring.scorer.packable", lambda model: False)
+    padded = TargetScorer(model, 1 << 20)  # a pack has few of its segments at once in such a layer
+    fewer, took = ((peak(scorer, 8192) - peak(scorer, 4096)) / 4096 for scorer in (packed, padded))
+    assert fewer < took < bytes_per_token(model) < 6 * took
 
 
 @pytest.mark.parametrize("family", sorted(QUIRKS))

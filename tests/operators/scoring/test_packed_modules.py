@@ -40,6 +40,7 @@ def test_a_family_shares_prefixes_and_gives_what_it_gives_one_at_a_time(family, 
         assert (np.abs(scorer.sums(prompts, targets) - expected) / lengths).max() <= 1e-4
     assert scorer.forwarded_tokens < sum(map(len, prompts))  # with targets it would be more
     assert model.get_decoder().config._attn_implementation != packed_modules._NAME
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_rows_in_a_narrow_type_are_near():
@@ -71,10 +72,20 @@ def test_a_window_that_only_a_mask_knows_is_noticed():
 
 @pytest.mark.ray  # slow
 def test_layers_in_which_tokens_meet_elsewhere_are_left_to_transformers(monkeypatch):
-    monkeypatch.setattr(packed_modules, "PACKED", {"qwen3_5_text"})
+    monkeypatch.setattr(packed_modules, "PACKED", {"lfm2"})
     torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_5_text", **SMALL)).float().eval()
+    short = {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("lfm2", **SMALL, **short)).float().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.15)
     assert packed_modules.packable(model) and TargetScorer(model, 4096).way == "padded"
+
+
+def test_layers_whose_states_are_not_carried_are_noticed(monkeypatch):
+    model = quirky("qwen3_5_text")
+    monkeypatch.setattr(packed_modules, "carrying", lambda decoder: [])
+    assert TargetScorer(model, 4096).way == "padded"
 
 
 def test_a_model_is_left_as_it_was_when_attention_fails(monkeypatch):
