@@ -31,16 +31,26 @@ CARRYING = {
     "linear_value_head_dim": 24,
     "layer_types": ["linear_attention", "full_attention"] * 2,
 }
+MAMBA = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 2,
+    "mamba_chunk_size": 32,
+}
+CONVOLVED = {"layer_types": ["conv", "full_attention"] * 2}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 # What is peculiar to a family, switched on.
 QUIRKS = {
     "apertus": {},
     "arcee": {"attention_bias": True, "mlp_bias": True},
+    "bamba": {**MAMBA, "attn_layer_indices": [1, 3]},
     "cohere": {"use_qk_norm": True, "logit_scale": 0.3},
     "cohere2": {**WINDOWED, "logit_scale": 0.3},
     "cwm": WINDOWED,
     "ernie4_5": {"use_bias": True},
     "exaone4": WINDOWED,
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 128, "lm_head_multiplier": 0.5, "attention_in_multiplier": 0.7},
     "gemma": {},
     "gemma2": {**WINDOWED, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 9},
     "gemma3_text": {**WINDOWED, "rope_parameters": TYPED_ROPE, "final_logit_softcapping": 20.0},
@@ -67,15 +77,39 @@ QUIRKS = {
     },
     "granite": {**SCALED, "attention_bias": True},
     "granitemoe": {**SCALED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoehybrid": {
+        **SCALED,
+        **MAMBA,
+        "layer_types": ["mamba", "attention"] * 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 48,
+    },
     "helium": {},
     "hunyuan_v1_dense": {},
     "internlm3": {"qkv_bias": True, "bias": True},
     "iquestcoder": {},
+    "lfm2": {**CONVOLVED, "conv_bias": True, "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {**CONVOLVED, **EXPERTS, "num_dense_layers": 1, "use_expert_bias": True},
     "llama": {"attention_bias": True, "mlp_bias": True},
     "ministral": WINDOWED,
     "ministral3": {"rope_parameters": {**YARN, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 64}},
     "mistral": {"sliding_window": 24},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 24},
+    "nemotron_h": {
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 16,
+        "n_groups": 2,
+        "chunk_size": 32,
+        "layers_block_type": ["mamba", "attention", "mamba", "moe"],
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 48,
+    },
     "olmo": {"clip_qkv": 0.5},
     "olmo2": {"attention_bias": True},
     "olmo3": WINDOWED,
@@ -94,6 +128,17 @@ QUIRKS = {
     "smollm3": {"no_rope_layers": [1, 1, 0, 1], "use_sliding_window": True, **WINDOWED},
     "starcoder2": {"sliding_window": 24, "use_bias": True},
     "vaultgemma": {**WINDOWED, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0},
+    "zamba2": {
+        "mamba_d_state": 16,
+        "mamba_headdim": 16,
+        "n_mamba_heads": 8,
+        "mamba_ngroups": 2,
+        "chunk_size": 32,
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "hybrid_layer_ids": [1, 3],
+        "num_mem_blocks": 1,
+        "attention_head_dim": 32,
+    },
 }
 
 
@@ -102,7 +147,7 @@ def quirky(family, **more):
     flat."""
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(family, **{**SMALL, **QUIRKS[family], **more})
+        AutoConfig.for_model(family, **{**SMALL, **QUIRKS.get(family, {}), **more})
     ).float()
     with torch.no_grad():
         for weight in model.parameters():

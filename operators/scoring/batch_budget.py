@@ -15,7 +15,7 @@ from operators.scoring.head import tiled
 FAST = {"cpu": 4096, "cuda": 65536}  # more tokens at once bring nothing
 _FIXED = 2 << 30  # beside what grows with tokens: tiles of logits, workspaces of kernels, the context of the device
 _SPARE = 1.5  # what allocators lose, and layouts of attention
-_CHUNK = 64  # tokens that linear attention takes together
+_CHUNK = 64  # tokens of a chunk where a configuration does not say (linear attention)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -60,11 +60,13 @@ def _values(layer: Any) -> int:
 
 
 def _float32_values(layer: Any) -> int:
-    """Values that linear attention (the gated delta rule) holds of a token in float32, whatever the type of the weights:
-    queries and keys, decayed and not, values before and after, and what a token is to each of its chunk."""
-    heads = _width(layer, "linear_num_value_heads") or 0
-    keys, values = (_width(layer, f"linear_{name}_head_dim") or 0 for name in ("key", "value"))
-    return int(heads * (7 * keys + 4 * values + 3 * _CHUNK))
+    """Values that a layer with a state holds of a token in float32, whatever the type of the weights: what goes into the state
+    and comes out of it, with and without its decay, and what a token is to each of the chunk that it is computed with."""
+    heads = _width(layer, "linear_num_value_heads", "mamba_n_heads", "mamba_num_heads", "n_mamba_heads") or 0
+    keys = _width(layer, "linear_key_head_dim", "mamba_d_state", "ssm_state_size") or 0
+    values = _width(layer, "linear_value_head_dim", "mamba_d_head", "mamba_head_dim", "mamba_headdim") or 0
+    chunk = _width(layer, "mamba_chunk_size", "chunk_size") or _CHUNK
+    return int(heads * (7 * keys + 4 * values + 4 * chunk))
 
 
 def _of_all_layers(config: Any) -> int:

@@ -26,10 +26,14 @@ def tiled(model: Any) -> bool:
     return type(model.get_output_embeddings()) is torch.nn.Linear
 
 
+_SCALES = ("logit_scale", "lm_head_multiplier", "logits_scaling")  # the last divides
+
+
 def finish_of(model: Any) -> Finish:
     """What the model's configuration says is done to logits after the head, in place where it does something."""
     config = model.config.get_text_config()
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    scale, factor, divisor = (getattr(config, name, None) or 1.0 for name in _SCALES)
+    scale = scale * factor / divisor
     cap = getattr(config, "final_logit_softcapping", None)
 
     def finish(logits: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,27 @@
 
 from typing import Any
 
-# Tokens meet in attention, which is handed what it needs (`packed_modules`), and in layers that carry a state as transformers'
-# caches hold it (`recurrent`). Where they meet elsewhere, the probe finds it.
-PACKED = frozenset(
+# Beside attention these have layers that carry a state from token to token, as transformers' caches hold it (`recurrent`):
+# linear attention, state spaces, short convolutions.
+WITH_STATE = frozenset(
+    {
+        "bamba",
+        "falcon_h1",
+        "granitemoehybrid",
+        "lfm2",
+        "lfm2_moe",
+        "nemotron_h",
+        "olmo_hybrid",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
+        "qwen3_next",
+        "zamba2",
+    }
+)
+
+# In the others tokens meet in attention alone, which is handed what it needs (`packed_modules`). Where they meet elsewhere, the
+# probe finds it.
+PACKED = WITH_STATE | frozenset(
     {
         "apertus",
         "arcee",
@@ -37,17 +55,13 @@ PACKED = frozenset(
         "olmo",
         "olmo2",
         "olmo3",
-        "olmo_hybrid",
         "olmoe",
         "phi",
         "phi3",
         "qwen2",
         "qwen2_moe",
         "qwen3",
-        "qwen3_5_moe_text",
-        "qwen3_5_text",
         "qwen3_moe",
-        "qwen3_next",
         "seed_oss",
         "smollm3",
         "starcoder2",
@@ -59,7 +73,6 @@ PACKED = frozenset(
 # other numbers and says nothing, so these are the ones that were compared (`tests/benchmarks/sharded_families.py`). Of the
 # others Gemma 3n gives other numbers, Cohere's norms fail, gpt-oss and Hunyuan are hardly split, and of Gemma 4, whose layers
 # differ in their heads, nothing would tell a number of heads that cannot be divided. Layers with a state were not compared.
-WITH_STATE = frozenset({"olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"})
 SPLIT = PACKED - WITH_STATE - {"cohere", "gemma3n_text", "gemma4_text", "gpt_oss", "hunyuan_v1_dense"}
 
 

@@ -1,4 +1,4 @@
-"""Layers that carry a state along a sequence (linear attention, short convolutions) over a pack of trie segments.
+"""Layers that carry a state along a sequence (linear attention, state spaces, short convolutions) over a pack of trie segments.
 
 Transformers' own modules go on from a state that a cache holds. Here a segment goes on from the state that the segment above it
 left, in one call for many segments: those with children level by level, since a state is that after the last token and none may
@@ -92,7 +92,9 @@ class _Carried:
         return state
 
 
-def _over_segments(forward: Any, steps: list[Step], hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+def _over_segments(
+    forward: Any, cache_key: str, steps: list[Step], hidden_states: torch.Tensor, **_: Any
+) -> torch.Tensor:
     """What a layer's module gives for each token [1, T, C] of a pack, given its forward function."""
     hidden_TC = hidden_states[0]
     result = torch.empty_like(hidden_TC)
@@ -103,7 +105,7 @@ def _over_segments(forward: Any, steps: list[Step], hidden_states: torch.Tensor,
         states = ({name: state[step.carried] for name, state in some.items()} for some in kept)
         carried = _Carried(*states) if step.carried is not None else _Carried({}, {})
         of_segments = hidden_TC.index_select(0, bucket.padded).view(*bucket.shape, -1)
-        mixed = forward(hidden_states=of_segments, cache_params=carried, attention_mask=None).flatten(0, 1)
+        mixed = forward(hidden_states=of_segments, attention_mask=None, **{cache_key: carried}).flatten(0, 1)
         result.index_copy_(0, bucket.places, mixed if bucket.real is None else mixed.index_select(0, bucket.real))
         if step.left is not None:
             for some, states_left in zip(kept, (carried.conv, carried.recurrent), strict=True):
@@ -112,18 +114,26 @@ def _over_segments(forward: Any, steps: list[Step], hidden_states: torch.Tensor,
     return result[None]
 
 
-def carrying(decoder: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules of a decoder that carry a state from token to token, as transformers calls them."""
-    return [module for module in decoder.modules() if "cache_params" in inspect.signature(module.forward).parameters]
+def carrying(decoder: torch.nn.Module) -> dict[torch.nn.Module, str]:
+    """The modules of a decoder that carry a state from token to token, and what each calls the cache that it takes."""
+    return {module: key for module in decoder.modules() if (key := _cache_key(module)) is not None}
+
+
+def _cache_key(module: torch.nn.Module) -> str | None:
+    parameters = inspect.signature(module.forward).parameters
+    if "cache_params" in parameters:
+        return "cache_params"
+    # Attention takes one of that name too, and short convolutions (LFM 2).
+    return "past_key_values" if "past_key_values" in parameters and hasattr(module, "conv_kernel_size") else None
 
 
 @contextmanager
-def states_of_segments(modules: list[torch.nn.Module], layout: Layout) -> Iterator[None]:
+def states_of_segments(modules: dict[torch.nn.Module, str], layout: Layout) -> Iterator[None]:
     """The modules carry their states along the paths of a pack."""
     steps = steps_of(layout) if modules else []
     try:
-        for module in modules:
-            module.forward = partial(_over_segments, module.forward, steps)
+        for module, cache_key in modules.items():
+            module.forward = partial(_over_segments, module.forward, cache_key, steps)
         yield
     finally:
         for module in modules:

@@ -43,14 +43,20 @@ WIDER = {
     "laurel_rank": 32,
     "linear_key_head_dim": 64,
     "linear_value_head_dim": 64,
+    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "mamba_headdim"), 96),
+    **dict.fromkeys(("mamba_d_state", "ssm_state_size"), 64),
+    "mamba_d_ssm": 768,
+    "attention_head_dim": 128,
 }
-A_LAYER = ("layer_types", "no_rope_layers", "activation_sparsity_pattern")  # lists for four layers
+A_LAYER = ("layer_types", "layers_block_type", "no_rope_layers", "activation_sparsity_pattern")  # lists for four layers
+NUMBERED = ("attn_layer_indices", "hybrid_layer_ids")  # numbers of some of the four
 
 
 def model_of(family: str, vocabulary: int) -> torch.nn.Module:
     """A model of this shape with a family's quirks."""
     quirks = {name: WIDER.get(name, value) for name, value in QUIRKS[family].items()}
     quirks |= {name: quirks[name] * 2 for name in A_LAYER if name in quirks}
+    quirks |= {name: [*quirks[name], *(number + 4 for number in quirks[name])] for name in NUMBERED if name in quirks}
     of_vocabulary = {"vocab_size": vocabulary}
     if "vocab_size_per_layer_input" in quirks:
         of_vocabulary["vocab_size_per_layer_input"] = vocabulary

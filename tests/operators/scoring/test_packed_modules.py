@@ -72,19 +72,15 @@ def test_a_window_that_only_a_mask_knows_is_noticed():
 
 @pytest.mark.ray  # slow
 def test_layers_in_which_tokens_meet_elsewhere_are_left_to_transformers(monkeypatch):
-    monkeypatch.setattr(packed_modules, "PACKED", {"lfm2"})
-    torch.manual_seed(5)
-    short = {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("lfm2", **SMALL, **short)).float().eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0, 0.15)
+    monkeypatch.setattr(packed_modules, "PACKED", {"jamba"})
+    layers = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 8, "mamba_dt_rank": 4}
+    model = quirky("jamba", **layers, use_mamba_kernels=False)
     assert packed_modules.packable(model) and TargetScorer(model, 4096).way == "padded"
 
 
 def test_layers_whose_states_are_not_carried_are_noticed(monkeypatch):
     model = quirky("qwen3_5_text")
-    monkeypatch.setattr(packed_modules, "carrying", lambda decoder: [])
+    monkeypatch.setattr(packed_modules, "carrying", lambda decoder: {})
     assert TargetScorer(model, 4096).way == "padded"
 
 

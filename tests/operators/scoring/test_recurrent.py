@@ -12,10 +12,7 @@ from operators.scoring.attention import Layout
 from operators.scoring.batching import Sequences, packed_batches
 from operators.scoring.recurrent import carrying, states_of_segments, steps_of
 
-MODEL = {
-    family: quirky(family, num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
-    for family in ("qwen3_5_text", "olmo_hybrid")
-}
+MODEL = {family: quirky(family).get_decoder() for family in ("qwen3_5_text", "olmo_hybrid", "granitemoehybrid", "lfm2")}
 
 
 @st.composite
@@ -32,15 +29,15 @@ def sequences(draw):
 @settings(max_examples=40, deadline=None)
 @given(asked=sequences(), together=st.sampled_from([1, 2, 32]), least_saved=st.sampled_from([1, 24]))
 def test_every_token_has_what_it_has_in_its_sequence(family, asked, together, least_saved):
-    decoder = MODEL[family].get_decoder()
-    (layer,) = carrying(decoder)
+    decoder = MODEL[family]
+    layer, cache_key = next(iter(carrying(decoder).items()))
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(recurrent, "_TOGETHER", together)
         patch.setattr("operators.scoring.trie.build_trie.__defaults__", (least_saved,))
         (batch,) = packed_batches(Sequences.of(asked, [[1]] * len(asked)), 1 << 20)
         ids = torch.from_numpy(batch.ids)
         layout = Layout(batch.segments, ids.device)
-        with states_of_segments([layer], layout):
+        with states_of_segments({layer: cache_key}, layout):
             mixed = layer(hidden_states=decoder.embed_tokens(ids)[None], attention_mask=None, trie_layout=layout)[0]
         assert "forward" not in vars(layer)
         # The predictor of a target is the last token of its sequence.
