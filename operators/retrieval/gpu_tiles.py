@@ -23,17 +23,28 @@ def on_device(device: str) -> Tiles:
 
 def _held(device: str, vectors_ND: np.ndarray) -> torch.Tensor:
     # A copy: what is mapped from a file is read-only, and torch warns of tensors that share its memory.
-    return torch.tensor(vectors_ND, device=device)
+    try:
+        return torch.tensor(vectors_ND, device=device)
+    except torch.OutOfMemoryError:
+        return torch.tensor(vectors_ND)
 
 
 @torch.inference_mode()
 def _reaching(
     queries_QD: torch.Tensor, vectors_PD: torch.Tensor, floors_Q: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    similar = queries_QD @ vectors_PD.T
-    floors = torch.from_numpy(floors_Q).to(similar.device)
-    cells = (similar >= floors[:, None]).flatten().nonzero().flatten()
-    return cells.cpu().numpy(), similar.flatten()[cells].cpu().numpy()
+    """Where a device has no room, on the CPU: others may fill it at any time."""
+    if queries_QD.device != vectors_PD.device:
+        return _reaching(queries_QD.cpu(), vectors_PD.cpu(), floors_Q)
+    try:
+        similar = queries_QD @ vectors_PD.T
+        floors = torch.from_numpy(floors_Q).to(similar.device)
+        cells = (similar >= floors[:, None]).flatten().nonzero().flatten()
+        return cells.cpu().numpy(), similar.flatten()[cells].cpu().numpy()
+    except torch.OutOfMemoryError:
+        if queries_QD.device.type == "cpu":
+            raise
+    return _reaching(queries_QD.cpu(), vectors_PD.cpu(), floors_Q)
 
 
 def largest_error(tiles: Tiles) -> float:
@@ -48,8 +59,13 @@ def largest_error(tiles: Tiles) -> float:
 
 
 def exact_enough(tiles: Tiles) -> bool:
-    """Whether a device computes similarities as closely as the search for neighbours assumes."""
-    return largest_error(tiles) < MARGIN / 4
+    """Whether a device computes similarities as closely as the search for neighbours assumes. One that is full does not."""
+    try:
+        return largest_error(tiles) < MARGIN / 4
+    except RuntimeError as error:
+        if "out of memory" in str(error):
+            return False
+        raise
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -41,8 +41,8 @@ def bytes_per_token(model: Any) -> float:
     layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
     values = max(_values(layer) for layer in layers) + _of_all_layers(config)
     logits = 0 if tiled(model) and model.get_decoder() is not model else 2 * 4 * config.vocab_size
-    exact = 4 * max(_float32_values(layer) for layer in layers)
-    return float(_SPARE * (values * next(model.parameters()).element_size() + exact + logits))
+    float32_bytes = 4 * max(_float32_values(layer) for layer in layers)
+    return float(_SPARE * (values * next(model.parameters()).element_size() + float32_bytes + logits))
 
 
 def _values(layer: Any) -> int:

@@ -85,11 +85,13 @@ class Probe:
         return self._trial(prompts, targets)
 
     def all(self) -> list[Trial]:
-        """`short`, and for each length beyond it two sequences that share all but their ends."""
+        """`short`, and for each length beyond it three sequences: two share all but their ends, and their first half with the
+        third, so that what they share goes on from what all share."""
         trials = [self.short()]
         for length in self._lengths[1:]:
             ids, end = self._ids(length), min(15, length // 2)
-            trials.append(self._trial([ids[:-5], ids[:-end]], [ids[-5:], ids[-2:]]))
+            prompts = [ids[:-5], ids[:-end], ids[: length // 2]]
+            trials.append(self._trial(prompts, [ids[-5:], ids[-2:], ids[-3:]]))
         return trials
 
     def _trial(self, prompts: list[Ids], targets: list[Ids]) -> Trial:

@@ -47,7 +47,7 @@ def steps_of(layout: Layout) -> list[Step]:
         alike[int(level[segment]), int(width[segment])].append(segment)
     ends = np.setdiff1d(np.arange(len(parent)), inner)
     groups = [np.array(alike[key]) for key in sorted(alike)]
-    groups += [group for rootless in (False, True) for group in layout.by_length(ends[(parent[ends] >= 0) == rootless])]
+    groups += [group for below in (False, True) for group in layout.by_length(ends[(parent[ends] >= 0) == below])]
     steps = []
     for group in groups:
         for start in range(0, len(group), _TOGETHER):
@@ -102,8 +102,10 @@ def _over_segments(
     kept: tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]] = ({}, {})
     for step in steps:
         bucket = step.bucket
-        states = ({name: state[step.carried] for name, state in some.items()} for some in kept)
-        carried = _Carried(*states) if step.carried is not None else _Carried({}, {})
+        if step.carried is None:
+            carried = _Carried({}, {})
+        else:
+            carried = _Carried(*({name: state[step.carried] for name, state in some.items()} for some in kept))
         of_segments = hidden_TC.index_select(0, bucket.padded).view(*bucket.shape, -1)
         mixed = forward(hidden_states=of_segments, attention_mask=None, **{cache_key: carried}).flatten(0, 1)
         result.index_copy_(0, bucket.places, mixed if bucket.real is None else mixed.index_select(0, bucket.real))
@@ -131,10 +133,13 @@ def _cache_key(module: torch.nn.Module) -> str | None:
 def states_of_segments(modules: dict[torch.nn.Module, str], layout: Layout) -> Iterator[None]:
     """The modules carry their states along the paths of a pack."""
     steps = steps_of(layout) if modules else []
+    own = {module: vars(module)["forward"] for module in modules if "forward" in vars(module)}  # not their class's
     try:
         for module, cache_key in modules.items():
             module.forward = partial(_over_segments, module.forward, cache_key, steps)
         yield
     finally:
         for module in modules:
-            module.__dict__.pop("forward", None)  # their class's own again
+            vars(module).pop("forward", None)
+        for module, forward in own.items():
+            module.forward = forward

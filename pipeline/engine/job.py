@@ -116,8 +116,8 @@ def mapped(dataset: Dataset, function: Callable[..., Any], *, counts_deaths: boo
     return dataset.map_batches(sent, batch_format="pyarrow", **{"batch_size": None, **options})
 
 
-def on_gpus(gpus: float) -> dict[str, Any]:
-    """Options of a stage each of whose tasks or actors has so many GPUs, where it has any."""
+def _placed_on(gpus: float) -> dict[str, Any]:
+    """Options of tasks or actors each of which has so many GPUs, where it has any."""
     return {"num_gpus": gpus, "label_selector": ANYWHERE} if gpus else {}
 
 
@@ -132,13 +132,34 @@ def in_actors(
 ) -> Dataset:
     """A dataset of the records that a pool of (fewest, most) actors makes of the rows of another, one row at a time; with
     `gpus`, each where it has so many. `joined` says that Ray may join them with what comes before, whose tries are counted."""
-    placed = on_gpus(gpus)
+    placed = _placed_on(gpus)
     if not joined:
         placed["max_restarts"] = STARTS_AFTER_DEATH
     placed |= {"fn_constructor_kwargs": settings, "compute": actor_pool(sizes), "batch_size": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray has no other way to say how often, up to 2.63
         return mapped(dataset, actor, counts_deaths=True, **placed)
+
+
+class _Applied:
+    """Actor: a function of batches, with what its process keeps from one to the next."""
+
+    def __init__(self, *, function: Callable[..., pa.Table], settings: dict[str, Any]):
+        self._function, self._settings = counted(function), settings
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self._function(batch, **self._settings)
+
+
+def mapped_on_gpus(
+    dataset: Dataset, function: Callable[..., pa.Table], settings: dict[str, Any], gpus: float
+) -> Dataset:
+    """As `mapped`, of a function of any records; with `gpus` by actors that have so many each, as many as there is room for on
+    those that are free now. A task with a GPU would be a process of its own, and would load everything anew."""
+    if not gpus:
+        return mapped(dataset, function, fn_kwargs=settings)
+    most = max(1, int(ray.available_resources().get("GPU", 0.0) / gpus))
+    return in_actors(dataset, _Applied, {"function": function, "settings": settings}, (1, most), gpus)
 
 
 def over_parts(parts: Sequence[Any], function: Callable[..., Any], **kwargs: Any) -> Dataset:
@@ -263,7 +284,7 @@ def everywhere(stage: str, function: Callable[..., Any], *args: Any) -> None:
 def once(stage: str, function: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Any:
     """Run a plain function in one task of the cluster, with `gpus` where it has these: its memory and what it can reach are not
     the driver's. Raises BadRequest where the function does."""
-    placed = on_gpus(gpus) or {"label_selector": off_gpus()}
+    placed = _placed_on(gpus) or {"label_selector": off_gpus()}
     return _results(stage, [ray.remote(num_cpus=1, **placed)(guarded(function)).remote(*args)])[0]
 
 

@@ -21,7 +21,7 @@ from operators.retrieval.instruction_table import use_order
 from operators.retrieval.lists import SAMPLE_PER_LIST, find_centres, list_count, nearest_lists
 from operators.retrieval.query_table import place_queries
 from operators.schema import QUERIES
-from pipeline.engine.job import Job, execute, items, mapped, on_gpus, once
+from pipeline.engine.job import Job, execute, items, mapped, mapped_on_gpus, once
 from pipeline.retrieval.blocks import block_width
 from pipeline.retrieval.cells import (
     CELLS,
@@ -35,7 +35,7 @@ from pipeline.retrieval.cells import (
     search_lists,
     vectors_path,
 )
-from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
+from pipeline.retrieval.exact import gpus_of_search, neighbours_in_shards, tiles_here
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.retrieval.probes import Wanted, choose_probes, in_words
 from pipeline.retrieval.shards import (
@@ -87,7 +87,7 @@ def find_in_lists(job: Job, table: InstructionTable, clusters: int) -> Retrieval
             "width": block_width(table.tokens, asked.k),
             "gpus": gpus,
         }
-        dataset = mapped(items(groups), queries_of_group, fn_kwargs=kwargs, **on_gpus(gpus))
+        dataset = mapped_on_gpus(items(groups), queries_of_group, kwargs, gpus)
         parts = execute("neighbours", Part, dataset, lambda part: stage.advance())
         divided = in_shards(
             mapped(items(parts), divide_queries, fn_kwargs={"shards": shards}), "shard", len(shards.sizes)
@@ -122,7 +122,7 @@ def _write_cells(shards: Shards, lists: int, gpus: float) -> list[Group]:
     """Write the files of an inverted file; its groups."""
     used = shards.used()
     asked = {"shards": shards, "lists": lists, "gpus": gpus}
-    sizes = execute("lists", ShardLists, mapped(items(used), assign_lists, fn_kwargs=asked, **on_gpus(gpus)))
+    sizes = execute("lists", ShardLists, mapped_on_gpus(items(used), assign_lists, asked, gpus))
     rows, tokens = (np.sum([getattr(record, name) for record in sizes], axis=0) for name in ("rows", "tokens"))
     groups = _grouped(rows, tokens)
     first_lists = [group.first_list for group in groups]
@@ -216,7 +216,7 @@ def queries_of_group(
 
     def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
         if probes is None:
-            return search_shards(shards, queries, count, wanted.k, wanted.rules, tiles)
+            return neighbours_in_shards(shards, queries, count, wanted.k, wanted.rules, tiles)
         return search_lists(cells, queries, count, probes, wanted.k, wanted.rules)
 
     for group in records_of(Group, batch):

@@ -15,10 +15,10 @@ from operators.retrieval.alternatives import Queries, queries_of, ranked
 from operators.retrieval.clusters import SAMPLE, auto_count, cluster_centres, clusters_of
 from operators.retrieval.query_table import place_queries
 from operators.schema import NEIGHBOURS
-from pipeline.engine.job import Job, execute, items, mapped, on_gpus, once
+from pipeline.engine.job import Job, execute, items, mapped_on_gpus, once
 from pipeline.engine.light_pass import pass_here
 from pipeline.retrieval.blocks import block_width
-from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
+from pipeline.retrieval.exact import gpus_of_search, neighbours_in_shards, tiles_here
 from pipeline.retrieval.instructions import InstructionTable
 from pipeline.retrieval.lists import find_in_lists
 from pipeline.retrieval.shards import (
@@ -59,7 +59,7 @@ def find_neighbours(job: Job, table: InstructionTable) -> Retrieval:
             write_queries([record.part for record in parts], *last)
             stage.advance()
         else:
-            dataset = mapped(items(ranges), neighbours_of_range, fn_kwargs=kwargs, **on_gpus(gpus))
+            dataset = mapped_on_gpus(items(ranges), neighbours_of_range, kwargs, gpus)
             parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
             ordered = [part for _, part in sorted(parts, key=lambda record: record.start)]
             once("neighbours", write_queries, ordered, *last)
@@ -74,7 +74,7 @@ def neighbours_of_range(
     tiles = tiles_here(gpus)
 
     def search(queries: Queries, count: int) -> tuple[pa.Table, np.ndarray]:
-        return search_shards(shards, queries, count, k, rules, tiles)
+        return neighbours_in_shards(shards, queries, count, k, rules, tiles)
 
     records = []
     for rows in records_of(RowRange, batch):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.retrieval.alternatives import queries_of
-from pipeline.engine.job import Job, execute, items, mapped, on_gpus
+from pipeline.engine.job import Job, execute, items, mapped_on_gpus
 from pipeline.retrieval.cells import Cells, search_lists
 from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
 from pipeline.retrieval.shards import RowRange, Shards, cached_embeddings, cached_instructions, ranges_of
@@ -50,7 +50,7 @@ def choose_probes(job: Job, shards: Shards, cells: Cells, wanted: Wanted, lists:
     while True:
         probes = [min(lists, first << step) for step in range(_LADDER)]
         kwargs = {"shards": shards, "cells": cells, "probes": probes, "wanted": wanted, "gpus": gpus}
-        measured = mapped(items(sample), recall_of_sample, fn_kwargs=kwargs, **on_gpus(gpus))
+        measured = mapped_on_gpus(items(sample), recall_of_sample, kwargs, gpus)
         records = execute("lists", SampleRecall, measured)
         for place, number in enumerate(probes):
             retrieval = _measured(records, place, lists, number)
@@ -89,8 +89,7 @@ def recall_of_sample(
             cached_embeddings(shards.index, rows.shard),
         )
         queries = queries_of(table, shards.rows_of(rows.shard)[places], vectors[places])
-        near, _ = search_shards(shards, queries, wanted.k, wanted.k, wanted.rules, tiles)
-        exact = near["candidates"].to_pylist()
+        exact = search_shards(shards, queries, wanted.k, wanted.rules, tiles).end()["candidates"].to_pylist()
         shares = []
         for number in probes:
             table, _ = search_lists(cells, queries, wanted.k, number, wanted.k, wanted.rules)

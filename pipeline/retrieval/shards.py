@@ -19,6 +19,9 @@ from pipeline.storage import urls
 from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table
 
+SHARDS_KEPT = (
+    64  # of which a process keeps embeddings, which are mapped, and what the rules know of them: some 6 MB apiece
+)
 SHARD_ROWS = 1 << 17  # instructions of a shard, about: 200 MB of embeddings of 384 numbers
 
 
@@ -103,7 +106,7 @@ def cached_instructions(index: str, shard: int) -> pa.Table:
     return read_table(instructions_path(index, shard))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=SHARDS_KEPT)
 def cached_embeddings(index: str, shard: int) -> np.ndarray:
     """The embeddings of a shard, in this worker process."""
     return load_array(embeddings_path(index, shard))

@@ -118,6 +118,15 @@ def test_a_way_that_rounds_as_tf32_does_is_told_from_float32():
     assert not gpu_tiles.exact_enough(HOST._replace(held=rounded))
 
 
+def test_a_device_that_is_full_is_left_aside():
+    def full(*_):
+        raise RuntimeError("CUDA error: out of memory")
+
+    assert not gpu_tiles.exact_enough(HOST._replace(held=full))
+    with pytest.raises(RuntimeError, match="no kernel"):
+        gpu_tiles.exact_enough(HOST._replace(reaching=lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel"))))
+
+
 @pytest.mark.parametrize("sample", [np.zeros((5, 3), np.float32), np.ones((4, 3), np.float32) / 3**0.5])
 def test_vectors_without_any_difference_are_one_list_or_few(sample):
     centres = find_centres(sample, 3)

@@ -1,14 +1,19 @@
 """Tables of instructions in shards, and inverted files: the same alternatives as one table that is searched whole."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import write_jsonl
 from small_runs import corpus, manifest_of, run, table
 
+from operators.retrieval import gpu_tiles
 from operators.retrieval.instruction_table import distinct_instructions, instruction_key
+from operators.retrieval.tiles import HOST
+from operators.scoring.models import NoGpu
 from pipeline.engine import job
-from pipeline.retrieval import blocks, instructions, lists, neighbours, probes
+from pipeline.retrieval import blocks, exact, instructions, lists, neighbours, probes
 from pipeline.retrieval.instructions import DistinctPart
 from pipeline.retrieval.shards import Shards, shards_of_keys
 from pipeline.runs import open_run
@@ -98,13 +103,12 @@ def test_all_lists_are_as_no_lists(whole, ray_session, model_folder, tmp_path, m
     same(outcome(before), outcome(done))
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_a_search_on_a_gpu_finds_the_same(whole, ray_session, model_folder, tmp_path, monkeypatch, exact):
+@pytest.mark.parametrize("exactly", [True, False])
+def test_a_search_on_a_gpu_finds_the_same(whole, ray_session, model_folder, tmp_path, monkeypatch, exactly):
     """On a GPU that is a CPU: the tasks are told that they have some of it."""
     path, before = whole
     counted = {"runtime_env": {"env_vars": {"TSS_COUNTED_GPUS": "1"}}}
-    for module in (job, neighbours, lists, probes):
-        monkeypatch.setattr(module, "on_gpus", lambda gpus: counted if gpus else {})
+    monkeypatch.setattr(job, "_placed_on", lambda gpus: dict(counted) if gpus else {})
     for module in (neighbours, lists, probes):
         monkeypatch.setattr(module, "gpus_of_search", lambda job, instructions: 0.25)
     monkeypatch.setattr(neighbours, "NEIGHBOUR_RANGE", 70)  # as many instructions as a GPU is for are several ranges
@@ -112,10 +116,39 @@ def test_a_search_on_a_gpu_finds_the_same(whole, ray_session, model_folder, tmp_
     same(outcome(before), outcome(done))
     monkeypatch.setattr(instructions, "SHARD_ROWS", 50)
     monkeypatch.setattr(probes, "_LADDER", 1)
-    asked = {} if exact else {"alternatives__exact_below": 0, "alternatives__probes": 1000}
+    asked = {} if exactly else {"alternatives__exact_below": 0, "alternatives__probes": 1000}
     done = run(tmp_path / "many", [path], model_folder, **asked)
-    assert manifest_of(done)["retrieval"]["kind"] == ("exact" if exact else "lists")
+    assert manifest_of(done)["retrieval"]["kind"] == ("exact" if exactly else "lists")
     same(outcome(before), outcome(done))
+
+
+def test_a_worker_with_a_gpu_computes_there(monkeypatch):
+    exact._tiles_on_gpu.cache_clear()
+    with pytest.raises(NoGpu):
+        exact.tiles_here(0.25)
+    monkeypatch.setenv("TSS_COUNTED_GPUS", "1")
+    assert exact.tiles_here(0.0) is HOST is not exact.tiles_here(0.25)
+    exact._tiles_on_gpu.cache_clear()
+    monkeypatch.setattr(gpu_tiles, "exact_enough", lambda tiles: False)
+    assert exact.tiles_here(0.25) is HOST
+    exact._tiles_on_gpu.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "share", "free", "given"),
+    [
+        (50_000, 0.25, {"GPU": 2.0, "CPU": 24.0}, 0.25),
+        (49_999, 0.25, {"GPU": 2.0, "CPU": 24.0}, 0.0),  # torch would hardly have begun
+        (50_000, 0.25, {"GPU": 2.0, "CPU": 64.0}, 0.0),  # the cores are more than eight places on GPUs
+        (50_000, 0.25, {"GPU": 0.2, "CPU": 4.0}, 0.0),  # taken by others
+        (50_000, 0.25, {"CPU": 4.0}, 0.0),
+        (50_000, 0.0, {"GPU": 2.0, "CPU": 4.0}, 0.0),  # not asked for
+    ],
+)
+def test_gpus_search_where_they_are_free_and_enough(monkeypatch, instructions, share, free, given):
+    monkeypatch.setattr(exact.ray, "available_resources", lambda: free)
+    asked = SimpleNamespace(pools=SimpleNamespace(gpus_per_search=share))
+    assert exact.gpus_of_search(asked, instructions) == given
 
 
 def test_a_pool_file_is_divided_as_well(ray_session, model_folder, tmp_path, monkeypatch):
