@@ -19,14 +19,13 @@ Finish = Callable[[torch.Tensor], torch.Tensor]
 _ROWS = {"cpu": 1024, "cuda": 8192}
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 _GATHERED = 256  # positions whose logits are held whole
+# What a configuration may scale logits by; the last divides.
+_SCALES = ("logit_scale", "lm_head_multiplier", "logits_scaling")
 
 
 def tiled(model: Any) -> bool:
     """Whether the output head is a plain matrix, with or without a bias."""
     return type(model.get_output_embeddings()) is torch.nn.Linear
-
-
-_SCALES = ("logit_scale", "lm_head_multiplier", "logits_scaling")  # the last divides
 
 
 def finish_of(model: Any) -> Finish:
