@@ -1,5 +1,7 @@
 """Layers that carry a state over a pack of segments give each token what they give it in its whole sequence."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,12 @@ from operators.scoring.attention import Layout
 from operators.scoring.batching import Sequences, packed_batches
 from operators.scoring.recurrent import carrying, states_of_segments, steps_of
 
-MODEL = {family: quirky(family).get_decoder() for family in ("qwen3_5_text", "olmo_hybrid", "granitemoehybrid", "lfm2")}
+FAMILIES = ("qwen3_5_text", "olmo_hybrid", "granitemoehybrid", "lfm2")
+
+
+@cache
+def decoder_of(family):
+    return quirky(family).get_decoder()
 
 
 @st.composite
@@ -25,11 +32,11 @@ def sequences(draw):
 
 
 @pytest.mark.ray  # slow
-@pytest.mark.parametrize("family", MODEL)
+@pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=40, deadline=None)
 @given(asked=sequences(), together=st.sampled_from([1, 2, 32]), least_saved=st.sampled_from([1, 24]))
 def test_every_token_has_what_it_has_in_its_sequence(family, asked, together, least_saved):
-    decoder = MODEL[family]
+    decoder = decoder_of(family)
     layer, cache_key = next(iter(carrying(decoder).items()))
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(recurrent, "_TOGETHER", together)
