@@ -19,8 +19,6 @@ Finish = Callable[[torch.Tensor], torch.Tensor]
 _ROWS = {"cpu": 1024, "cuda": 8192}
 _TILE_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
 _GATHERED = 256  # positions whose logits are held whole
-# What a configuration may scale logits by; the last divides.
-_SCALES = ("logit_scale", "lm_head_multiplier", "logits_scaling")
 
 
 def tiled(model: Any) -> bool:
@@ -31,8 +29,11 @@ def tiled(model: Any) -> bool:
 def finish_of(model: Any) -> Finish:
     """What the model's configuration says is done to logits after the head, in place where it does something."""
     config = model.config.get_text_config()
-    scale, factor, divisor = (getattr(config, name, None) or 1.0 for name in _SCALES)
-    scale = scale * factor / divisor
+
+    def named(key: str) -> float:
+        return getattr(config, key, None) or 1.0
+
+    scale = named("logit_scale") * named("lm_head_multiplier") / named("logits_scaling")
     cap = getattr(config, "final_logit_softcapping", None)
 
     def finish(logits: torch.Tensor) -> torch.Tensor:

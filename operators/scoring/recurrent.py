@@ -60,19 +60,20 @@ def steps_of(layout: Layout) -> list[Step]:
 
 
 class _Carried:
-    """What transformers' layers call a cache, of one layer and the segments of one step: states by their number in the layer.
+    """What transformers' layers call a cache, of one layer and the segments of one step: states by their kind and their number
+    in the layer.
 
-    `conv`: the last inputs of a convolution, [n, D, width of the kernel]; `recurrent`: [n, H, K, V].
+    "conv": the last inputs of a convolution, [n, D, width of the kernel]; "recurrent": [n, H, K, V].
     """
 
-    def __init__(self, conv: dict[int, torch.Tensor], recurrent: dict[int, torch.Tensor]):
-        self.conv, self.recurrent = conv, recurrent
+    def __init__(self, states: dict[tuple[str, int], torch.Tensor]):
+        self.states = states
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
-        return self.conv.get(state_idx)
+        return self.states.get(("conv", state_idx))
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
-        return self.recurrent.get(state_idx)
+        return self.states.get(("recurrent", state_idx))
 
     def is_recording_past(self, layer_idx: int) -> bool:
         return False
@@ -80,15 +81,15 @@ class _Carried:
     def update_conv_state(
         self, inputs: torch.Tensor, layer_idx: int, state_idx: int = 0, *, conv_kernel_size: int, **_: Any
     ) -> torch.Tensor:
-        before = self.conv.get(state_idx)
+        before = self.get_conv_state(layer_idx, state_idx)
         if before is None:
             before = inputs.new_zeros((*inputs.shape[:2], conv_kernel_size))
         whole = torch.cat([before, inputs], dim=-1)
-        self.conv[state_idx] = whole[..., -conv_kernel_size:]
+        self.states["conv", state_idx] = whole[..., -conv_kernel_size:]
         return whole
 
     def update_recurrent_state(self, state: torch.Tensor, layer_idx: int, state_idx: int = 0, **_: Any) -> torch.Tensor:
-        self.recurrent[state_idx] = state
+        self.states["recurrent", state_idx] = state
         return state
 
 
@@ -99,20 +100,19 @@ def _over_segments(
     hidden_TC = hidden_states[0]
     result = torch.empty_like(hidden_TC)
     count = sum(len(step.left) for step in steps if step.left is not None)
-    kept: tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]] = ({}, {})
+    kept: dict[tuple[str, int], torch.Tensor] = {}
     for step in steps:
         bucket = step.bucket
-        if step.carried is None:
-            carried = _Carried({}, {})
-        else:
-            carried = _Carried(*({name: state[step.carried] for name, state in some.items()} for some in kept))
+        above = step.carried
+        carried = _Carried({} if above is None else {key: state[above] for key, state in kept.items()})
         of_segments = hidden_TC.index_select(0, bucket.padded).view(*bucket.shape, -1)
         mixed = forward(hidden_states=of_segments, attention_mask=None, **{cache_key: carried}).flatten(0, 1)
         result.index_copy_(0, bucket.places, mixed if bucket.real is None else mixed.index_select(0, bucket.real))
         if step.left is not None:
-            for some, states_left in zip(kept, (carried.conv, carried.recurrent), strict=True):
-                for name, state in states_left.items():
-                    some.setdefault(name, state.new_empty((count, *state.shape[1:]))).index_copy_(0, step.left, state)
+            for key, state in carried.states.items():
+                if key not in kept:
+                    kept[key] = state.new_empty((count, *state.shape[1:]))
+                kept[key].index_copy_(0, step.left, state)
     return result[None]
 
 

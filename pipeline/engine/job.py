@@ -154,8 +154,10 @@ class _Applied:
 def mapped_on_gpus(
     dataset: Dataset, function: Callable[..., pa.Table], settings: dict[str, Any], gpus: float
 ) -> Dataset:
-    """As `mapped`, of a function of any records; with `gpus` by actors that have so many each, as many as there is room for on
-    those that are free now. A task with a GPU would be a process of its own, and would load everything anew."""
+    """As `mapped`, of a function of any records, which is told `gpus`; with some, by actors that have so many each, as many as
+    there is room for on those that are free now. A task with a GPU would be a process of its own, and would load everything
+    anew."""
+    settings = {**settings, "gpus": gpus}
     if not gpus:
         return mapped(dataset, function, fn_kwargs=settings)
     most = max(1, int(ray.available_resources().get("GPU", 0.0) / gpus))

@@ -11,8 +11,8 @@ from pipeline.engine.session import is_local
 from pipeline.errors import BadRequest
 
 _NODE = "ray.io/node-id"  # a label that Ray gives to every node
-_SEARCHES_A_GPU = 4  # which share it: half of a search is work of the CPU
 _ROLE = "task-specificity/role"  # one that whoever makes a node may give it; `gpu` keeps work without GPUs away
+_SEARCHES_A_GPU = 4  # which share it: half of a search is work of the CPU
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,12 @@ _CORES_A_PLACE = 3
 def gpus_of_search(job: Job, instructions: int) -> float:
     """What a search for the neighbours of so many instructions gets of a GPU for each actor, of those that are free now; 0 for
     none. GPUs that are taken are not waited for."""
-    share, free = job.pools.gpus_per_search, ray.available_resources()
-    places = int(free.get("GPU", 0.0) / share) if share else 0
-    enough = instructions >= _GPU_FROM and places and _CORES_A_PLACE * places >= free.get("CPU", 0.0)
-    return share if enough else 0.0
+    share = job.pools.gpus_per_search
+    if not share or instructions < _GPU_FROM:
+        return 0.0
+    free = ray.available_resources()
+    places = int(free.get("GPU", 0.0) / share)
+    return share if places and _CORES_A_PLACE * places >= free.get("CPU", 0.0) else 0.0
 
 
 def tiles_here(gpus: float) -> Tiles:

@@ -74,10 +74,9 @@ def find_in_lists(job: Job, table: InstructionTable, clusters: int) -> Retrieval
         stage.advance(note=f"{lists:,} lists")
         groups = _write_cells(shards, lists, gpus)
         cells = Cells(shards.index, [group.first_list for group in groups])
-        retrieval = Retrieval("exact") if exact else choose_probes(job, shards, cells, wanted, lists)
+        retrieval = Retrieval("exact") if exact else choose_probes(job, shards, cells, wanted, lists, gpus)
         stage.advance(note=in_words(retrieval))
     with job.reporter.stage("neighbours", len(groups), "groups of lists") as stage:
-        gpus = gpus if exact else 0.0  # products within lists are too small for a GPU
         kwargs = {
             "work": job.work,
             "shards": shards,
@@ -85,9 +84,9 @@ def find_in_lists(job: Job, table: InstructionTable, clusters: int) -> Retrieval
             "probes": retrieval.probes,
             "wanted": wanted,
             "width": block_width(table.tokens, asked.k),
-            "gpus": gpus,
         }
-        dataset = mapped_on_gpus(items(groups), queries_of_group, kwargs, gpus)
+        # Products within lists are too small for a GPU.
+        dataset = mapped_on_gpus(items(groups), queries_of_group, kwargs, gpus if exact else 0.0)
         parts = execute("neighbours", Part, dataset, lambda part: stage.advance())
         divided = in_shards(
             mapped(items(parts), divide_queries, fn_kwargs={"shards": shards}), "shard", len(shards.sizes)
@@ -121,7 +120,7 @@ def _cluster_centres_path(index: str) -> str:
 def _write_cells(shards: Shards, lists: int, gpus: float) -> list[Group]:
     """Write the files of an inverted file; its groups."""
     used = shards.used()
-    asked = {"shards": shards, "lists": lists, "gpus": gpus}
+    asked = {"shards": shards, "lists": lists}
     sizes = execute("lists", ShardLists, mapped_on_gpus(items(used), assign_lists, asked, gpus))
     rows, tokens = (np.sum([getattr(record, name) for record in sizes], axis=0) for name in ("rows", "tokens"))
     groups = _grouped(rows, tokens)

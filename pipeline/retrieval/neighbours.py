@@ -51,15 +51,14 @@ def find_neighbours(job: Job, table: InstructionTable) -> Retrieval:
     ranges = ranges_of(rows, NEIGHBOUR_RANGE)
     rules = {"paraphrase_max": wanted.paraphrase_max, "same_task": wanted.same_task}
     with job.reporter.stage("neighbours", len(ranges), "ranges") as stage:
-        gpus = gpus_of_search(job, rows)
-        kwargs = {"work": job.work, "shards": table.shards, "k": wanted.k, "rules": rules, "gpus": gpus}
+        kwargs = {"work": job.work, "shards": table.shards, "k": wanted.k, "rules": rules}
         last: tuple[Any, ...] = (table.shards, wanted.k, block_width(table.tokens, wanted.k), clusters)
         if len(ranges) == 1:
-            parts = list(pass_here("neighbours", RangeNeighbours, ranges, neighbours_of_range, **kwargs))
+            parts = list(pass_here("neighbours", RangeNeighbours, ranges, neighbours_of_range, gpus=0.0, **kwargs))
             write_queries([record.part for record in parts], *last)
             stage.advance()
         else:
-            dataset = mapped_on_gpus(items(ranges), neighbours_of_range, kwargs, gpus)
+            dataset = mapped_on_gpus(items(ranges), neighbours_of_range, kwargs, gpus_of_search(job, rows))
             parts = execute("neighbours", RangeNeighbours, dataset, lambda record: stage.advance())
             ordered = [part for _, part in sorted(parts, key=lambda record: record.start)]
             once("neighbours", write_queries, ordered, *last)

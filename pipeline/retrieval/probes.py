@@ -12,7 +12,7 @@ import pyarrow as pa
 from operators.retrieval.alternatives import queries_of
 from pipeline.engine.job import Job, execute, items, mapped_on_gpus
 from pipeline.retrieval.cells import Cells, search_lists
-from pipeline.retrieval.exact import gpus_of_search, search_shards, tiles_here
+from pipeline.retrieval.exact import search_shards, tiles_here
 from pipeline.retrieval.shards import RowRange, Shards, cached_embeddings, cached_instructions, ranges_of
 from pipeline.storage.records import Retrieval, record_table, records_of
 
@@ -40,16 +40,15 @@ class SampleRecall:
     squares: list[float]
 
 
-def choose_probes(job: Job, shards: Shards, cells: Cells, wanted: Wanted, lists: int) -> Retrieval:
+def choose_probes(job: Job, shards: Shards, cells: Cells, wanted: Wanted, lists: int, gpus: float) -> Retrieval:
     """How many lists are probed: the fewest of a ladder whose recall on a sample of queries is as asked for, or all."""
     first, least = job.config.alternatives.probes, job.config.alternatives.min_recall
-    gpus = gpus_of_search(job, shards.rows)
     sample = [
         rows for shard in shards.used() for rows in ranges_of(_share_of_sample(shards, shard), _SAMPLED_TOGETHER, shard)
     ]
     while True:
         probes = [min(lists, first << step) for step in range(_LADDER)]
-        kwargs = {"shards": shards, "cells": cells, "probes": probes, "wanted": wanted, "gpus": gpus}
+        kwargs = {"shards": shards, "cells": cells, "probes": probes, "wanted": wanted}
         measured = mapped_on_gpus(items(sample), recall_of_sample, kwargs, gpus)
         records = execute("lists", SampleRecall, measured)
         for place, number in enumerate(probes):

@@ -19,9 +19,8 @@ from pipeline.storage import urls
 from pipeline.storage.arrays import load_array
 from pipeline.storage.parts import read_table
 
-SHARDS_KEPT = (
-    64  # of which a process keeps embeddings, which are mapped, and what the rules know of them: some 6 MB apiece
-)
+# Of so many a process keeps embeddings, which are mapped, and what the rules know of them: some 6 MB apiece.
+SHARDS_KEPT = 64
 SHARD_ROWS = 1 << 17  # instructions of a shard, about: 200 MB of embeddings of 384 numbers
 
 

@@ -108,7 +108,7 @@ def test_a_search_on_a_gpu_finds_the_same(whole, ray_session, model_folder, tmp_
     path, before = whole
     counted = {"runtime_env": {"env_vars": {"TSS_COUNTED_GPUS": "1"}}}
     monkeypatch.setattr(job, "_placed_on", lambda gpus: dict(counted) if gpus else {})
-    for module in (neighbours, lists, probes):
+    for module in (neighbours, lists):
         monkeypatch.setattr(module, "gpus_of_search", lambda job, instructions: 0.25)
     monkeypatch.setattr(instructions, "SHARD_ROWS", 50)
     done = run(tmp_path / "out", [path], model_folder)
