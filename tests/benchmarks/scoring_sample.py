@@ -83,7 +83,11 @@ def place_corpus(folder: Path, job: dict[str, Any]) -> None:
         find_neighbours(run, table)
         placed = place(run, admitted, table)
         offers = {number: asdict(part) for number, part in offer(run, placed, table.shards).items()}
-        found = {"placed": [asdict(block) for block in placed], "offers": offers, "encoder": checked.encoder}
+        found = {
+            "placed": [asdict(block) for block in placed],
+            "offers": offers,
+            "encoder": {**checked.encoder, "chosen": None},
+        }
     (folder / "placed.json").write_text(json.dumps(found))
 
 

@@ -9,6 +9,7 @@ in the same process right before, in the side's dtype and with its threads.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -24,6 +25,7 @@ Score = Callable[[list[Call]], list[float]]
 
 WARM_UP_PAIRS, WARM_UP_TOKENS = 8, 128
 SEARCH_TIMES = 2  # that each batch size of lm-eval is tried
+VLLM_LENGTH = 2048  # tokens of a sequence that vLLM makes room for
 LOGIT_COPIES = 3  # that lm-eval holds at once: the last batch's log-softmax, this one's logits and their log-softmax
 
 
@@ -207,7 +209,34 @@ def data_juicer(job: dict[str, Any], texts: list[dict[str, str]]) -> Callable[[l
     return score
 
 
-SIDES = {"ours": ours, "ours-bf16": ours, "lm-eval": lm_eval, "per-row": per_row}
+def vllm(model: Any, job: dict[str, Any], facts: dict[str, Any]) -> Score:
+    """vLLM in this process: the log-probabilities of all tokens of prompt and target together, and one token more, which it
+    always writes. It computes no logits of positions that nobody asks for, but it cannot be asked for those of targets alone.
+    `model` is here for its size only."""
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{job['threads'] - 1}",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    from vllm import LLM, SamplingParams
+
+    dtype = str(model.dtype).removeprefix("torch.")
+    engine = LLM(model=job["model"], dtype=dtype, max_model_len=VLLM_LENGTH, enforce_eager=True)
+    asked = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+
+    def score(calls: list[Call]) -> list[float]:
+        pairs = flat(calls)
+        answers = engine.generate([{"prompt_token_ids": [*p, *t]} for p, t in pairs], asked, use_tqdm=False)
+        return [
+            sum(answer.prompt_logprobs[place][id].logprob for place, id in enumerate(target, start=len(prompt)))
+            for answer, (prompt, target) in zip(answers, pairs, strict=True)
+        ]
+
+    return score
+
+
+SIDES = {"ours": ours, "ours-bf16": ours, "lm-eval": lm_eval, "vllm": vllm, "vllm-bf16": vllm, "per-row": per_row}
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

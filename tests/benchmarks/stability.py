@@ -2,9 +2,11 @@
 
     python tests/benchmarks/half_planted.py CORPUS --scorer SCORER --template alpaca plain chat --work WORK   # each setting
     python tests/benchmarks/stability.py WORK
+    python tests/benchmarks/stability.py --runs RUN RUN       # folders of published runs over the same corpus
 
-Compares all settings that `half_planted.py` has kept in WORK, which are of the same rows: the rank correlation of tss_pp over
-the real rows, and what the best 15% of these have in common (Jaccard), with 95% intervals of a bootstrap over rows.
+Compares all settings that `half_planted.py` has kept in WORK, which are of the same rows, or two runs over the rows that have a
+score in both: the rank correlation of tss_pp over the real rows, and what the best 15% of these have in common (Jaccard), with
+95% intervals of a bootstrap over rows.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset
 from half_planted import NEAR, RANDOM, Scored, kept
 from half_planted_corpus import REAL
 from real_rows import FRACTION, overlap
@@ -44,11 +47,27 @@ def scores_of(scored: Scored) -> dict[str, np.ndarray]:
     return {name: scored.signals(origin, k)["tss_pp"][real] for name, (origin, k) in asked.items()}
 
 
+def scores_of_runs(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
+    """tss_pp [N] of the rows that have it in both of two runs, in the order of their ids."""
+    tables = (pyarrow.dataset.dataset(run / "scored").to_table(["id", "tss_pp"]).drop_null() for run in (first, second))
+    left, right = (dict(zip(table["id"].to_pylist(), table["tss_pp"].to_pylist(), strict=True)) for table in tables)
+    both = sorted(left.keys() & right.keys())
+    return np.array([left[id] for id in both]), np.array([right[id] for id in both])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=Path, nargs="?")
+    parser.add_argument("--runs", type=Path, nargs=2, metavar="RUN")
     parser.add_argument("--resamples", type=int, default=500)
     options = parser.parse_args()
+    if bool(options.runs) == bool(options.work):
+        parser.error("accepted: the WORK of half_planted.py, or --runs and two runs")
+    if options.runs:
+        left, right = scores_of_runs(*options.runs)
+        cells = compared(left, right, options.resamples)
+        print(f"{len(left)} rows | {' | '.join(cells)} |")
+        return
     settings = {path.stem: kept(path) for path in sorted(options.work.glob("*-retrieved.npz"))}
     heads = ["setting", "beside", "Spearman of tss_pp", f"best {FRACTION:.0%} in common"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
