@@ -71,7 +71,7 @@ def lm_eval_seconds(options: argparse.Namespace, manifest: dict[str, Any]) -> fl
     sample = take_sample(Path(job["folder"]), job)
     Path(job["sample"]).write_text(json.dumps(sample))
     scored = sum(len(ids) for call in sample["calls"] for side in ("prompts", "targets") for ids in call[side])
-    options.work, options.data_juicer_python = work, None
+    options.work = work
     job["batch"], _ = best_batch(job, options)
     return run_side("lm-eval", job, options)["seconds"] * manifest["tokens"]["in_pairs"] / scored
 

@@ -98,14 +98,8 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def python_of(side: str, options: argparse.Namespace) -> str:
-    """The interpreter that has the side."""
-    chosen = {
-        "lm-eval": options.lm_eval_python,
-        "data-juicer": options.data_juicer_python,
-        "vllm": options.vllm_python,
-        "vllm-bf16": options.vllm_python,
-    }
-    return chosen.get(side) or sys.executable
+    """The interpreter that has the side: the one that an option names, or this one."""
+    return getattr(options, f"{side.removesuffix('-bf16').replace('-', '_')}_python", None) or sys.executable
 
 
 def why_not(side: str, options: argparse.Namespace) -> str | None:
