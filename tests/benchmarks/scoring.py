@@ -27,6 +27,7 @@ lm-eval, Data-Juicer and vLLM are no dependencies of the project. Each wants an 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -70,8 +71,9 @@ def environment(threads: int, *, offline: bool) -> dict[str, str]:
 def prepare(options: argparse.Namespace) -> dict[str, Any]:
     """The job that all processes share, once its model and its sample lie in the work folder."""
     base = (options.base or SHARED / "models" / "tiny").resolve()
+    known = f"{base.name}-{hashlib.blake2b(str(base).encode(), digest_size=3).hexdigest()}"
     kind = "-".join(
-        [options.workload, base.name, f"k{options.k}", Path(options.embedder).name, Path(options.template).stem]
+        [options.workload, known, f"k{options.k}", Path(options.embedder).name, Path(options.template).stem]
     )  # what decides where rows stand, and their ids
     template = Path(options.template).resolve() if Path(options.template).is_file() else options.template
     wanted = f"rows{options.rows}" if options.rows else f"tokens{options.tokens}"
@@ -79,7 +81,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     job = {
         "shape": options.shape,
         "base": str(base),
-        "model": str(base if options.shape == "base" else options.work / "models" / options.shape),
+        "model": str(base if options.shape == "base" else options.work / "models" / f"{options.shape}-{known}"),
         "corpus": str((options.data / f"{options.workload}.jsonl").resolve()),
         "folder": str(options.work / "corpora" / kind),
         "sample": str(options.work / "samples" / f"{kind}-{wanted}.json"),
@@ -331,7 +333,8 @@ def arguments() -> argparse.Namespace:
         "--shape", choices=["20m", "70m", "base"], default="20m", help="base: the model of --base itself"
     )
     parser.add_argument("--sides", default=",".join(SIDES), help="default: %(default)s")
-    parser.add_argument("--beside", default="lm-eval", choices=SIDES, help="the side that ratios are to")
+    beside = [side for side in SIDES if side != "data-juicer"]  # whose pairs are others
+    parser.add_argument("--beside", default="lm-eval", choices=beside, help="the side that ratios are to")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--tokens", type=int, default=1 << 18, help="of all distinct pairs together; default: %(default)s"
@@ -376,7 +379,8 @@ def benchmark(options: argparse.Namespace) -> None:
         lines.append({**figures(side, results, counts), **extra, **agreement.get(side, {})})
     add_ratios(lines, options.beside)
     show(lines, counts, options)
-    setting = {name: getattr(options, name) for name in ("workload", "shape", "k", "template", "embedder", "threads")}
+    names = ("workload", "shape", "k", "template", "embedder", "threads", "beside")
+    setting = {"base": job["base"]} | {name: getattr(options, name) for name in names}
     with (options.work / "results.jsonl").open("a") as file:
         file.writelines(json.dumps({**setting, "sample": counts, **line}) + "\n" for line in lines)
 

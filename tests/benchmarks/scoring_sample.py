@@ -153,7 +153,7 @@ def _text(row: dict, encoder: Any) -> dict[str, str]:
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     model, corpus, sample = Path(job["model"]), Path(job["folder"]), Path(job["sample"])
-    if not (model / "model.safetensors").is_file():
+    if model != Path(job["base"]) and not (model / "model.safetensors").is_file():
         make_model(model, job["shape"], Path(job["base"]))
     if not (corpus / "placed.json").is_file():
         corpus.mkdir(parents=True, exist_ok=True)

@@ -210,9 +210,9 @@ def data_juicer(job: dict[str, Any], texts: list[dict[str, str]]) -> Callable[[l
 
 
 def vllm(model: Any, job: dict[str, Any], facts: dict[str, Any]) -> Score:
-    """vLLM in this process: the log-probabilities of all tokens of prompt and target together, and one token more, which it
-    always writes. It computes no logits of positions that nobody asks for, but it cannot be asked for those of targets alone.
-    `model` is here for its size only."""
+    """vLLM in this process: the log-probabilities of all tokens of prompt and target, since it cannot be asked for those of
+    targets alone, and one token more, which it always writes. `enforce_eager`: nothing is compiled. Its memory holds
+    VLLM_CPU_KVCACHE_SPACE GiB of cache."""
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{job['threads'] - 1}",
@@ -221,7 +221,7 @@ def vllm(model: Any, job: dict[str, Any], facts: dict[str, Any]) -> Score:
     }
     from vllm import LLM, SamplingParams
 
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = "bfloat16" if job["side"].endswith("bf16") else "float32"
     engine = LLM(model=job["model"], dtype=dtype, max_model_len=VLLM_LENGTH, enforce_eager=True)
     asked = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
 
@@ -249,8 +249,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     else:
         model = load(job, dtype)
         work = read_calls(sample, model.config.vocab_size)
-        score, small = SIDES[job["side"]](model, job, facts), warm_up_calls(work)
         facts |= parameters(model)
+        if SIDES[job["side"]] is vllm:
+            model = None  # it loads its own
+        score, small = SIDES[job["side"]](model, job, facts), warm_up_calls(work)
     loaded, before = memory("VmRSS:"), memory("VmHWM:")
     score(small)
     forget_peak()

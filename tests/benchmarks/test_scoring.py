@@ -10,14 +10,16 @@ SAMPLE = {
         {"prompts": [[1], [1, 2], [1, 3]], "targets": [[4, 5], [4, 5], [4, 5]]},
         {"prompts": [[7]], "targets": [[8]]},
     ],
-    "rows": [[0, 1, 2], [3, 3]],  # places of s(0), s(I) and alternatives; the second row has none
+    # Places of s(0), s(I) and alternatives; the third row has none.
+    "rows": [[0, 1, 2], [0, 2, 1], [3, 3]],
 }
 
 
 def test_scores_are_those_of_rows_with_alternatives():
     means = np.array([-3.0, -1.0, -2.0, -1.5])
-    (score,) = scoring.scores(SAMPLE, means)
-    assert score == pytest.approx(reference.tss_pp(-1.0, [-2.0], hardest=4, tau=0.5, alpha=0.1))
+    asked = {"hardest": 4, "tau": 0.5, "alpha": 0.1}
+    expected = [reference.tss_pp(-1.0, [-2.0], **asked), reference.tss_pp(-2.0, [-1.0], **asked)]
+    assert scoring.scores(SAMPLE, means) == pytest.approx(expected)
 
 
 def test_float32_sides_must_agree_and_narrow_ones_are_measured():
@@ -28,6 +30,7 @@ def test_float32_sides_must_agree_and_narrow_ones_are_measured():
     }
     found = scoring.compare(SAMPLE, sums)
     assert found["ours-bf16"]["largest_difference"] == pytest.approx(0.05)
+    assert found["ours-bf16"]["spearman_tss_pp"] == pytest.approx(1.0)
     assert found["vllm"]["largest_difference"] == pytest.approx(5e-6)
     with pytest.raises(SystemExit, match="vllm and ours disagree"):
         scoring.compare(SAMPLE, {**sums, "vllm": [-6.0, -2.1, -4.0, -1.5]})
