@@ -3,7 +3,7 @@
     python tests/benchmarks/scoring.py --workload alpaca --shape 70m --lm-eval-python LM_EVAL_VENV/bin/python
 
 Sides:
-    ours         operators.logprob.TargetScorer in float32, called as the pipeline calls it on a CPU
+    ours         operators.scoring.scorer.TargetScorer in float32, called as the pipeline calls it on a CPU
     ours-bf16    the same in bfloat16
     lm-eval      lm-evaluation-harness, HFLM at the token level, with the best of several batch sizes
     vllm         vLLM's CPU build in float32, `prompt_logprobs` of the same ids, with its own batches

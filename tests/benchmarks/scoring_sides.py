@@ -221,8 +221,7 @@ def vllm(model: Any, job: dict[str, Any], facts: dict[str, Any]) -> Score:
     }
     from vllm import LLM, SamplingParams
 
-    dtype = "bfloat16" if job["side"].endswith("bf16") else "float32"
-    engine = LLM(model=job["model"], dtype=dtype, max_model_len=VLLM_LENGTH, enforce_eager=True)
+    engine = LLM(model=job["model"], dtype=job["dtype"], max_model_len=VLLM_LENGTH, enforce_eager=True)
     asked = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
 
     def score(calls: list[Call]) -> list[float]:
@@ -242,6 +241,7 @@ SIDES = {"ours": ours, "ours-bf16": ours, "lm-eval": lm_eval, "vllm": vllm, "vll
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Sums of all pairs in the sample's order, seconds, memory in MiB, and the machine's rate in FLOP/s."""
     dtype = "bfloat16" if job["side"].endswith("bf16") else "float32"
+    job = {**job, "dtype": dtype}
     sample = json.loads(Path(job["sample"]).read_text())
     facts: dict[str, Any] = {"matmul_flops": matmul_rate(getattr(torch, dtype))}
     if job["side"] == "data-juicer":
