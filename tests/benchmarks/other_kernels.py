@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from likelihoods import means, pairs_of, table_of, tss_pp
 from torch.nn import functional
 
 from operators.scoring import decoder, fitness
-from operators.scoring.head import target_logprobs
+from operators.scoring.head import chosen_logprobs, target_logprobs
 from operators.scoring.models import load_model
 from pipeline import preflight
 
@@ -44,9 +45,9 @@ def least(call: Callable[[], Any], times: int = 5) -> float:
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """As `Decoder._norm` computes it."""
-    square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-    return torch.mul(x, square.div_(x.shape[-1]).add_(1e-5).rsqrt_(), out=torch.empty_like(x)).mul_(weight)
+    """The walk's own, of a family whose norms scale by the weight."""
+    walk, module = SimpleNamespace(_norm_offset=0.0), SimpleNamespace(eps=1e-5)
+    return decoder.Decoder._norm(walk, module, x, weight=weight)
 
 
 def plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -97,9 +98,7 @@ def head() -> None:
             "linear_cross_entropy": lambda m=module, h=hidden, w=wanted: (
                 -functional.linear_cross_entropy(h, m.weight, w, reduction="none")
             ),
-            "whole logits": lambda m=module, h=hidden, w=wanted: (
-                m(h).float().log_softmax(-1).gather(1, w[:, None]).squeeze(1)
-            ),
+            "whole logits": lambda m=module, h=hidden, w=wanted: chosen_logprobs(m(h), w),
         }
         for side, call in sides.items():
             off = (call().float() - exact).abs().max()
@@ -177,8 +176,12 @@ def main() -> None:
         parser.error("int8 needs --scorer and --corpus")
     print(f"{torch.get_num_threads()} threads, batches of {BATCH_TOKENS} tokens")
     with torch.inference_mode():
-        for what in options.what:
-            {"compiled": compiled, "head": head}.get(what, lambda: int8(options))()
+        if "compiled" in options.what:
+            compiled()
+        if "head" in options.what:
+            head()
+        if "int8" in options.what:
+            int8(options)
 
 
 if __name__ == "__main__":
